@@ -1,0 +1,6 @@
+"""SparseFlex: sparse FlexiCubes isosurfaces with frustum-aware sectional training (arXiv 2503.21732)."""
+
+from sparseflex.camera import Camera
+from sparseflex.mesh import Mesh
+
+__all__ = ["Camera", "Mesh"]

@@ -1,0 +1,105 @@
+"""FitConfig: every setting of the `fit` run with its range; what a scene file's [fit] table may hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+def setting(default: Any, minimum: float = -math.inf, maximum: float = math.inf, *, above: float | None = None,
+            choices: tuple[str, ...] | None = None, help: str = "") -> Any:
+    """A dataclass field with its rule: a closed range [minimum, maximum], an open lower bound, or choices."""
+    rule = {"minimum": minimum, "maximum": maximum, "above": above, "choices": choices, "help": help}
+    return dataclasses.field(default=default, metadata=rule)
+
+
+def rule_text(field: dataclasses.Field) -> str:
+    """The rule of a field in words, such as 'in (0, 1]' or 'one of exact, iterative'."""
+    rule = field.metadata
+    if rule.get("choices"):
+        return "one of " + ", ".join(rule["choices"])
+    if "minimum" not in rule:
+        return "set"
+    low = f"({rule['above']:g}" if rule["above"] is not None else (
+        "(-inf" if rule["minimum"] == -math.inf else f"[{rule['minimum']:g}")
+    high = "inf)" if rule["maximum"] == math.inf else f"{rule['maximum']:g}]"
+    return f"in {low}, {high}"
+
+
+def validate(config: Any, where: str = "") -> None:
+    """Raises ValueError naming the key, the rule and the value for the first field that breaks its rule."""
+    for field in dataclasses.fields(config):
+        value, rule = getattr(config, field.name), field.metadata
+        if "minimum" not in rule:
+            continue
+        wanted = type(field.default)
+        if wanted in (int, float):
+            good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            good = good and not (wanted is int and value != int(value))
+            good = good and rule["minimum"] <= value <= rule["maximum"]
+            good = good and (rule["above"] is None or value > rule["above"])
+        elif rule["choices"]:
+            good = value in rule["choices"]
+        else:
+            good = isinstance(value, wanted)
+        if not good:
+            need = rule_text(field) if wanted is not bool else "true or false"
+            kind = "a whole number " if wanted is int else ""
+            raise ValueError(f"{where}{field.name} must be {kind}{need}, got {value!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class FitConfig:
+    """Settings of a fit; the defaults are measured (workbench/docs/results.md)."""
+
+    resolution: int = setting(64, 4, 4096, help="voxels along the longest side of the unit box")
+    iterations: int = setting(700, 1, 10_000_000, help="iterations of the learning rate schedule")
+    seed: int = setting(0, 0, 2**31 - 1)
+    init: str = setting("random", choices=("random", "sphere", "points"), help="initial SDF")
+    image_size: int = setting(256, 16, 8192, help="height and width of the rendered maps in pixels")
+    cameras: int = setting(1, 1, 64, help="cameras an iteration; the active voxels are the union of their sets")
+    orbit_share: float = setting(1.0, 0, 1, help="share of orbit cameras, relative to the other kinds")
+    zoom_share: float = setting(0.0, 0, 1)
+    interior_share: float = setting(0.0, 0, 1)
+    cut_share: float = setting(0.8, 0, 1, help="share of iterations whose near plane cuts the object")
+    window_share: float = setting(0.0, 0, 1, help="share of iterations that see a random depth window only")
+    visibility_ratio: float = setting(1.0, maximum=1, above=0, help="alpha of the paper: share of voxels to activate")
+    planes: str = setting("exact", choices=("exact", "iterative"))
+    anchor: str = setting("random", choices=("front", "back", "centre", "random"))
+    halo: int = setting(2, 0, 8, help="voxels added around an adapted section, in voxel widths")
+    lr_sdf: float = setting(0.15, 0, 100)
+    lr_deform: float = setting(0.05, 0, 100)
+    lr_weights: float = setting(0.08, 0, 100)
+    lr_decay: float = setting(0.1, maximum=1, above=0, help="learning rate at the end relative to the start")
+    depth_weight: float = setting(10.0, 0, 1e6)
+    normal_weight: float = setting(10.0, 0, 1e6)
+    mask_weight: float = setting(1.0, 0, 1e6)
+    ssim_weight: float = setting(0.2, 0, 1e6)
+    lpips_weight: float = setting(0.0, 0, 1e6)
+    lpips_weights_file: str = setting("", help="VGG16 and LPIPS weights; needed where lpips_weight is above 0")
+    dev_weight: float = setting(0.5, 0, 1e6, help="L_dev")
+    sign_weight: float = setting(1.0, 0, 1e6, help="cross entropy across sign-changing edges, at the start")
+    sign_weight_end: float = setting(0.05, 0, 1e6, help="the same after the first quarter")
+
+    def __post_init__(self) -> None:
+        validate(self)
+        if self.orbit_share + self.zoom_share + self.interior_share <= 0:
+            raise ValueError("orbit_share, zoom_share and interior_share must not all be 0")
+        if self.cut_share + self.window_share > 1:
+            raise ValueError(f"cut_share + window_share must be in [0, 1], got {self.cut_share + self.window_share:g}")
+        if self.lpips_weight > 0 and not self.lpips_weights_file:
+            raise ValueError("lpips_weights_file must name a file where lpips_weight is above 0")
+
+
+def from_table(cls: type, table: Mapping[str, Any], where: str) -> Any:
+    """Builds a settings dataclass from a TOML table; an unknown key is a ValueError that lists what is allowed."""
+    known = {field.name for field in dataclasses.fields(cls)}
+    for key in table:
+        if key not in known:
+            raise ValueError(f"{where}: unknown key {key!r}; allowed are {', '.join(sorted(known))}")
+    try:
+        return cls(**table)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None

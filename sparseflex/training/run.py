@@ -1,0 +1,84 @@
+"""The run protocol: what an engine, a panel or a recorder may know of any training or inference run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from sparseflex.camera import Camera
+
+FieldKind = Literal["voxels", "voxel", "corner", "mesh", "map", "trace"]
+"""What read_field gives for each kind:
+
+voxels  a SparseVoxels; the same object as long as the voxel set is unchanged
+voxel   a tensor (N,) or (N, k), row i for voxel i
+corner  a tensor (C,) or (C, k), row i for corner i
+mesh    a Mesh
+map     a tensor (H, W) or (H, W, 3), row 0 at the top
+trace   a tensor (rounds, 3): near, far and count of each step of the adaptive search
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunCamera:
+    """A camera that the run uses: kind is orbit, zoom, interior or fixed; loss as last seen, or None."""
+
+    camera: Camera
+    kind: str
+    loss: float | None = None
+    n_active: int | None = None
+    iteration: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A number that may be changed while the run goes on: its value and the closed range it may take."""
+
+    value: float
+    minimum: float
+    maximum: float
+    help: str = ""
+
+
+@runtime_checkable
+class Run(Protocol):
+    """A run that advances in named stages.
+
+    One iteration is run_stage(s) for every s of stages, in that order; after the last one iteration has grown
+    by one. Nothing else changes the run, so that it can stop between any two stages. All of it is called from
+    one thread, the engine's.
+    """
+
+    name: str
+    stages: Sequence[str]
+    iteration: int
+
+    def run_stage(self, stage: str) -> None:
+        """Does the named stage; raises ValueError if it isn't the next one."""
+
+    def scalars(self) -> Mapping[str, float]:
+        """The latest value of each scalar, by the names in architecture.md; only those that the run has."""
+
+    @property
+    def fields(self) -> Mapping[str, FieldKind]:
+        """Names and kinds of the fields that read_field knows."""
+
+    def read_field(self, name: str) -> Any:
+        """The field's current value on the run's device, or None where no stage has made it yet."""
+
+    def cameras(self) -> Sequence[RunCamera]:
+        """The cameras of the current iteration first, then recent ones."""
+
+    @property
+    def settings(self) -> Mapping[str, Setting]:
+        """What may be changed while it runs."""
+
+    def change_setting(self, name: str, value: float) -> None:
+        """Takes effect with the next iteration; raises ValueError naming the setting, the rule and the value."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The complete state at the start of the current iteration: nested dicts of tensors, numbers and strings."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over a state that state_dict gave."""

@@ -1,0 +1,1 @@
+"""The SparseFlex workbench: a Polyscope application around the sparseflex library."""
