@@ -2,5 +2,6 @@
 
 from sparseflex.camera import Camera
 from sparseflex.mesh import Mesh
+from sparseflex.voxels import SparseVoxels
 
-__all__ = ["Camera", "Mesh"]
+__all__ = ["Camera", "Mesh", "SparseVoxels"]
