@@ -1,0 +1,69 @@
+"""Commands: what a window, a script or a key may ask of the engine. Plain values, sent through its queue."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Play:
+    """Runs until told otherwise."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pause:
+    """Stops after the stage that is running."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NextStage:
+    """Runs one stage and stops."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NextIteration:
+    """Runs to the end of the current iteration and stops; sent again before that, it adds one more."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunIterations:
+    """Runs until `count` more iterations have ended, the one under way included, and stops."""
+
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"count must be at least 1, got {self.count}")
+
+
+@dataclasses.dataclass(frozen=True)
+class ChangeSetting:
+    """Changes one of the run's settings; a refusal comes back as the snapshot's notice."""
+
+    name: str
+    value: float
+
+
+@dataclasses.dataclass(frozen=True)
+class SaveCheckpoint:
+    """Saves the run to a file; success or failure comes back as the snapshot's notice."""
+
+    path: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class RequestFields:
+    """Asks for one snapshot that carries these fields: one request, one snapshot at the next good moment."""
+
+    names: frozenset[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stop:
+    """Ends the engine's thread; an iteration that is being played is finished first."""
+
+
+Command = (
+    Play | Pause | NextStage | NextIteration | RunIterations | ChangeSetting | SaveCheckpoint | RequestFields | Stop
+)

@@ -1,0 +1,317 @@
+"""Engine: the one thread that owns a run. Commands come in by a queue, snapshots leave by a latest-wins slot."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sparseflex.training.measure import StageCost, StageMeter
+from sparseflex.training.run import Run
+from workbench.commands import (
+    ChangeSetting,
+    Command,
+    NextIteration,
+    NextStage,
+    Pause,
+    Play,
+    RequestFields,
+    RunIterations,
+    SaveCheckpoint,
+    Stop,
+)
+from workbench.field_copies import FieldCopies
+from workbench.mailbox import Mailbox
+from workbench.snapshot import Failure, History, Snapshot, frozen
+
+SaveRun = Callable[[Path, Run], Any]
+
+MID_ITERATION_PUBLISH_SECS = 0.25
+"""While playing, snapshots are taken between iterations, so that all they hold belongs together; a run whose
+iteration takes longer than this is shown in between as well."""
+
+STOP_GRACE_SECS = 2.0
+"""How long a played iteration may go on after Stop, so that the run ends between two iterations."""
+
+
+def save_checkpoint(path: Path, run: Run) -> None:
+    """Saves by sparseflex.checkpoint, imported when first needed."""
+    from sparseflex.checkpoint import save_checkpoint as save
+
+    save(path, run)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Coming:
+    """A snapshot whose fields are still being copied."""
+
+    snapshot: Snapshot
+    copy_secs: float
+
+
+class HistoryTable:
+    """Rows of scalars, one an iteration, in a table that doubles; a view of it never changes afterwards."""
+
+    def __init__(self, history: History | None = None) -> None:
+        self._names = history.names if history else ()
+        self._table = history.table.copy() if history else np.zeros((0, 0))
+        self._n_rows = self._table.shape[0]
+
+    def append(self, scalars: Mapping[str, float]) -> None:
+        fresh = tuple(name for name in scalars if name not in self._names)
+        if fresh or self._n_rows == self._table.shape[0]:
+            names = self._names + fresh
+            grown = np.full((max(64, 2 * self._n_rows), len(names)), math.nan)
+            grown[: self._n_rows, : len(self._names)] = self._table[: self._n_rows]
+            self._names, self._table = names, grown
+        self._table[self._n_rows] = [scalars.get(name, math.nan) for name in self._names]
+        self._n_rows += 1
+
+    def view(self) -> History:
+        rows = self._table[: self._n_rows]
+        rows.flags.writeable = False
+        return History(self._names, rows)
+
+
+def history_of(run: Run) -> History:
+    """The iterations that a run brings with it, as after loading a checkpoint; empty where it keeps none.
+
+    A run may offer `history`: a mapping of scalar names to equally long sequences.
+    """
+    columns = getattr(run, "history", None)
+    columns = columns() if callable(columns) else columns
+    if not columns:
+        return History()
+    table = np.stack([np.asarray(values, dtype=np.float64) for values in columns.values()], axis=1)
+    return History(tuple(columns), table)
+
+
+class Engine:
+    """Drives a run from its own thread, paused at the start.
+
+    The caller sends commands and reads `snapshots.latest()`; nothing else is shared. No lock is held while a stage
+    runs. An exception of the run ends the work, not the thread: it becomes `snapshot.failure`, and the engine still
+    answers requests and saves.
+    """
+
+    def __init__(self, run: Run, save: SaveRun = save_checkpoint) -> None:
+        self._run = run
+        self._save = save
+        self._stages = tuple(run.stages)
+        if not self._stages:
+            raise ValueError("run.stages must name at least one stage, got none")
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._meter = StageMeter(getattr(run, "device", "cpu"))
+        self._copies = FieldCopies(run)
+        self._history = HistoryTable(history_of(run))
+        self._next = 0
+        self._stages_run = 0
+        self._started_at_iteration = run.iteration
+        self._run_until: float = -math.inf  # the iteration to run up to
+        self._stage_steps = 0
+        self._asked: frozenset[str] | None = None
+        self._names: frozenset[str] = frozenset()  # asked for last; shown again whenever the run comes to a stop
+        self._coming: _Coming | None = None
+        self._stop_deadline: float | None = None
+        self._ended_at: collections.deque[float] = collections.deque(maxlen=64)
+        self._last_publish = -math.inf
+        self._doing = ""
+        self._costs: dict[str, StageCost] = {}
+        self._shown = Snapshot(run_name=run.name, stages=self._stages, stage_next=self._stages[0])
+        self._shown = self._describe()
+        self.snapshots: Mailbox[Snapshot] = Mailbox(self._shown)
+        self._thread = threading.Thread(target=self._serve, name="sparseflex-engine", daemon=True)
+
+    # What others call
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def send(self, command: Command) -> None:
+        self._commands.put(command)
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def stop(self, timeout_secs: float = 10.0) -> bool:
+        """Sends Stop and waits; False where a stage didn't end in time (the thread then dies with the process)."""
+        if self.alive:
+            self.send(Stop())
+            self._thread.join(timeout_secs)
+        return not self.alive
+
+    # The thread
+
+    def _serve(self) -> None:
+        while not self._done():
+            try:
+                self._turn()
+            except Exception as error:  # noqa: BLE001 - the thread's boundary: a failure is state, not a lost thread
+                self._fail(error)
+        self._meter.close()
+        self._publish(playing=False, stopped=True)
+
+    def _done(self) -> bool:
+        if self._stop_deadline is None:
+            return False
+        return self._next == 0 or not self._running() or time.monotonic() > self._stop_deadline
+
+    def _running(self) -> bool:
+        return self._shown.failure is None and (self._stage_steps > 0 or self._run.iteration < self._run_until)
+
+    def _turn(self) -> None:
+        """Commands, then a stage if one is due, then an answer if one is due."""
+        waiting = not self._running() and self._asked is None and self._coming is None
+        while True:
+            try:
+                self._obey(self._commands.get(block=waiting))
+            except queue.Empty:
+                break
+            waiting = False
+        if self._done():
+            return
+        if self._running():
+            self._run_stage()
+        self._answer()
+
+    def _obey(self, command: Command) -> None:
+        self._doing = type(command).__name__
+        if isinstance(command, RequestFields):
+            self._asked = self._names = command.names
+        elif isinstance(command, ChangeSetting):
+            self._change_setting(command)
+        elif isinstance(command, SaveCheckpoint):
+            self._save_checkpoint(command.path)
+        elif isinstance(command, Stop):
+            self._stop_deadline = time.monotonic() + STOP_GRACE_SECS
+        else:
+            self._steer(command)
+
+    def _steer(self, command: Command) -> None:
+        now, ahead = self._run.iteration, self._run_until
+        self._stage_steps = 0
+        if self._shown.failure is not None:
+            self._run_until = -math.inf
+        elif isinstance(command, Play):
+            self._run_until = math.inf
+        elif isinstance(command, Pause):
+            self._run_until = -math.inf
+        elif isinstance(command, NextStage):
+            self._run_until, self._stage_steps = -math.inf, 1
+        elif isinstance(command, NextIteration):
+            self._run_until = (ahead if now < ahead < math.inf else now) + 1
+        elif isinstance(command, RunIterations):
+            self._run_until = now + command.count
+        self._publish(playing=self._running(), notice="")
+        if not self._running():
+            self._come_to_a_stop()
+
+    def _change_setting(self, command: ChangeSetting) -> None:
+        try:
+            self._run.change_setting(command.name, command.value)
+        except (ValueError, KeyError) as error:
+            self._publish(notice=str(error))
+        else:
+            self._publish(settings=frozen(self._run.settings), notice="")
+
+    def _save_checkpoint(self, path: Path) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._save(path, self._run)
+        except (OSError, ValueError) as error:
+            self._publish(notice=f"not saved: {error}")
+        else:
+            self._publish(notice=f"saved {path}")
+
+    def _run_stage(self) -> None:
+        stage = self._doing = self._stages[self._next]
+        self._meter.start()
+        self._run.run_stage(stage)
+        cost = self._meter.stop()
+        self._costs[stage] = cost
+        self._stages_run += 1
+        self._next = (self._next + 1) % len(self._stages)
+        self._stage_steps = max(self._stage_steps - 1, 0)
+        if self._next == 0:
+            self._history.append({"iteration": float(self._run.iteration), **self._run.scalars()})
+            self._ended_at.append(time.perf_counter())
+        if not self._running():
+            self._come_to_a_stop()
+
+    def _come_to_a_stop(self) -> None:
+        """Has the state shown in full at which the run came to rest, whether or not anybody asks."""
+        self._ended_at.clear()
+        self._asked = self._names if self._asked is None else self._asked
+
+    def _answer(self) -> None:
+        """Starts, or completes, the snapshot that was asked for."""
+        running = self._running()
+        if self._coming is None and self._asked is not None:
+            late = time.perf_counter() - self._last_publish > MID_ITERATION_PUBLISH_SECS
+            if self._next == 0 or not running or late:
+                names, self._asked, self._doing = self._asked, None, "reading fields"
+                started = time.perf_counter()
+                snapshot = self._describe()
+                self._copies.start(names, self._stages_run)
+                self._coming = _Coming(snapshot, time.perf_counter() - started)
+        if self._coming is not None and (not running or self._copies.ready()):
+            coming, self._coming = self._coming, None
+            started = time.perf_counter()
+            fields = self._copies.finish()
+            secs = coming.copy_secs + time.perf_counter() - started
+            flags = {name: getattr(self._shown, name) for name in ("notice", "failure", "settings")}
+            self._shown = dataclasses.replace(coming.snapshot, **flags, serial=self._shown.serial)
+            self._publish(playing=running, fields=fields, publish_secs=secs, answers=coming.snapshot.answers + 1)
+
+    # What is shown
+
+    def _describe(self) -> Snapshot:
+        """The run as it stands, all but its fields."""
+        run = self._run
+        return dataclasses.replace(
+            self._shown,
+            iteration=run.iteration,
+            stage_done=self._stages[self._next - 1] if self._stages_run else None,
+            stage_next=self._stages[self._next],
+            scalars=frozen(run.scalars()),
+            history=self._history.view(),
+            cameras=tuple(run.cameras()),
+            settings=frozen(run.settings),
+            field_kinds=frozen(run.fields),
+            stage_secs=frozen({stage: cost.secs for stage, cost in self._costs.items()}),
+            stage_peak_bytes=frozen({stage: cost.peak_bytes for stage, cost in self._costs.items()}),
+            iterations_per_sec=self._rate(),
+            session_iterations=run.iteration - self._started_at_iteration,
+        )
+
+    def _rate(self) -> float:
+        if len(self._ended_at) < 2 or not self._running():
+            return math.nan
+        return (len(self._ended_at) - 1) / max(self._ended_at[-1] - self._ended_at[0], 1e-9)
+
+    def _publish(self, **changes: Any) -> None:
+        """What was shown last with these changes; one assignment in the slot."""
+        self._shown = dataclasses.replace(self._shown, serial=self._shown.serial + 1, **changes)
+        self._last_publish = time.perf_counter()
+        self.snapshots.put(self._shown)
+
+    def _fail(self, error: Exception) -> None:
+        self._run_until, self._stage_steps, self._coming = -math.inf, 0, None
+        first = self._shown.failure is None
+        # show the state it failed in; but if showing it is what fails, don't try again
+        self._asked = self._names if first else None
+        self._ended_at.clear()
+        if first:
+            text = "".join(traceback.format_exception(error))
+            failure = Failure(self._doing, self._run.iteration, f"{type(error).__name__}: {error}", text)
+            self._publish(playing=False, failure=failure)

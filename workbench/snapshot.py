@@ -1,0 +1,98 @@
+"""Snapshot: what the engine shows of a run at one moment. Immutable, so any thread may read it at any time."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+if TYPE_CHECKING:
+    from sparseflex.training.run import FieldKind, RunCamera, Setting
+
+
+
+def _empty() -> Mapping[str, Any]:
+    return MappingProxyType({})
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MeshArrays:
+    """A mesh as read-only arrays: vertices (V, 3) float32 in world space, faces (F, 3) int32."""
+
+    vertices: Float[np.ndarray, "V 3"]
+    faces: Int[np.ndarray, "F 3"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """Why the engine stopped: the stage (or the action) that raised, when, and the traceback's text."""
+
+    stage: str
+    iteration: int
+    message: str
+    traceback: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class History:
+    """Scalars of every iteration so far: column k of table (n, K) float64 holds names[k], NaN where missing."""
+
+    names: tuple[str, ...] = ()
+    table: Float[np.ndarray, "n K"] = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
+
+    @property
+    def n_rows(self) -> int:
+        return self.table.shape[0]
+
+    def column(self, name: str) -> Float[np.ndarray, n] | None:
+        """The values of a scalar, or None where the run has none of that name."""
+        return self.table[:, self.names.index(name)] if name in self.names else None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Snapshot:
+    """A run at one moment between two stages.
+
+    fields holds what was asked for, by kind: "voxels" a SparseVoxels on the CPU (the same object as long as the
+    voxel set is unchanged), "mesh" a MeshArrays, all others read-only numpy arrays. A field that no stage has made
+    yet is absent. The same array object in two snapshots means: unchanged.
+    stage_secs and stage_peak_bytes are measured in this session, by stage; publish_secs is what copying the fields
+    of this snapshot cost the engine; answers is the number of RequestFields answered so far.
+    """
+
+    serial: int = 0
+    run_name: str = ""
+    iteration: int = 0
+    stages: tuple[str, ...] = ()
+    stage_done: str | None = None
+    stage_next: str = ""
+    playing: bool = False
+    scalars: Mapping[str, float] = dataclasses.field(default_factory=_empty)
+    history: History = dataclasses.field(default_factory=History)
+    cameras: tuple[RunCamera, ...] = ()
+    settings: Mapping[str, Setting] = dataclasses.field(default_factory=_empty)
+    field_kinds: Mapping[str, FieldKind] = dataclasses.field(default_factory=_empty)
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=_empty)
+    failure: Failure | None = None
+    notice: str = ""
+    stage_secs: Mapping[str, float] = dataclasses.field(default_factory=_empty)
+    stage_peak_bytes: Mapping[str, float] = dataclasses.field(default_factory=_empty)
+    iterations_per_sec: float = float("nan")
+    publish_secs: float = 0.0
+    answers: int = 0
+    session_iterations: int = 0
+    stopped: bool = False
+
+    @property
+    def iteration_under_way(self) -> bool:
+        """Whether the run stands between two stages of one iteration."""
+        return bool(self.stages) and self.stage_next != self.stages[0]
+
+
+def frozen(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A read-only copy of a mapping."""
+    return MappingProxyType(dict(mapping))
