@@ -11,6 +11,7 @@ from torch import Tensor
 from sparseflex.camera import Camera
 from sparseflex.mesh import Mesh
 from sparseflex.rasterize import ScreenMesh, rasterize
+from sparseflex.rasterize.silhouette import antialias
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,7 @@ def render_maps(mesh: Mesh, camera: Camera, backend: str = "auto", two_sided: bo
     size = camera.height * camera.width
     depth_map = mesh.vertices.new_zeros(size).index_put((pixel,), depth)
     normal_map = mesh.vertices.new_zeros(size, 3).index_put((pixel,), normal)
-    mask = (triangle_id >= 0).to(mesh.vertices)
+    mask = antialias(mesh.vertices, screen, triangle_id >= 0)
     return Maps(
         depth_map.view(camera.height, camera.width), normal_map.view(camera.height, camera.width, 3), mask, triangle_id
     )

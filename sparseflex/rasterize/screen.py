@@ -28,11 +28,12 @@ def pixel_from_world(camera: Camera) -> Float[Tensor, "3 4"]:
 class ScreenMesh:
     """Triangles in homogeneous pixel coordinates, without autograd history.
 
-    homogeneous: (3, V) float64 rows column · w, row · w, w. faces: (F, 3) int64. width, height in pixels;
+    homogeneous: (3, V) float64 rows column · w, row · w, w. pixel_from_world: what made them. faces: (F, 3) int64. width, height in pixels;
     near, far camera depths. All else is derived once and shared by rasteriser and silhouette.
     """
 
     homogeneous: Float[Tensor, "3 V"]
+    pixel_from_world: Float[Tensor, "3 4"]
     faces: Int[Tensor, "F 3"]
     width: int
     height: int
@@ -44,11 +45,15 @@ class ScreenMesh:
         """Projects world-space vertices; the arithmetic is float64 whatever the vertices are."""
         matrix = pixel_from_world(camera).to(vertices.device)
         homogeneous = matrix[:, :3] @ vertices.detach().T.to(torch.float64) + matrix[:, 3:]
-        return cls(homogeneous, faces, camera.width, camera.height, camera.near, camera.far)
+        return cls(homogeneous, matrix, faces, camera.width, camera.height, camera.near, camera.far)
 
     @property
     def n_faces(self) -> int:
         return self.faces.shape[0]
+
+    def points(self, index: Int[Tensor, "*n"]) -> Float[Tensor, "3 *n"]:
+        """Homogeneous pixel coordinates of some vertices."""
+        return self.homogeneous[:, index]
 
     @property
     def depth(self) -> Float[Tensor, "V"]:
