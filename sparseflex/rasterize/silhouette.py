@@ -216,7 +216,7 @@ def antialias(vertices: Float[Tensor, "V 3"], screen: ScreenMesh, hit: Bool[Tens
     """
     mask = hit.to(vertices.dtype).view(-1)
     if screen.n_faces == 0:
-        return mask.view_as(hit) + vertices.sum() * 0
+        return mask.view_as(hit) + vertices[:0].sum()  # zeros that take part in autograd
     segments = outline_segments(screen)
     found = find_crossings(screen, segments, hit.view(-1))
 
