@@ -20,7 +20,7 @@ from sparseflex.training.config import from_table, setting, validate
 class HighGenusParameters:
     """A cage: the skeleton of an icosidodecahedron, 31 times pierced."""
 
-    opening: float = setting(0.62, 0.3, 0.8, help="size of the holes relative to the faces")
+    opening: float = setting(0.78, 0.3, 0.88, help="size of the holes relative to the faces")
     depth: float = setting(0.16, 0.05, 0.4, help="thickness of the bars towards the centre, relative to the radius")
 
 

@@ -1,0 +1,199 @@
+"""Scenes: a target, the settings of its fit and the view of it, from a TOML file or a mesh; strict about every key."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparseflex.camera import Camera
+from sparseflex.data import READABLE, load_mesh, normalize
+from sparseflex.memory import check_memory
+from sparseflex.mesh import Mesh
+from sparseflex.shapes import SHAPES, make_shape
+from sparseflex.training.config import FitConfig, from_table
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_TOP = ("title", "description", "target", "fit", "view")
+_VECTORS = ("eye", "look_at", "up")
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewConfig:
+    """The camera that pictures of the scene start from, in the normalised frame; near may cut the scene open."""
+
+    eye: tuple[float, float, float] = (1.1, 0.75, 1.5)
+    look_at: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    up: tuple[float, float, float] = (0.0, 1.0, 0.0)
+    fov_y_degrees: float = 35.0
+    near: float = 0.01
+    far: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name in _VECTORS:
+            value = getattr(self, name)
+            good = isinstance(value, list | tuple) and len(value) == 3 and all(_is_number(item) for item in value)
+            if not good:
+                raise ValueError(f"{name} must be three finite numbers, got {value!r}")
+            object.__setattr__(self, name, tuple(float(item) for item in value))
+        for name in ("fov_y_degrees", "near", "far"):
+            if not _is_number(getattr(self, name)):
+                raise ValueError(f"{name} must be a finite number, got {getattr(self, name)!r}")
+        self.camera(16, 16)
+
+    def camera(self, width: int, height: int) -> Camera:
+        return Camera.look_at(self.eye, self.look_at, self.up, fov_y_degrees=self.fov_y_degrees, width=width,
+                              height=height, near=self.near, far=self.far)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scene:
+    """A target mesh in the normalised frame with the settings of its fit and the view of it.
+
+    input_from_normalized: (4, 4) float64, from the normalised frame to that of the target's file or shape.
+    n_degenerate: triangles without area that were dropped from the target's file.
+    """
+
+    name: str
+    title: str
+    description: str
+    target: Mesh
+    fit: FitConfig
+    view: ViewConfig
+    input_from_normalized: Float[Tensor, "4 4"]
+    n_degenerate: int = 0
+
+
+def load_scene(
+    name_or_path: str | Path,
+    search: Sequence[Path] = (),
+    up: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    device: torch.device | str = "cpu",
+) -> Scene:
+    """A scene by the name of a file in one of the search folders, by the path of a .toml file, or of a mesh file.
+
+    up: the up axis of the target's mesh file, in place of the scene's. overrides: settings of the fit, in place of the
+    scene's. device: whose memory must hold the fit. Raises FileNotFoundError or ValueError in one line: what file, table
+    and key, the value, what is allowed.
+    """
+    path = Path(name_or_path)
+    overrides = {key: value for key, value in (overrides or {}).items() if value is not None}
+    if path.suffix.lower() == ".toml":
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+        return _from_file(path, up, overrides, device)
+    if path.suffix.lower() in READABLE:
+        return _from_mesh(path, up or "y", overrides, device)
+    if path.is_file():
+        raise ValueError(f"{path}: unknown type {path.suffix!r}; allowed are .toml (a scene) and {', '.join(READABLE)}")
+    if str(path) == path.name:
+        for folder in search:
+            if (folder / f"{path.name}.toml").is_file():
+                return _from_file(folder / f"{path.name}.toml", up, overrides, device)
+    known = scene_names(search)
+    raise FileNotFoundError(f"{name_or_path}: no such file, and no scene of that name; scenes are {', '.join(known)}")
+
+
+def scene_names(search: Sequence[Path]) -> list[str]:
+    """Names of the scene files in the folders, in alphabetical order."""
+    return sorted({path.stem for folder in search for path in folder.glob("*.toml")})
+
+
+def read_scene_text(path: Path) -> dict[str, Any]:
+    """The tables of a scene file, its top level checked: title, description, [target], [fit], [view]."""
+    try:
+        tables = tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a scene file: {error}") from None
+    for key, value in tables.items():
+        if key not in _TOP:
+            raise ValueError(f"{path}: unknown key {key!r}; allowed are {', '.join(_TOP)}")
+        wanted = str if key in ("title", "description") else dict
+        if not isinstance(value, wanted):
+            kind = "a text" if wanted is str else f"a table, [{key}]"
+            raise ValueError(f"{path}: {key} must be {kind}, got {value!r}")
+    return tables
+
+
+def _from_file(path: Path, up: str | None, overrides: Mapping[str, Any], device: torch.device | str) -> Scene:
+    tables = read_scene_text(path)
+    view = _settings(ViewConfig, tables.get("view", {}), f"{path} [view]")
+    target = dict(tables.get("target", {}))
+    try:
+        mesh, back, n_degenerate = _target(target, path.parent, up)
+    except ValueError as error:
+        raise ValueError(f"{path} [target]: {error}") from None
+    fit = _fit(tables.get("fit", {}), overrides, f"{path} [fit]", mesh, device)
+    description = " ".join(tables.get("description", "").split())
+    return Scene(path.stem, tables.get("title", path.stem), description, mesh, fit, view, back, n_degenerate)
+
+
+def _target(table: dict[str, Any], folder: Path, up: str | None) -> tuple[Mesh, Float[Tensor, "4 4"], int]:
+    """The normalised mesh of a [target] table: either a shape with its parameters, or a mesh file."""
+    if ("shape" in table) == ("mesh" in table):
+        raise ValueError("needs either shape or mesh; shapes are " + ", ".join(SHAPES))
+    if "shape" in table:
+        if not isinstance(table["shape"], str):
+            raise ValueError(f"shape must be one of {', '.join(SHAPES)}, got {table['shape']!r}")
+        if up is not None:
+            raise ValueError(f"up applies to mesh files, not to a shape; got {up!r}")
+        shape = make_shape(table.pop("shape"), **table)
+        return *normalize(shape.vertices.numpy(), shape.faces.numpy()), 0
+    for key in table:
+        if key not in ("mesh", "up"):
+            raise ValueError(f"unknown key {key!r}; beside mesh only up is allowed")
+    if not isinstance(table["mesh"], str):
+        raise ValueError(f"mesh must be the path of a file, got {table['mesh']!r}")
+    loaded = load_mesh(folder / table["mesh"], up or table.get("up", "y"))
+    return loaded.mesh, loaded.input_from_normalized, loaded.n_degenerate
+
+
+def _from_mesh(path: Path, up: str, overrides: Mapping[str, Any], device: torch.device | str) -> Scene:
+    loaded = load_mesh(path, up)
+    fit = _fit({}, overrides, str(path), loaded.mesh, device)
+    return Scene(loaded.name, loaded.name, "", loaded.mesh, fit, ViewConfig(), loaded.input_from_normalized,
+                 loaded.n_degenerate)
+
+
+def _fit(
+    table: Mapping[str, Any], overrides: Mapping[str, Any], where: str, target: Mesh, device: torch.device | str
+) -> FitConfig:
+    """The settings, the scene's with the overrides over them; a resolution that memory can't hold is an error."""
+    both = {**table, **overrides}
+    place = f"{where}: " if "resolution" not in overrides else ""
+    resolution, ratio = both.get("resolution", FitConfig.resolution), both.get("visibility_ratio", 1.0)
+    if _is_number(resolution) and resolution > 0:
+        # before its range is checked, so that an absurd one is told by the memory it would take
+        ratio = min(max(ratio, 0.0), 1.0) if _is_number(ratio) else 1.0
+        check_memory(target, math.ceil(resolution), ratio, device, place)
+    own = _settings(FitConfig, table, where)  # the scene's own first, so that its errors name its file
+    if not overrides:
+        return own
+    try:
+        return dataclasses.replace(own, **overrides)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
+
+def _settings(cls: type, table: Mapping[str, Any], where: str) -> Any:
+    try:
+        return from_table(cls, table, where)
+    except TypeError as error:  # a value of a type that its rule can't even compare
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
