@@ -1,0 +1,389 @@
+"""The camera's frustum on sparse voxels: the active set, adaptive near and far planes, halo and rim (method.md, 3)."""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import enum
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from sparseflex.camera import Camera
+from sparseflex.rim import RimReport, add_halo, rim_report
+
+if TYPE_CHECKING:
+    from sparseflex.voxels import SparseVoxels
+
+__all__ = [
+    "ANCHORS",
+    "METHODS",
+    "Category",
+    "DepthHistogram",
+    "FrustumFit",
+    "RimReport",
+    "active_voxels",
+    "adapt_frustum",
+    "add_halo",
+    "depth_histogram",
+    "rim_report",
+    "split_voxels",
+]
+
+METHODS = ("exact", "iterative")
+ANCHORS = ("front", "back", "centre", "random")
+
+MAX_ROUNDS = 32
+"""Most (near, far, count) triples that the iterative search may try."""
+
+_BINS = 4096
+_HIDDEN = _BINS + 1  # bin _BINS itself takes the depths that rounding puts on the upper bound
+# by how much of a bin the rounded bin position may be off; measured 2e-3
+_BIN_SLACK = 0.02
+# voxels a chunk: its few float32 rows stay in cache, yet the cost of a call doesn't show; a GPU wants few launches
+_CPU_CHUNK = 262_144
+_CUDA_CHUNK = 8_388_608
+# planes stand this part of a voxel beyond the outermost chosen centre, or half the gap to the next one if less
+_BEYOND_VOXELS = 1e-3
+# depths nearer than this (per unit of depth) are equal: the same lattice plane, apart from rounding
+_TIE = 1e-12
+
+
+class Category(enum.IntEnum):
+    """Where a voxel's centre lies: split_voxels gives one a voxel."""
+
+    OUTSIDE = 0
+    NEAR_CUT = 1
+    FAR_CUT = 2
+    ACTIVE = 3
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FrustumFit:
+    """What adapt_frustum gives.
+
+    camera: the camera with its new near and far. active: (N,) bool, equal to active_voxels(voxels, camera).
+    visible_fraction: active voxels / N (0 without voxels). trace: (rounds, 3) float64 on the CPU: near, far and the
+    number of active voxels for each pair of planes tried, the last row is what camera has.
+    """
+
+    camera: Camera
+    active: Bool[Tensor, "N"]
+    visible_fraction: float
+    trace: Float[Tensor, "rounds 3"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DepthHistogram:
+    """Laterally visible voxels by camera depth, on the CPU: counts (bins,) int64, edges (bins + 1,) float64."""
+
+    counts: Int[Tensor, "bins"]
+    edges: Float[Tensor, "bins_1"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Seen:
+    """The bin of depth of every voxel, _HIDDEN where it isn't laterally visible, and how many lie before each bin.
+
+    Bin b begins at depth edge_0 + b · width. Bins come from rounded depths: what lies within _BIN_SLACK of an edge
+    may be one bin off. tie, margin: what counts as equal, and how far beyond a centre a plane may stand.
+    """
+
+    bins: Int[Tensor, "N"]
+    n_before: list[int]
+    edge_0: float
+    width: float
+    tie: float
+    margin: float
+
+    @property
+    def n_visible(self) -> int:
+        return self.n_before[_HIDDEN]
+
+
+def _dtype(device: torch.device) -> torch.dtype:
+    """float32 on the CPU, where memory traffic is what it costs; float64 on other devices and wherever the user
+    allows matrix products less than float32 precision."""
+    single = device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
+    return torch.float32 if single else torch.float64
+
+
+def _rounding(rows: Float[Tensor, "k 4"], device: torch.device) -> float:
+    """By how much _affine_chunks may be off: four products and their sum, and the rounded coefficients."""
+    size = float((0.5 * rows[:, :3].abs().sum(dim=1) + rows[:, 3].abs()).amax())
+    return 4 * torch.finfo(_dtype(device)).eps * size
+
+
+def _affine_chunks(voxels: SparseVoxels, rows: Float[Tensor, "k 4"]) -> Iterator[tuple[slice, Float[Tensor, "k n"]]]:
+    """Evaluates rows @ (x, y, z, 1) of all centres: yields a range of voxels and its values, a buffer that the next
+    chunk overwrites."""
+    centers = voxels.centers_by_axis
+    n_voxels, device = centers.shape[1], centers.device
+    rows = rows.to(device, _dtype(device))
+    linear, offset = rows[:, :3].contiguous(), rows[:, 3:].contiguous()
+    chunk = max(min(_CPU_CHUNK if device.type == "cpu" else _CUDA_CHUNK, n_voxels), 1)
+    flat = torch.empty(rows.shape[0] * chunk, dtype=rows.dtype, device=device)
+    for start in range(0, n_voxels, chunk):
+        part = slice(start, min(start + chunk, n_voxels))
+        values = flat[: rows.shape[0] * (part.stop - start)].view(rows.shape[0], -1)
+        torch.addmm(offset, linear, centers[:, part].to(rows.dtype), out=values)
+        yield part, values
+
+
+def _clip(voxels: SparseVoxels, camera: Camera, index: Int[Tensor, "M"]) -> Float[Tensor, "3 M"]:
+    """x, y and w (the depth) of some centres in clip coordinates, float64: what decides in every doubtful case.
+
+    So neither chunks and threads nor the device move a voxel across a plane.
+    """
+    rows = camera.clip_from_world[[0, 1, 3]].to(voxels.device)
+    return torch.addmm(rows[:, 3:], rows[:, :3], voxels.centers_by_axis[:, index].double())
+
+
+def _lateral_rows(camera: Camera) -> Float[Tensor, "4 4"]:
+    """Rows that are all ≥ 0 exactly where a point is laterally inside, in front of the eye."""
+    x, y, _, w = camera.clip_from_world
+    return torch.stack([w - x, w + x, w - y, w + y])
+
+
+def _laterally_inside(clip: Float[Tensor, "3 M"]) -> Bool[Tensor, "M"]:
+    return (clip[0].abs() <= clip[2]) & (clip[1].abs() <= clip[2]) & (clip[2] > 0)
+
+
+def _marked(mask: Bool[Tensor, "N"]) -> Int[Tensor, "M"]:
+    """Rows of the few True entries. Looks at eight bytes at a time: several times faster than nonzero."""
+    n_whole = mask.shape[0] // 8 * 8
+    words = mask[:n_whole].view(torch.int64).nonzero()
+    rows = (words * 8 + torch.arange(8, device=mask.device)).flatten()
+    rows = torch.cat([rows, torch.arange(n_whole, mask.shape[0], device=mask.device)])
+    return rows[mask[rows]]
+
+
+# torch's comparisons take ten times as long as its arithmetic on the CPU; hence these three
+
+
+def _flag(inside: Bool[Tensor, "n"], unsure: Bool[Tensor, "n"], least: Float[Tensor, "n"], error: float) -> None:
+    """Writes inside = least > 0 and unsure = |least| < error; overwrites least."""
+    inside.copy_(least.clamp(min=0))
+    unsure.copy_(least.abs_().clamp_(max=error).sub_(error))
+
+
+def _bins_below(bins: Int[Tensor, "N"], bound: int) -> Bool[Tensor, "N"]:
+    """bins < bound."""
+    return torch.rsub(bins, bound).clamp_(min=0).bool()
+
+
+def _bins_between(bins: Int[Tensor, "N"], low: int, high: int) -> Bool[Tensor, "N"]:
+    """low ≤ bins ≤ high, by the distance to their middle."""
+    return (2 * bins).sub_(low + high).abs_().sub_(high - low + 1).clamp_(max=0).bool()
+
+
+def active_voxels(voxels: SparseVoxels, camera: Camera) -> Bool[Tensor, "N"]:
+    """The voxels whose centre lies in the camera's frustum, near and far planes included (V_active in the paper)."""
+    depth = camera.clip_from_world[3]
+    origin = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64)
+    rows = torch.cat([_lateral_rows(camera), (depth - camera.near * origin)[None], (camera.far * origin - depth)[None]])
+    active = torch.empty(voxels.n_voxels, dtype=torch.bool, device=voxels.device)
+    unsure = torch.empty_like(active)
+    error = _rounding(rows, voxels.device)
+    for part, values in _affine_chunks(voxels, rows):
+        _flag(active[part], unsure[part], torch.amin(values, dim=0), error)
+    index = _marked(unsure)
+    clip = _clip(voxels, camera, index)
+    active[index] = _laterally_inside(clip) & (clip[2] >= camera.near) & (clip[2] <= camera.far)
+    return active
+
+
+def split_voxels(voxels: SparseVoxels, camera: Camera) -> UInt8[Tensor, "N"]:
+    """Each voxel's Category: outside laterally (or behind the eye), cut by near, cut by far, or active."""
+    seen = _see(voxels, camera)
+    before, _ = _cut(voxels, camera, seen, camera.near, inclusive=False)
+    within, _ = _cut(voxels, camera, seen, camera.far, inclusive=True)
+    # far-cut, plus one where it is within far, minus two where it is also before near
+    category = within.to(torch.uint8).add_(int(Category.FAR_CUT)).sub_(before.view(torch.uint8), alpha=2)
+    return category.mul_(_bins_below(seen.bins, _HIDDEN))
+
+
+def _see(voxels: SparseVoxels, camera: Camera) -> _Seen:
+    """Which voxels are laterally visible, and in which of 4096 bins of depth over the unit box they lie."""
+    row = camera.clip_from_world[3]
+    middle, reach = float(row[3]), 0.5 * float(row[:3].abs().sum())
+    lower, upper = max(middle - reach, 0.0), max(middle + reach, 0.0)
+    width = (upper - lower) / _BINS if upper > lower else 1.0
+    place = row / width
+    place[3] = (row[3] - lower) / width
+    bins = torch.empty(voxels.n_voxels, dtype=torch.int16, device=voxels.device)
+    inside, unsure = torch.empty(2, voxels.n_voxels, dtype=torch.bool, device=voxels.device)
+    lateral = _lateral_rows(camera)
+    error = _rounding(lateral, voxels.device)
+    for part, values in _affine_chunks(voxels, torch.cat([lateral, place[None]])):
+        bins[part].copy_(values[4].clamp_(0, _BINS))
+        _flag(inside[part], unsure[part], torch.amin(values[:4], dim=0), error)
+    bins.sub_(_HIDDEN).mul_(inside).add_(_HIDDEN)
+    index = _marked(unsure)
+    clip = _clip(voxels, camera, index)
+    exact = ((clip[2] - lower) / width).clamp_(0, _BINS).to(torch.int16)
+    bins[index] = exact.masked_fill_(~_laterally_inside(clip), _HIDDEN)
+    counts = torch.bincount(bins, minlength=_HIDDEN + 1)
+    n_before = [0, *counts.cumsum(0).tolist()]
+    return _Seen(bins, n_before, lower, width, _TIE * max(1.0, upper), _BEYOND_VOXELS / voxels.resolution)
+
+
+def _cut(
+    voxels: SparseVoxels, camera: Camera, seen: _Seen, plane: float, inclusive: bool
+) -> tuple[Bool[Tensor, "N"], int]:
+    """The visible voxels in front of a plane (on it too, if inclusive), and how many they are."""
+    place = min(max((plane - seen.edge_0) / seen.width, -2.0), _BINS + 2.0)
+    low, high = int(place // 1) - 1, min(int(place // 1) + 1, _BINS)
+    front = _bins_below(seen.bins, low)
+    index = _marked(_bins_between(seen.bins, low, high))
+    depths = _clip(voxels, camera, index)[2]
+    front[index] = near = depths <= plane if inclusive else depths < plane
+    return front, seen.n_before[max(low, 0)] + int(near.sum())
+
+
+def _bin_of_rank(seen: _Seen, rank: int) -> int:
+    """The bin that holds the depth of this rank: the last one with n_before ≤ rank."""
+    return bisect.bisect_right(seen.n_before, rank, hi=_HIDDEN) - 1
+
+
+def _around_ranks(
+    voxels: SparseVoxels, camera: Camera, seen: _Seen, first: int, last: int
+) -> tuple[Float[Tensor, "M"], int, float, float]:
+    """Depths of the bins of two ranks and of one more bin on each side, sorted: (depths, rank of the first, and
+    two bounds: no other depth lies between them)."""
+    low, high = max(_bin_of_rank(seen, first) - 1, 0), min(_bin_of_rank(seen, last) + 1, _BINS)
+    index = _marked(_bins_between(seen.bins, low, high))
+    depths = _clip(voxels, camera, index)[2].sort().values.cpu()
+    lower = seen.edge_0 + (low + _BIN_SLACK) * seen.width if low > 0 else 0.0
+    upper = seen.edge_0 + (high + 1 - _BIN_SLACK) * seen.width if high < _BINS else torch.inf
+    return depths, seen.n_before[low], lower, upper
+
+
+def _near_plane(outermost: float, unchosen: float, margin: float) -> float:
+    """Just in front of the outermost chosen depth; unchosen is the next depth in front of it, or 0."""
+    return outermost - min((outermost - unchosen) / 2, margin)
+
+
+def _far_plane(outermost: float, unchosen: float, margin: float) -> float:
+    return outermost + min((unchosen - outermost) / 2, margin)
+
+
+def _exact_planes(voxels: SparseVoxels, camera: Camera, seen: _Seen, first: int, end: int) -> tuple[float, float]:
+    """Planes around the depth ranks first … end − 1 and every depth equal to one of theirs."""
+    depths, base, lower, _ = _around_ranks(voxels, camera, seen, max(first - 1, 0), first)
+    start = int(torch.searchsorted(depths, float(depths[first - base]) - seen.tie))
+    near = _near_plane(float(depths[start]), float(depths[start - 1]) if start > 0 else lower, seen.margin)
+    depths, base, _, upper = _around_ranks(voxels, camera, seen, end - 1, min(end, seen.n_visible - 1))
+    stop = int(torch.searchsorted(depths, float(depths[end - 1 - base]) + seen.tie, right=True))
+    far = _far_plane(float(depths[stop - 1]), float(depths[stop]) if stop < depths.shape[0] else upper, seen.margin)
+    return near, far
+
+
+def _search_planes(
+    voxels: SparseVoxels, camera: Camera, seen: _Seen, first: int, end: int
+) -> tuple[float, float, list[tuple[float, float, int]]]:
+    """The paper's way: set the planes, count, move them, until together they are within 1 % of cutting off what they
+    should. Starts at the visible depth range; the planes found are moved to just beyond the outermost centres.
+
+    A plane moves to where its count would be met if the voxels between its known bounds were spread evenly, or,
+    every other round, to the middle between them.
+    """
+    n_visible = seen.n_visible
+    low, high = _exact_planes(voxels, camera, seen, 0, n_visible)
+    # (depth, voxels cut off) known on the outer and on the inner side of each plane's goal
+    near_outer, near_inner = (low, 0), (high, n_visible)
+    far_outer, far_inner = (high, 0), (low, n_visible)
+    want_ahead, want_behind = first, n_visible - end
+    near, far, trace = low, high, []
+    for round_number in range(MAX_ROUNDS - 1):
+        ahead = _cut(voxels, camera, seen, near, inclusive=False)[1]
+        behind = n_visible - _cut(voxels, camera, seen, far, inclusive=True)[1]
+        trace.append((near, far, n_visible - ahead - behind))
+        if abs(ahead - want_ahead) + abs(behind - want_behind) <= 0.01 * (end - first):
+            break
+        near_outer, near_inner = ((near, ahead), near_inner) if ahead <= want_ahead else (near_outer, (near, ahead))
+        far_outer, far_inner = ((far, behind), far_inner) if behind <= want_behind else (far_outer, (far, behind))
+        even = round_number % 2 == 0
+        near = near_outer[0] if near_outer[1] == want_ahead else _between(near_outer, near_inner, want_ahead, even)
+        far = far_outer[0] if far_outer[1] == want_behind else _between(far_outer, far_inner, want_behind, even)
+        if not near < far:  # the planes met: let only one of them move
+            near, far = (near_outer[0], far) if even else (near, far_outer[0])
+    else:  # equal depths can make the count impossible: keep the bounds that leave none of the wanted ones out
+        ahead, behind = near_outer[1], far_outer[1]
+    return *_exact_planes(voxels, camera, seen, ahead, n_visible - behind), trace
+
+
+def _between(outer: tuple[float, int], inner: tuple[float, int], wanted: int, interpolate: bool) -> float:
+    share = (wanted - outer[1]) / max(inner[1] - outer[1], 1) if interpolate else 0.5
+    return outer[0] + min(max(share, 0.02), 0.98) * (inner[0] - outer[0])
+
+
+def _first_rank(n_visible: int, n_wanted: int, anchor: str, generator: torch.Generator | None) -> int:
+    spare = n_visible - n_wanted
+    if anchor == "random":
+        return int(torch.randint(spare + 1, (), generator=generator))
+    return {"front": 0, "centre": spare // 2, "back": spare}[anchor]
+
+
+def adapt_frustum(
+    voxels: SparseVoxels,
+    camera: Camera,
+    visibility_ratio: float,
+    method: str = "exact",
+    anchor: str = "front",
+    generator: torch.Generator | None = None,
+) -> FrustumFit:
+    """Near and far planes such that about visibility_ratio · N voxels are active (adaptive frustum, paper section 3.2).
+
+    The camera's own planes are ignored. Wanted are min(round(visibility_ratio · N), visible) voxels, visible being
+    those laterally inside with depth > 0: a window of their depth ranks, at the front, the back, the centre or a
+    random place (drawn from generator). The planes stand between two ranks, just beyond the outermost chosen
+    centres. Depths that are equal (to 1e-12 of the depth) enter together, so ties can give more than was wanted.
+    exact: by order statistics. iterative: the paper's search, at most 32 rounds, each in the trace; it accepts a
+    count within 1 %. Where nothing is wanted the active set is empty; where nothing is visible either, the camera
+    keeps its planes. Raises ValueError for a ratio outside (0, 1] or an unknown method or anchor.
+    """
+    if not 0.0 < visibility_ratio <= 1.0:
+        raise ValueError(f"visibility_ratio must be in (0, 1], got {visibility_ratio}")
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if anchor not in ANCHORS:
+        raise ValueError(f"anchor must be one of {', '.join(ANCHORS)}, got {anchor!r}")
+    seen = _see(voxels, camera)
+    n_wanted = min(round(visibility_ratio * voxels.n_voxels), seen.n_visible)
+    trace: list[tuple[float, float, int]] = []
+    if n_wanted > 0:
+        first = _first_rank(seen.n_visible, n_wanted, anchor, generator)
+        if method == "exact":
+            near, far = _exact_planes(voxels, camera, seen, first, first + n_wanted)
+        else:
+            near, far, trace = _search_planes(voxels, camera, seen, first, first + n_wanted)
+    elif seen.n_visible > 0:
+        nearest = float(_around_ranks(voxels, camera, seen, 0, 0)[0][0])
+        near, far = nearest / 4, nearest / 2
+    else:
+        near, far = camera.near, camera.far
+    before, n_before = _cut(voxels, camera, seen, near, inclusive=False)
+    active, n_within = _cut(voxels, camera, seen, far, inclusive=True)
+    active &= before.logical_not_()
+    n_active = n_within - n_before
+    if not trace or trace[-1] != (near, far, n_active):
+        trace.append((near, far, n_active))
+    rounds = torch.tensor(trace, dtype=torch.float64)
+    return FrustumFit(camera.with_planes(near, far), active, n_active / max(voxels.n_voxels, 1), rounds)
+
+
+def depth_histogram(voxels: SparseVoxels, camera: Camera, bins: int = 64) -> DepthHistogram:
+    """Histogram over camera depth of the laterally visible voxels, from the nearest to the farthest of them."""
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, got {bins}")
+    index = (_see(voxels, camera).bins != _HIDDEN).nonzero()[:, 0]
+    depths = _clip(voxels, camera, index)[2].cpu()
+    low, high = (float(depths.amin()), float(depths.amax())) if depths.numel() else (0.0, 1.0)
+    high = high if high > low else low + 1.0 / voxels.resolution
+    place = ((depths - low) * (bins / (high - low))).long().clamp_(max=bins - 1)
+    edges = torch.linspace(low, high, bins + 1, dtype=torch.float64)
+    return DepthHistogram(torch.bincount(place, minlength=bins), edges)
