@@ -1,0 +1,399 @@
+"""The window: a main loop that shows snapshots of the engine and sends it commands; alone in using Polyscope's UI."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sparseflex.training.run import Run
+from workbench.commands import Command, NextIteration, NextStage, Pause, Play, RequestFields, SaveCheckpoint
+from workbench.engine import Engine, SaveRun, save_checkpoint
+from workbench.input_watch import InputWatch
+from workbench.layout import FONT_PIXELS, Layout, Rect, scale_for
+from workbench.pacing import Pacer
+from workbench.snapshot import Snapshot
+from workbench.system_check import WINDOW_NEEDS, install_command, missing, package_manager
+from workbench.view_state import LAYERS, ViewState
+
+ASK_AHEAD_SECS = 0.08
+"""How long before a redraw the fields are asked for: they should be fresh, and there in time."""
+
+NAP_SECS = 0.012
+STOP_SECS = 15.0
+
+Scripted = Callable[["Window"], bool]
+
+
+class NoGraphics(RuntimeError):
+    """The window can't be opened on this machine; the message is one line and says what would help."""
+
+
+def check_graphics(display: bool = True) -> None:
+    """Raises NoGraphics where Polyscope would crash or fail: libraries missing, or no display to open a window on."""
+    lacking = missing(WINDOW_NEEDS) if sys.platform.startswith("linux") else []
+    if lacking:
+        names = ", ".join(need.name for need in lacking)
+        raise NoGraphics(f"missing on this system: {names}; run: {install_command(lacking, package_manager())}")
+    if display and sys.platform.startswith("linux"):
+        if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            raise NoGraphics("no display: neither DISPLAY nor WAYLAND_DISPLAY is set; --headless works without one")
+
+
+def open_window(
+    run: Run,
+    *,
+    title: str,
+    out_dir: Path | str,
+    paused: bool = True,
+    fps: float = 60.0,
+    size: tuple[int, int] | None = None,
+    scripted: Scripted | None = None,
+    save: SaveRun = save_checkpoint,
+    view: ViewState | None = None,
+) -> int:
+    """Shows a run until the window is closed, and drives it from there. Returns the exit code.
+
+    0: closed by the user; 1: the run or the window failed, or the last checkpoint couldn't be saved. Where iterations
+    were made, out_dir/checkpoint.safetensors is written on closing, and on Ctrl-C too. scripted is called after each
+    redraw and closes the window by returning True. Raises NoGraphics where no window can be opened.
+    """
+    check_graphics()
+    view = view or ViewState()
+    view.checkpoint_path = Path(out_dir) / "checkpoint.safetensors"
+    engine = Engine(run, save)
+    try:
+        window = Window(engine, view, title, fps, size)
+    except RuntimeError as error:
+        raise NoGraphics(f"the window could not be opened: {error}") from None
+    engine.start()
+    try:
+        if not paused:
+            engine.send(Play())
+        with _interrupts_close(window):
+            window.show(scripted)
+    finally:
+        ended = engine.stop(STOP_SECS)
+        window.close()
+    code = 1 if window.failed or engine.snapshots.latest().failure is not None else 0
+    return max(code, _save_on_closing(engine, run, view.checkpoint_path, save, ended))
+
+
+def _save_on_closing(engine: Engine, run: Run, path: Path, save: SaveRun, ended: bool) -> int:
+    last = engine.snapshots.latest()
+    if last.failure is not None:
+        print(f"failed in {last.failure.stage}, iteration {last.failure.iteration}: {last.failure.message}",
+              file=sys.stderr)
+    if not ended:
+        print(f"not saved: stage {last.stage_next} did not end within {STOP_SECS:g} s", file=sys.stderr)
+        return 1
+    if last.session_iterations == 0 and run.iteration == last.iteration:
+        return 0
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(path, run)
+    except (OSError, ValueError) as error:
+        print(f"not saved: {error}", file=sys.stderr)
+        return 1
+    print(f"iteration {run.iteration} saved in {path}")
+    return 0
+
+
+@contextmanager
+def _interrupts_close(window: Window) -> Iterator[None]:
+    """Ctrl-C closes the window in good order; an exception in the middle of a redraw would not."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        signal.signal(signal.SIGINT, lambda *_: window.ask_to_close())
+    except ValueError:  # not the main thread: then nobody sends it either
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class Window:
+    """The main loop's state: engine, view, scene, pacer. Scripts use engine, view, snapshot, n_frames, screenshot."""
+
+    def __init__(self, engine: Engine, view: ViewState, title: str, fps: float, size: tuple[int, int] | None) -> None:
+        import polyscope as ps
+        import polyscope.imgui as psim
+        import polyscope.implot as implot
+
+        from workbench import theme
+        from workbench.scene_view import SceneView
+        from workbench.textures import Textures
+        from workbench.ui import Ui
+
+        self.engine, self.view = engine, view
+        self.snapshot: Snapshot = engine.snapshots.latest()
+        self.failed, self.n_frames = "", 0
+        self._ps, self._theme = ps, theme
+        self._input = InputWatch()
+        self._pacer = Pacer(fps)
+        self._closing = False
+        self._awaited: int | None = None
+        self._names: frozenset[str] = frozenset()
+        self._scale = 0.0
+        self._home: Any = None
+        self._drawn_serial = -1
+        start_polyscope(title)
+        screen = self._input.screen_size()
+        ps.set_window_size(*(size or default_size(screen)))
+        ps.set_user_callback(self._guarded_callback)
+        self.scene = SceneView()
+        self.ui = Ui(psim, implot, Textures())
+
+    # The loop
+
+    def show(self, scripted: Scripted | None = None) -> None:
+        while not (self._closing or self._ps.window_requests_close()):
+            now = time.monotonic()
+            training = self.engine.snapshots.latest().playing
+            news = self.engine.snapshots.latest().serial != self._drawn_serial
+            wait = self._pacer.secs_until_due(now, training, news)
+            if wait <= ASK_AHEAD_SECS:
+                self._ask(training)
+            if wait > 0:
+                time.sleep(min(wait, NAP_SECS))
+                if self._input.poll():
+                    self._pacer.alarm(now)
+                continue
+            self._redraw(now, training)
+            if scripted is not None and scripted(self):
+                return
+
+    def ask_to_close(self) -> None:
+        self._closing = True
+
+    def close(self) -> None:
+        self._input.close()
+        self._ps.clear_user_callback()
+        self._ps.shutdown()
+
+    def screenshot(self, path: Path | str) -> None:
+        """A picture of the whole window, panels included; between two redraws only."""
+        self._ps.screenshot(str(path), transparent_bg=False, include_UI=True)
+
+    def _ask(self, training: bool) -> None:
+        """Keeps one request under way while the run moves, and asks anew when other fields are wanted."""
+        latest = self.engine.snapshots.latest()
+        if self._awaited is not None and latest.answers > self._awaited:
+            self._awaited = None
+        names = self.view.wanted_fields(latest)
+        stale = training and latest.serial == self._drawn_serial
+        if self._awaited is None and (stale or names != self._names):
+            self._names, self._awaited = names, latest.answers
+            self.engine.send(RequestFields(names))
+
+    def _redraw(self, now: float, training: bool) -> None:
+        self._drawn_serial = self.engine.snapshots.latest().serial
+        self.snapshot = self.engine.snapshots.latest()
+        started = time.monotonic()
+        if not self.failed:
+            try:
+                self._update_scene(self._pacer.scene_due(now, training))
+            except Exception:  # noqa: BLE001 - the window's boundary: shown in the window, and in the exit code
+                self._fail()
+        with_scene = self._ps.get_redraw_requested()
+        self._ps.frame_tick()
+        self._pacer.drawn(started, time.monotonic(), with_scene)
+        stats = self.view.redraw
+        stats.scene_secs, stats.ui_secs = self._pacer.scene_secs, self._pacer.ui_secs
+        stats.share = self._pacer.share(time.monotonic())
+        self.n_frames += 1
+
+    def _update_scene(self, due: bool) -> None:
+        selected = self.view.selected_camera(self.snapshot)
+        if due:
+            self.view.split.update(self.snapshot.fields.get("voxels"), None if selected is None else selected.camera)
+            self.scene.update(self.snapshot, self.view)
+        places = self.scene.n_places if self.view.side_by_side else 1
+        home = (places, self._ps.get_window_size(), self.view.show_panels)
+        if home != self._home:
+            self._home = home
+            self.go_home()
+        self.scene.arrange(self.view)
+
+    def go_home(self) -> None:
+        """The view that shows everything in what the panels leave free."""
+        width, height = self._ps.get_window_size()
+        em = FONT_PIXELS * scale_for(width, height)
+        free = Layout.of(width, height, em, self.view.show_panels).free
+        self.scene.go_home(self.view, (width, height), free)
+
+    def _fail(self) -> None:
+        self.failed = self.failed or traceback.format_exc()
+        print(self.failed, file=sys.stderr)
+        self.engine.send(Pause())
+
+    # The panels
+
+    def _guarded_callback(self) -> None:
+        try:
+            if self.failed:
+                self._draw_failure("The window failed; the run is paused. Close it to save the run.", self.failed)
+            else:
+                self._callback()
+        except Exception:  # noqa: BLE001 - the UI boundary: an exception that left it would break every later redraw
+            self._fail()
+
+    def _callback(self) -> None:
+        im, view = self.ui.im, self.view
+        io = im.GetIO()
+        if any(io.MouseDelta) or any(io.MouseDown) or io.MouseWheel or self._keys_held():
+            self._pacer.touch(time.monotonic())
+        width, height = self._ps.get_window_size()
+        scale = scale_for(width, height)
+        if scale != self._scale:
+            self._theme.apply(im, self.ui.plot, scale)
+            im.GetStyle().FontSizeBase = FONT_PIXELS
+            self._scale = scale
+            self._ps.request_redraw()
+        commands: list[Command] = []
+        if not io.WantTextInput:
+            commands += self._keys()
+        layout = Layout.of(width, height, FONT_PIXELS * scale, view.show_panels)
+        if view.show_panels:
+            commands += self._draw_panels(layout)
+        if view.show_keys:
+            self._draw_keys(layout.free)
+        if self.snapshot.failure is not None:
+            failure = self.snapshot.failure
+            self._draw_failure(f"{failure.stage}, iteration {failure.iteration}: {failure.message}", failure.traceback)
+        for command in commands:
+            self.engine.send(command)
+
+    def _draw_panels(self, layout: Layout) -> list[Command]:
+        from workbench.panels import frustum, layers, maps, plots, scalars, status, transport
+
+        commands: list[Command] = []
+        columns = (("left", layout.left, (transport, frustum, layers)), ("right", layout.right, (maps, scalars, plots)),
+                   ("bar", layout.bar, (status,)))
+        for name, rect, panels in columns:
+            with self._pane(name, rect, bar=name == "bar"):
+                for panel in panels:
+                    commands += panel.draw(self.ui, self.view, self.snapshot)
+        return commands
+
+    @contextmanager
+    def _pane(self, name: str, rect: Rect, bar: bool = False) -> Iterator[None]:
+        """An ImGui window that lies still in its rectangle."""
+        im = self.ui.im
+        flags = 0
+        for flag in ("NoTitleBar", "NoResize", "NoMove", "NoCollapse", "NoSavedSettings", "NoNav"):
+            flags |= int(getattr(im, "ImGuiWindowFlags_" + flag))
+        if bar:
+            flags |= int(im.ImGuiWindowFlags_NoScrollbar)
+            im.PushStyleVar(int(im.ImGuiStyleVar_WindowPadding), (0.9 * self.ui.em, 0.5 * self.ui.em))
+        im.SetNextWindowPos(rect[:2])
+        im.SetNextWindowSize(rect[2:])
+        im.Begin(name, flags)
+        try:
+            yield
+        finally:
+            im.End()
+            if bar:
+                im.PopStyleVar(1)
+
+    def _draw_keys(self, free: Rect) -> None:
+        from workbench.panels import status
+
+        em = self.ui.em
+        width, height = 24 * em, 24 * em
+        with self._pane("keys", (free[0] + (free[2] - width) / 2, free[1] + (free[3] - height) / 2, width, height)):
+            status.draw_keys(self.ui)
+
+    def _draw_failure(self, title: str, text: str) -> None:
+        from workbench.panels import status
+
+        size = self._ps.get_window_size()
+        x, y, width, height = Layout.of(*size, self.ui.em, self.view.show_panels and not self.failed).free
+        tall = min(height, 20 * self.ui.em)
+        inset = 0.5 * self.ui.em
+        with self._pane("failure", (x + inset, y + height - tall - inset, width - 2 * inset, tall)):
+            status.draw_failure(self.ui, title, text)
+
+    # Keys
+
+    def _pressed(self, key: str, repeat: bool = False) -> bool:
+        return self.ui.im.IsKeyPressed(getattr(self.ui.im, "ImGuiKey_" + key), repeat)
+
+    def _keys_held(self) -> bool:
+        im = self.ui.im
+        names = ("Space", "RightArrow", "LeftBracket", "RightBracket", "Tab", "G", "E", "B", "H", "Slash")
+        return any(im.IsKeyDown(getattr(im, "ImGuiKey_" + name)) for name in names)
+
+    def _keys(self) -> list[Command]:
+        view, snapshot, io = self.view, self.snapshot, self.ui.im.GetIO()
+        commands: list[Command] = []
+        if io.KeyCtrl:
+            return [SaveCheckpoint(view.checkpoint_path)] if self._pressed("S") else []
+        if self._pressed("Space"):
+            commands.append(Pause() if snapshot.playing else Play())
+        if self._pressed("RightArrow", repeat=True):
+            commands.append(NextStage() if io.KeyShift else NextIteration())
+        if self._pressed("LeftBracket"):
+            view.step_camera(snapshot, -1)
+        if self._pressed("RightBracket"):
+            view.step_camera(snapshot, 1)
+        for key, name in (("Tab", "show_panels"), ("E", "show_difference"), ("B", "side_by_side")):
+            if self._pressed(key):
+                setattr(view, name, not getattr(view, name))
+        if self._pressed("G"):
+            view.toggle_layer("target")
+        if self._pressed("H"):
+            self.go_home()
+        if self._pressed("Slash") and io.KeyShift:
+            view.show_keys = not view.show_keys
+        for number, name in enumerate(LAYERS, start=1):
+            if self._pressed(str(number)):
+                view.toggle_layer(name)
+        return commands
+
+
+def start_polyscope(title: str, headless: bool = False) -> None:
+    """Sets Polyscope up for this project, once a process: quiet, no panels of its own, y up, dark, no floor."""
+    import polyscope as ps
+    import polyscope.imgui as psim
+    import polyscope.implot as implot
+
+    from workbench import theme
+
+    if not ps.is_initialized():
+        ps.set_use_prefs_file(False)
+        ps.set_verbosity(0)
+        ps.set_program_name(title)
+        ps.set_ui_scale(1.0)
+        ps.set_allow_headless_backends(headless)
+        ps.set_configure_imgui_style_callback(lambda: theme.apply(psim, implot))
+        ps.init("openGL3_egl" if headless else "openGL3_glfw")
+    ps.set_print_prefix("")
+    ps.set_frame_tick_limit_fps_mode("ignore_limits")
+    ps.set_build_default_gui_panels(False)
+    ps.set_open_imgui_window_for_user_callback(False)
+    ps.set_ground_plane_mode("none")
+    ps.set_up_dir("y_up")
+    ps.set_front_dir("z_front")
+    ps.set_autocenter_structures(False)
+    ps.set_autoscale_structures(False)
+    ps.set_automatically_compute_scene_extents(False)
+    ps.set_length_scale(1.0)
+    ps.set_bounding_box((-0.5, -0.5, -0.5), (0.5, 0.5, 0.5))
+    ps.set_transparency_mode("none")
+    ps.set_background_color(theme.linear(theme.BACKGROUND))
+
+
+def default_size(screen: tuple[int, int] | None) -> tuple[int, int]:
+    """Nine tenths of the screen, at least what fits, at most 2560 x 1440; 1600 x 900 where the screen is unknown."""
+    if screen is None:
+        return 1600, 900
+    return min(max(int(0.9 * screen[0]), 1280), screen[0], 2560), min(max(int(0.9 * screen[1]), 720), screen[1], 1440)

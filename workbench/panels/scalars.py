@@ -1,0 +1,31 @@
+"""Scalars: the latest value of each number that the run reports."""
+
+from __future__ import annotations
+
+from workbench import theme
+from workbench.commands import Command
+from workbench.snapshot import Snapshot
+from workbench.ui import Ui, count
+from workbench.view_state import ViewState
+
+WHOLE = ("iteration", "voxels", "active", "vertices", "faces")
+
+
+def shown(name: str, value: float) -> str:
+    """Counts as whole numbers, all else to four digits."""
+    return count(value) if name in WHOLE else f"{value:.4g}"
+
+
+def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
+    names = [name for name in snapshot.scalars if name != "iteration"]
+    if not names:
+        return []
+    ui.heading("Scalars")
+    if not ui.im.BeginTable("scalars", 2, int(ui.im.ImGuiTableFlags_SizingStretchSame)):
+        return []
+    for name in names:
+        ui.im.TableNextColumn()
+        ui.text(name, theme.MUTED, size=0.88)
+        ui.text_right(shown(name, snapshot.scalars[name]))
+    ui.im.EndTable()
+    return []

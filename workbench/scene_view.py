@@ -1,0 +1,199 @@
+"""SceneView: the only writer of Polyscope structures, from a snapshot and the view state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import polyscope as ps
+from jaxtyping import Float
+
+from sparseflex.camera import Camera
+from sparseflex.voxels import SparseVoxels
+from workbench import theme
+from workbench.snapshot import MeshArrays, Snapshot
+from workbench.split import CATEGORIES
+from workbench.view_state import ViewState
+
+CUBE_SIZES = {"active": 0.86, "outside": 0.30, "near_cut": 0.52, "far_cut": 0.52}
+"""Edge of the drawn cube in voxels. Only the active ones are drawn full: no transparency, which is slow in software."""
+
+SPACING = 1.35
+"""Distance between what stands side by side, in world units; objects fit the unit box."""
+
+
+FOV_DEGREES = 28.0
+HOME_DIRECTION = np.array([0.75, 0.42, 1.0])
+
+
+class SceneView:
+    """Keeps the structures of the scene equal to a snapshot, touching only what has changed.
+
+    Everything stands in up to three places: voxels with frustum, mesh, target; `arrange` sets them side by side
+    across the view, or all on one place.
+    """
+
+    def __init__(self) -> None:
+        self._keys: dict[str, tuple] = {}
+        self._places: dict[str, tuple[list[Any], int]] = {}
+        self._offsets: dict[str, tuple[float, ...]] = {}
+
+    def update(self, snapshot: Snapshot, view: ViewState) -> None:
+        """Draws what the layers ask for; view.split must be up to date."""
+        split, layers = view.split, view.layers
+        camera, voxels = split.camera, split.voxels
+        for name in CATEGORIES:
+            key = (voxels, camera) if layers[name] and voxels is not None else None
+            self._keep(name, key, lambda name=name: self._draw_voxels(name, view), slot=0)
+        for slot, name in ((1, "mesh"), (2, "target")):
+            mesh = snapshot.fields.get(name)
+            colour = view.mesh_colour if name == "mesh" else "clay"
+            key = (mesh, colour) if layers[name] and mesh is not None and len(mesh.faces) else None
+            self._keep(name, key, lambda name=name, mesh=mesh, colour=colour: draw_mesh(name, mesh, colour), slot)
+        key = (camera,) if layers["frustum"] and camera is not None else None
+        self._keep("frustum", key, lambda: draw_frustum(camera), slot=0)
+        others = tuple(known.camera for known in snapshot.cameras if known.camera is not camera)
+        self._keep("cameras", others if layers["cameras"] and others else None, lambda: draw_cameras(others), slot=0)
+        sdf = snapshot.fields.get("corner_sdf")
+        fits = sdf is not None and voxels is not None and len(sdf) == voxels.n_corners and len(sdf) > 0
+        self._keep("sdf", (voxels, sdf) if layers["sdf"] and fits else None, lambda: draw_sdf(voxels, sdf), slot=0)
+
+    def arrange(self, view: ViewState) -> None:
+        """Puts the places side by side across the present view, or all at the origin."""
+        slots = sorted({slot for _, slot in self._places.values()})
+        right = np.asarray(ps.get_camera_view_matrix())[0, :3]
+        for name, (structures, slot) in self._places.items():
+            step = slots.index(slot) - (len(slots) - 1) / 2 if view.side_by_side else 0.0
+            offset = tuple(np.round(right * step * SPACING, 5).tolist())
+            if self._offsets.get(name, (0.0, 0.0, 0.0)) != offset:
+                for structure in structures:
+                    structure.set_position(offset)
+                self._offsets[name] = offset
+
+    def go_home(self, view: ViewState, window: tuple[int, int], free: tuple[float, float, float, float]) -> None:
+        """A view from the front right, slightly above, in which everything fits the free part of the window."""
+        ps.set_vertical_fov_degrees(FOV_DEGREES)
+        places = self.n_places if view.side_by_side else 1
+        width, height = window
+        wide, tall = SPACING * (places - 1) + 1.25, 1.25
+        share_x, share_y = max(free[2] / width, 0.1), max(free[3] / height, 0.1)
+        # height in world units that the whole window must span at the objects' distance
+        span = max(tall / share_y, wide / share_x * height / width)
+        distance = span / 2 / math.tan(math.radians(FOV_DEGREES) / 2)
+        below = (free[1] + free[3] / 2 - height / 2) / height * span  # the free part's centre lies above the window's
+        target = np.array([0.0, below, 0.0])
+        ps.look_at(target + HOME_DIRECTION / np.linalg.norm(HOME_DIRECTION) * distance, target)
+
+    @property
+    def n_places(self) -> int:
+        return max(len({slot for _, slot in self._places.values()}), 1)
+
+    def clear(self) -> None:
+        for name in list(self._keys):
+            self._remove(name)
+
+    def _keep(self, name: str, key: tuple | None, draw: Callable[[], list[Any]], slot: int) -> None:
+        """Redraws where an object of the key is another one than last time; no key removes."""
+        known = self._keys.get(name)
+        if key is None:
+            self._remove(name)
+        elif known is None or len(known) != len(key) or any(a is not b for a, b in zip(known, key, strict=True)):
+            self._remove(name)
+            structures = draw()
+            if structures:
+                self._places[name] = (structures, slot)
+            self._keys[name] = key
+
+    def _remove(self, name: str) -> None:
+        self._keys.pop(name, None)
+        self._offsets.pop(name, None)
+        for structure in self._places.pop(name, ([], 0))[0]:
+            structure.remove()
+
+    @staticmethod
+    def _draw_voxels(name: str, view: ViewState) -> list[Any]:
+        voxels, rows = view.split.voxels, view.split.rows(name)
+        if not rows.any():
+            return []
+        width = 1 / voxels.resolution
+        grid = ps.register_sparse_volume_grid(
+            name, (-0.5,) * 3, (width,) * 3, voxels.voxel_ijk.numpy()[rows], color=theme.CATEGORY_COLOURS[name],
+            cube_size_factor=CUBE_SIZES[name], material="clay" if name == "active" else "flat", edge_width=0,
+        )
+        return [grid]
+
+
+def draw_sdf(voxels: SparseVoxels, sdf: Float[np.ndarray, "C"]) -> list[Any]:
+    """The corners as points, coloured by a map centred on zero."""
+    points = ps.register_point_cloud("sdf", voxels.corners_world.numpy(), material="flat", point_render_mode="quad")
+    points.set_radius(0.22 / voxels.resolution, relative=False)
+    limit = float(np.nanquantile(np.abs(sdf), 0.98)) or 1.0
+    points.add_scalar_quantity("sdf", sdf, vminmax=(-limit, limit), cmap="coolwarm", enabled=True)
+    return [points]
+
+
+def draw_mesh(name: str, mesh: MeshArrays, colour: str) -> list[Any]:
+    structure = ps.register_surface_mesh(
+        name, mesh.vertices, mesh.faces, color=theme.MESH if name == "mesh" else theme.TARGET,
+        material="flat" if colour == "normal" else "clay", smooth_shade=True,
+    )
+    structure.set_back_face_policy("custom")
+    structure.set_back_face_color(theme.rgb("#7A5A4A"))
+    if colour == "normal":
+        structure.add_color_quantity("normal", vertex_normals(mesh) * 0.5 + 0.5, enabled=True)
+    return [structure]
+
+
+def vertex_normals(mesh: MeshArrays) -> Float[np.ndarray, "V 3"]:
+    """Unit normals at the vertices, the faces' weighted by area; zero where no face with area meets."""
+    corners = mesh.vertices[mesh.faces].astype(np.float64)
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    summed = np.stack(
+        [np.bincount(mesh.faces.ravel(), np.repeat(normals[:, axis], 3), len(mesh.vertices)) for axis in range(3)], 1
+    )
+    return summed / np.maximum(np.linalg.norm(summed, axis=1, keepdims=True), 1e-300)
+
+
+_BOX_EDGES = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [4, 5], [5, 6], [6, 7], [7, 4], [0, 4], [1, 5], [2, 6], [3, 7]])
+
+
+def draw_frustum(camera: Camera) -> list[Any]:
+    """The box between the planes as lines, both planes hatched, and rays towards the eye."""
+    corners = camera.frustum_corners_world().numpy()
+    eye = camera.eye_world.numpy()
+    box = _lines("frustum", corners, _BOX_EDGES, theme.FRUSTUM, radius=0.0035)
+    towards = eye - corners[:4]
+    length = np.linalg.norm(towards, axis=1, keepdims=True)
+    ends = corners[:4] + towards * np.minimum(0.35 / np.maximum(length, 1e-9), 1)
+    rays = _lines("frustum rays", np.concatenate([corners[:4], ends]), np.stack([np.arange(4), np.arange(4, 8)], 1),
+                  theme.FRUSTUM, radius=0.0016)
+    return [box, rays, _hatch("near plane", corners[:4]), _hatch("far plane", corners[4:])]
+
+
+def _hatch(name: str, quad: Float[np.ndarray, "4 3"], n_lines: int = 9) -> Any:
+    """Thin lines across a plane: it shows without hiding what lies behind, and needs no transparency."""
+    steps = (np.arange(n_lines) + 1)[:, None] / (n_lines + 1)
+    sides = [quad[a] + (quad[b] - quad[a]) * steps for a, b in ((0, 1), (3, 2), (0, 3), (1, 2))]
+    nodes = np.concatenate(sides)
+    index = np.arange(n_lines)
+    edges = np.concatenate([np.stack([index, index + n_lines], 1),
+                            np.stack([index + 2 * n_lines, index + 3 * n_lines], 1)])
+    return _lines(name, nodes, edges, theme.FRUSTUM, radius=0.0009)
+
+
+def draw_cameras(cameras: tuple[Camera, ...], size: float = 0.09) -> list[Any]:
+    """All cameras as small pyramids in one network."""
+    nodes, edges = [], []
+    for camera in cameras:
+        first = 5 * len(edges)
+        nodes += [camera.eye_world.numpy()[None], camera.frustum_corners_world(size / 2, size).numpy()[4:]]
+        edges.append(first + np.array([[0, 1], [0, 2], [0, 3], [0, 4], [1, 2], [2, 3], [3, 4], [4, 1]]))
+    return [_lines("cameras", np.concatenate(nodes), np.concatenate(edges), theme.CAMERAS, radius=0.002)]
+
+
+def _lines(name: str, nodes: np.ndarray, edges: np.ndarray, colour: theme.Colour, radius: float) -> Any:
+    network = ps.register_curve_network(name, nodes, edges, color=colour, material="flat")
+    network.set_radius(radius, relative=False)
+    return network

@@ -1,0 +1,35 @@
+"""Textures: images that panels show, kept on the graphics card as floating quantities of Polyscope."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polyscope as ps
+import polyscope.imgui as psim
+from jaxtyping import Float
+
+
+class Textures:
+    """One texture a name; an array seen before (the same object) is not sent again."""
+
+    def __init__(self) -> None:
+        self._shown: dict[str, Any] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+
+    def show(self, name: str, source: Any, pixels: Float[np.ndarray, "H W 3"] | None) -> Any:
+        """ImGui's reference to the texture; pixels may be None where source is what was shown last."""
+        if self._shown.get(name) is not source and pixels is not None:
+            rgba = np.ones((*pixels.shape[:2], 4), np.float32)
+            rgba[..., :3] = pixels
+            if self._shapes.get(name) == rgba.shape:
+                ps.get_quantity_buffer(name, "colors").update_data(rgba.reshape(-1, 4))
+            else:
+                ps.add_color_alpha_image_quantity(
+                    name, rgba, enabled=False, show_fullscreen=False, show_in_imgui_window=False
+                )
+            self._shown[name], self._shapes[name] = source, rgba.shape
+        return psim.ImTextureRef(ps.get_quantity_buffer(name, "colors").get_texture_native_id())
+
+    def is_shown(self, name: str, source: Any) -> bool:
+        return self._shown.get(name) is source

@@ -1,0 +1,141 @@
+"""Ui: ImGui and ImPlot as the panels see them, with a few words of our own; tests put fakes in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from workbench import theme
+
+
+def packed(colour: theme.Colour, alpha: float = 1.0) -> int:
+    """A colour as ImGui's draw lists take it: 0xAABBGGRR."""
+    r, g, b, a = (round(255 * min(max(channel, 0.0), 1.0)) for channel in (*colour, alpha))
+    return r | g << 8 | b << 16 | a << 24
+
+
+def count(number: float) -> str:
+    """12345 as '12,345'; '–' where there is none."""
+    return "–" if number != number else f"{int(number):,}"
+
+
+def megabytes(n_bytes: float) -> str:
+    return "–" if n_bytes != n_bytes else f"{n_bytes / 1e6:,.0f} MB"
+
+
+def milliseconds(secs: float) -> str:
+    """'0.42 ms', '38 ms', '1.2 s'; '–' for NaN."""
+    if secs != secs:
+        return "–"
+    if secs >= 1:
+        return f"{secs:.1f} s"
+    return f"{secs * 1e3:.0f} ms" if secs >= 0.01 else f"{secs * 1e3:.2f} ms"
+
+
+class Ui:
+    """im and plot are the ImGui and ImPlot modules, textures what shows images (see workbench.textures)."""
+
+    def __init__(self, im: Any, plot: Any, textures: Any) -> None:
+        self.im, self.plot, self.textures = im, plot, textures
+
+    @property
+    def em(self) -> float:
+        """The font size in pixels; all sizes are multiples of it."""
+        return self.im.GetFontSize()
+
+    @property
+    def width(self) -> float:
+        """What is left of the line, in pixels."""
+        return self.im.GetContentRegionAvail()[0]
+
+    def text(self, text: str, colour: theme.Colour = theme.TEXT, size: float = 1.0) -> None:
+        """A line of text; size is relative to the font."""
+        if size != 1.0:
+            self.im.PushFont(None, self.em_unscaled * size)
+        self.im.TextColored((*colour, 1.0), text.replace("%", "%%"))
+        if size != 1.0:
+            self.im.PopFont()
+
+    @property
+    def em_unscaled(self) -> float:
+        return self.im.GetStyle().FontSizeBase
+
+    def text_right(self, text: str, colour: theme.Colour = theme.TEXT) -> None:
+        """Text that ends at the right border of the line begun before."""
+        self.im.SameLine()
+        spare = self.width - self.im.CalcTextSize(text)[0]
+        self.im.SetCursorPosX(self.im.GetCursorPosX() + max(spare, 0.0))
+        self.text(text, colour)
+
+    def heading(self, title: str, aside: str = "") -> None:
+        self.im.Dummy((0.0, 0.12 * self.em))
+        self.text(title.upper(), theme.MUTED, size=0.82)
+        if aside:
+            self.text_right(aside, theme.MUTED)
+        x, y = self.im.GetCursorScreenPos()
+        self.im.GetWindowDrawList().AddLine((x, y - 2), (x + self.width, y - 2), packed(theme.BORDER), 1.0)
+        self.im.Dummy((0.0, 0.1 * self.em))
+
+    def pair(self, label: str, value: str) -> None:
+        """A muted label at the left and its value at the right."""
+        self.text(label, theme.MUTED)
+        self.text_right(value)
+
+    def button(self, label: str, width: float = 0.0, enabled: bool = True, accent: bool = False, tip: str = "") -> bool:
+        self.im.BeginDisabled(not enabled)
+        if accent:
+            for name, shade in (("Button", 0.92), ("ButtonHovered", 1.0), ("ButtonActive", 0.8)):
+                colour = tuple(channel * shade for channel in theme.ACCENT)
+                self.im.PushStyleColor(int(getattr(self.im, "ImGuiCol_" + name)), (*colour, 1.0))
+            self.im.PushStyleColor(int(self.im.ImGuiCol_Text), (*theme.BACKGROUND, 1.0))
+        pressed = self.im.Button(label, (width, 0.0))
+        if accent:
+            self.im.PopStyleColor(4)
+        self.im.EndDisabled()
+        if tip and self.im.IsItemHovered():
+            self.im.SetTooltip(tip)
+        return bool(pressed)
+
+    def dot(self, colour: theme.Colour) -> None:
+        """A disc at the line's height; the next item follows on the same line."""
+        x, y = self.im.GetCursorScreenPos()
+        radius = 0.28 * self.em
+        middle = y + self.im.GetTextLineHeight() / 2
+        self.im.GetWindowDrawList().AddCircleFilled((x + radius, middle), radius, packed(colour))
+        self.im.Dummy((2 * radius, self.im.GetTextLineHeight()))
+        self.im.SameLine()
+
+    def shares(self, parts: Sequence[tuple[float, theme.Colour]], height: float) -> None:
+        """A bar cut in parts, each a share of their sum."""
+        x, y = self.im.GetCursorScreenPos()
+        total, width = sum(part for part, _ in parts), self.width
+        draw = self.im.GetWindowDrawList()
+        draw.AddRectFilled((x, y), (x + width, y + height), packed(theme.RAISED), 3.0)
+        at = x
+        for part, colour in parts:
+            end = at + (width * part / total if total else 0.0)
+            if end - at >= 0.5:
+                draw.AddRectFilled((at, y), (end, y + height), packed(colour), 0.0)
+            at = end
+        self.im.Dummy((width, height))
+
+    def chips(self, labels: Sequence[str], chosen: int, tips: Sequence[str]) -> None:
+        """Names in rounded boxes, as many a line as fit; the chosen one in the accent colour."""
+        em, gap, draw = self.em, 0.3 * self.em, self.im.GetWindowDrawList()
+        self.im.PushFont(None, self.em_unscaled * 0.86)
+        right = self.im.GetCursorScreenPos()[0] + self.width
+        for index, label in enumerate(labels):
+            text_width, text_height = self.im.CalcTextSize(label)
+            size = (text_width + 0.9 * em, text_height + 0.36 * em)
+            if index:
+                self.im.SameLine(0.0, gap)
+                if self.im.GetCursorScreenPos()[0] + size[0] > right:
+                    self.im.NewLine()
+            x, y = self.im.GetCursorScreenPos()
+            here = index == chosen
+            draw.AddRectFilled((x, y), (x + size[0], y + size[1]), packed(theme.ACCENT if here else theme.RAISED), 4.0)
+            draw.AddText((x + 0.45 * em, y + 0.18 * em), packed(theme.BACKGROUND if here else theme.TEXT), label)
+            self.im.Dummy(size)
+            if tips[index] and self.im.IsItemHovered():
+                self.im.SetTooltip(tips[index])
+        self.im.PopFont()

@@ -1,0 +1,87 @@
+"""ViewState: what the user has chosen to see. It belongs to the window; the engine never hears of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from sparseflex.training.run import RunCamera
+from workbench.snapshot import Snapshot
+from workbench.split import Split
+
+LAYERS = ("active", "outside", "near_cut", "far_cut", "mesh", "target", "frustum", "cameras", "sdf")
+"""Layers of the scene; number key k toggles the k-th."""
+
+LAYER_LABELS = ("Active voxels", "Outside laterally", "Cut by near plane", "Cut by far plane", "Mesh", "Target",
+                "Frustum and planes", "Other cameras", "Corner SDF")
+
+MAPS = ("depth", "normal", "mask")
+
+
+@dataclasses.dataclass
+class RedrawStats:
+    """How the window spends its time: seconds of the last scene redraw and UI redraw, and their share of the time."""
+
+    scene_secs: float = 0.0
+    ui_secs: float = 0.0
+    share: float = 0.0
+
+
+@dataclasses.dataclass
+class ViewState:
+    """Choices of the user, and what is derived from them.
+
+    pinned is the camera looked at; None follows the run's current one. edited holds settings while they are dragged,
+    split what the selected camera does with the voxels, plotted the scalar of the second plot ("" for the default).
+    """
+
+    layers: dict[str, bool] = dataclasses.field(
+        default_factory=lambda: {name: name not in ("cameras", "sdf") for name in LAYERS}
+    )
+    side_by_side: bool = True
+    mesh_colour: str = "clay"
+    pinned: RunCamera | None = None
+    show_panels: bool = True
+    show_keys: bool = False
+    show_difference: bool = True
+    n_iterations: int = 10
+    log_scale: bool = True
+    checkpoint_path: Path = Path("checkpoint.safetensors")
+    plotted: str = ""
+    edited: dict[str, float] = dataclasses.field(default_factory=dict)
+    split: Split = dataclasses.field(default_factory=Split)
+    redraw: RedrawStats = dataclasses.field(default_factory=RedrawStats)
+
+    def toggle_layer(self, name: str) -> None:
+        self.layers[name] = not self.layers[name]
+
+    def selected_camera(self, snapshot: Snapshot) -> RunCamera | None:
+        if self.pinned is not None:
+            return self.pinned
+        return snapshot.cameras[0] if snapshot.cameras else None
+
+    def selected_index(self, snapshot: Snapshot) -> int:
+        """The selected camera's place in snapshot.cameras; -1 where the run has forgotten it, or has none."""
+        selected = self.selected_camera(snapshot)
+        for index, known in enumerate(snapshot.cameras):
+            if selected is not None and known.camera is selected.camera:
+                return index
+        return -1
+
+    def select_camera(self, snapshot: Snapshot, index: int) -> None:
+        """Pins the camera at a place of snapshot.cameras, counted around the end."""
+        if snapshot.cameras:
+            self.pinned = snapshot.cameras[index % len(snapshot.cameras)]
+
+    def step_camera(self, snapshot: Snapshot, step: int) -> None:
+        self.select_camera(snapshot, max(self.selected_index(snapshot), 0) + step)
+
+    def wanted_fields(self, snapshot: Snapshot) -> frozenset[str]:
+        """The fields that what is shown now needs, of those that the run has."""
+        wanted = {"voxels"}  # the frustum panel counts them whatever the layers
+        wanted |= {name for name in ("mesh", "target") if self.layers[name]}
+        if self.layers["sdf"]:
+            wanted.add("corner_sdf")
+        if self.show_panels:
+            wanted |= {f"{origin}_{name}" for origin in ("rendered", "target") for name in MAPS}
+        return frozenset(wanted & set(snapshot.field_kinds))
