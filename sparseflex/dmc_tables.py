@@ -37,7 +37,7 @@ class CaseTables(NamedTuple):
 
 
 class EdgeTables(NamedTuple):
-    """By edge: its first and second corner slot, its lower one, its axis, and the voxel's place among the four around it.
+    """By edge: first and second corner slot, the lower one, the axis, and the voxel's place among the four around it.
 
     The four voxels around an edge are numbered in lexicographic order of their coordinates.
     first_is_lower: whether the first listed corner is the lower one.

@@ -62,7 +62,9 @@ def _touches(triangle: Float[Tensor, "n 3 3"], half: float) -> Bool[Tensor, "n"]
     a, b, c = triangle.unbind(1)
     hit = ((triangle.amin(dim=1) <= half) & (triangle.amax(dim=1) >= -half)).all(dim=1)
     normal = torch.linalg.cross(b - a, c - a)
-    hit &= (normal * a).sum(1).abs() <= half * normal.abs().sum(1)
+    along = (triangle * normal[:, None]).sum(2)  # all three: a sliver's normal is rounding, any direction
+    reach = half * normal.abs().sum(1)
+    hit &= (along.amin(1) <= reach) & (along.amax(1) >= -reach)
     for start, end, other in ((a, b, c), (b, c, a), (c, a, b)):
         edge = end - start
         for axis in range(3):

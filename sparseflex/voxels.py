@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -67,7 +67,7 @@ class SparseVoxels:
             raise ValueError(f"voxel_ijk must have unique rows, got {repeated} repeated ones")
 
     @classmethod
-    def _trusted(cls, voxel_ijk: Tensor, resolution: int, **derived: Tensor) -> SparseVoxels:
+    def _trusted(cls, voxel_ijk: Tensor, resolution: int, **derived: Any) -> SparseVoxels:
         """Without the checks, for sets that are valid by construction; derived fills cached properties."""
         voxels = object.__new__(cls)
         object.__setattr__(voxels, "voxel_ijk", voxel_ijk)
@@ -198,6 +198,23 @@ class SparseVoxels:
     def corners_world(self) -> Float[Tensor, "C 3"]:
         """Corner positions without deformation, float32."""
         return self.corner_ijk.to(torch.float32) / self.resolution - 0.5
+
+    @functools.cached_property
+    def lattice_edges(self) -> Int[Tensor, "L 2"]:
+        """Every edge of any voxel once, as (lower corner, upper corner) rows, int64, sorted by lower corner and axis."""
+        c = self.corners_by_slot
+        upper = torch.full((3 * self.n_corners,), -1, dtype=torch.int32, device=self.device)
+        for axis, step in enumerate((1, 2, 4)):
+            for slot in range(8):
+                if not slot & step:
+                    upper[(c[slot].long() * 3) + axis] = c[slot + step]
+        edges = (upper >= 0).nonzero().squeeze(1)
+        return torch.stack([torch.div(edges, 3, rounding_mode="floor"), upper[edges].long()], dim=1)
+
+    @functools.cached_property
+    def corner_degree(self) -> Int[Tensor, "C"]:
+        """How many voxels share each corner, int32."""
+        return torch.bincount(self.corners_by_slot.reshape(-1), minlength=self.n_corners).to(torch.int32)
 
     # -- other sets from this one -----------------------------------------------------------------------------
 

@@ -72,3 +72,148 @@ def test_reference_gradients(name):
     loss = (mesh.vertices * torch.tensor(weights)[row]).sum() + mesh.l_dev.mean() + flex.consistency_loss
     loss.backward()
     np.testing.assert_allclose(features.grad.numpy(), data["grad_feats"], atol=1e-5)
+
+
+def random_flex(ijk, resolution, generator, dtype=torch.float64, positive_rim=False):
+    voxels = sf.SparseVoxels(ijk, resolution)
+    sdf = torch.rand(voxels.n_corners, generator=generator, dtype=dtype) * 2 - 1
+    if positive_rim:
+        rim = ((voxels.corner_ijk == 0) | (voxels.corner_ijk == resolution)).any(1)
+        sdf = torch.where(rim, sdf.abs() + 0.01, sdf)
+    deform, raw = (torch.randn(n, k, generator=generator, dtype=dtype) for n, k in ((len(sdf), 3), (len(ijk), 21)))
+    from sparseflex.representation import activate_weights
+
+    return sf.SparseFlex(voxels, sdf, deform, *activate_weights(raw), sdf.new_zeros(()))
+
+
+def block(n):
+    return torch.cartesian_prod(*[torch.arange(n)] * 3)
+
+
+def directed_edges(faces):
+    return torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).tolist()
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("training", [False, True])
+def test_full_blocks_give_closed_manifolds(seed, training):
+    generator = torch.Generator().manual_seed(seed)
+    mesh = sf.extract_mesh(random_flex(block(9), 9, generator, positive_rim=True), training=training)
+    edges = [tuple(edge) for edge in directed_edges(mesh.faces)]
+    assert len(edges) == len(set(edges))  # no edge twice in one direction …
+    assert set(edges) == {(b, a) for a, b in edges}  # … and each once in the other: closed, oriented, manifold
+    # around every vertex the faces form one fan
+    around = {}
+    for a, b, c in mesh.faces.tolist():
+        for v, link in ((a, (b, c)), (b, (c, a)), (c, (a, b))):
+            around.setdefault(v, {})[link[0]] = link[1]
+    for ring in around.values():
+        start = place = next(iter(ring))
+        steps = 0
+        while steps == 0 or place != start:
+            place, steps = ring[place], steps + 1
+        assert steps == len(ring)
+
+
+def slow_dual_vertices(flex):
+    """Dual vertices (unsorted) of voxels none of whose faces are ambiguous, straight from the definition."""
+    from sparseflex.dmc_tables import EDGES, case_tables
+
+    positions, found = flex.corner_positions(), []
+    for v, corners in enumerate(flex.voxels.voxel_corners.tolist()):
+        s = [float(flex.corner_sdf[c]) for c in corners]
+        case = sum((value < 0) << k for k, value in enumerate(s))
+        crossing = [e for e, (a, b) in enumerate(EDGES) if (s[a] < 0) != (s[b] < 0)]
+        if case_tables().n_patches[case] != 1 or case_tables().ambiguous_face[case] >= 0:
+            continue
+        total, weight = torch.zeros(3, dtype=torch.float64), 0.0
+        for e in crossing:
+            a, b = EDGES[e]
+            sa, sb = s[a] * float(flex.alpha[v, a]), s[b] * float(flex.alpha[v, b])
+            point = (sa * positions[corners[b]] - sb * positions[corners[a]]) / (sa - sb)
+            total, weight = total + float(flex.beta[v, e]) * point, weight + float(flex.beta[v, e])
+        found.append(total / weight)
+    return torch.stack(found)
+
+
+def test_dual_vertices_against_a_slow_twin():
+    generator = torch.Generator().manual_seed(5)
+    flex = random_flex(block(4), 4, generator)
+    mesh = sf.extract_mesh(flex)
+    expected = slow_dual_vertices(flex)
+    distance = (expected[:, None] - mesh.vertices).norm(dim=2).amin(1)
+    assert len(expected) > 20 and float(distance.max()) < 1e-12
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_active_subset_equals_those_voxels_alone(training):
+    generator = torch.Generator().manual_seed(7)
+    flex = random_flex(block(6)[torch.randperm(216, generator=generator)[:150]], 6, generator)
+    active = torch.rand(150, generator=generator) < 0.6
+    subset = sf.extract_mesh(flex, active, training)
+    alone = sf.SparseVoxels(flex.voxels.voxel_ijk[active], 6)
+    rows = {tuple(ijk): row for row, ijk in enumerate(flex.voxels.corner_ijk.tolist())}
+    corners = torch.tensor([rows[tuple(ijk)] for ijk in alone.corner_ijk.tolist()])
+    expected = sf.extract_mesh(
+        sf.SparseFlex(alone, flex.corner_sdf[corners], flex.corner_deform[corners], flex.alpha[active],
+                      flex.beta[active], flex.gamma[active], flex.consistency_loss),
+        training=training,
+    )
+    assert subset.n_faces > 0
+    assert torch.equal(subset.vertices, expected.vertices) and torch.equal(subset.faces, expected.faces)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_gradients_in_float64(training, monkeypatch):
+    monkeypatch.setattr("sparseflex.dual_vertices.CHUNK", 3)  # several chunks also in a small case
+    monkeypatch.setattr("sparseflex.extraction.CHUNK", 3)
+    generator = torch.Generator().manual_seed(11)
+    flex = random_flex(block(2), 2, generator)
+    sdf = torch.where(flex.corner_sdf < 0, flex.corner_sdf - 0.2, flex.corner_sdf + 0.2)  # away from sign changes
+    leaves = [x.detach().requires_grad_() for x in (sdf, flex.corner_deform, flex.alpha, flex.beta, flex.gamma)]
+
+    def function(*leaves):
+        mesh = sf.extract_mesh(sf.SparseFlex(flex.voxels, *leaves, flex.consistency_loss), training=training)
+        return mesh.vertices, mesh.l_dev
+
+    assert torch.autograd.gradcheck(function, leaves, atol=1e-6)
+
+
+def test_chunks_change_nothing(monkeypatch):
+    flex = random_flex(block(8), 8, torch.Generator().manual_seed(2))
+    whole = sf.extract_mesh(flex, training=True)
+    monkeypatch.setattr("sparseflex.dual_vertices.CHUNK", 50)
+    monkeypatch.setattr("sparseflex.extraction.CHUNK", 50)
+    parts = sf.extract_mesh(flex, training=True)
+    assert torch.equal(whole.vertices, parts.vertices) and torch.equal(whole.faces, parts.faces)
+    assert torch.equal(whole.l_dev, parts.l_dev)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_nothing_in_nothing_out(training):
+    empty = sf.SparseVoxels(torch.zeros(0, 3, dtype=torch.int32), 8)
+    features = torch.zeros(0, 53, requires_grad=True)
+    mesh = sf.extract_mesh(sf.SparseFlex.from_features(empty, features), training=training)
+    assert mesh.n_vertices == mesh.n_faces == len(mesh.l_dev) == 0
+    voxels = sf.SparseVoxels(block(3), 4)
+    sdf = torch.ones(voxels.n_corners, requires_grad=True)
+    mesh = sf.extract_mesh(sf.SparseFlex.from_sdf(voxels, sdf), training=training)
+    assert mesh.n_vertices == 0
+    (mesh.vertices.sum() + mesh.l_dev.sum()).backward()
+    assert float(sdf.grad.abs().sum()) == 0
+
+
+def test_shapes_are_checked():
+    voxels = sf.SparseVoxels(block(2), 4)
+    with pytest.raises(ValueError, match=r"features must have shape \(8, 53\), got \(8, 52\)"):
+        sf.SparseFlex.from_features(voxels, torch.zeros(8, 52))
+    with pytest.raises(ValueError, match=r"corner_sdf must have shape \(27,\), got \(26,\)"):
+        sf.SparseFlex.from_sdf(voxels, torch.zeros(26))
+    with pytest.raises(ValueError, match=r"active must be a \(8,\) bool tensor"):
+        sf.extract_mesh(sf.SparseFlex.from_sdf(voxels, torch.zeros(27)), torch.ones(7, dtype=torch.bool))
+
+
+@pytest.mark.skipif(not (SHARED / "torus_32_duplicates.npz").is_file(), reason="reference data not at hand")
+def test_duplicate_voxels_are_refused():
+    with np.load(SHARED / "torus_32_duplicates.npz") as data, pytest.raises(ValueError, match="unique rows"):
+        sf.SparseVoxels(torch.tensor(data["coords"][:, -3:]), int(data["resolution"]))

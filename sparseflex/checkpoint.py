@@ -1,0 +1,82 @@
+"""Checkpoints: a run's whole state in one safetensors file; nothing in it is ever executed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sparseflex.training.run import Run
+
+FORMAT = "sparseflex-run-1"
+
+
+def save_checkpoint(path: str | Path, run: Run) -> None:
+    """Writes run.state_dict() to path: first beside it, then renamed, so that a killed process leaves the old file."""
+    path = Path(path)
+    tensors: dict[str, Tensor] = {}
+    rest = _split(run.state_dict(), "", tensors)
+    partial = path.with_name(path.name + ".partial")
+    save_file(tensors, partial, metadata={"format": FORMAT, "run": run.name, "state": json.dumps(rest)})
+    os.replace(partial, path)
+
+
+def load_checkpoint(path: str | Path) -> tuple[str, dict[str, Any]]:
+    """The run's name and its state, on the CPU. Raises FileNotFoundError, or ValueError for any other file."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no such checkpoint: {path}")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise ValueError(f"{path} is no run's checkpoint: format must be {FORMAT!r}, got {metadata.get('format')!r}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            return metadata["run"], _join(json.loads(metadata["state"]), tensors)
+    except (SafetensorError, json.JSONDecodeError, KeyError, OSError) as error:
+        raise ValueError(f"{path} can't be read as a checkpoint: {error}") from None
+
+
+def load_run(path: str | Path, device: torch.device | str = "cpu") -> Run:
+    """The run that a checkpoint holds, ready to go on."""
+    from sparseflex.training.fit import FitRun
+
+    name, state = load_checkpoint(path)
+    if name != FitRun.name:
+        raise ValueError(f"{path} holds a run of kind {name!r}; known is {FitRun.name!r}")
+    try:
+        return FitRun.from_state_dict(state, device)
+    except KeyError as error:
+        raise ValueError(f"{path} lacks {error} in its state") from None
+
+
+_TENSOR = "$tensor"
+
+
+def _split(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """value with every tensor moved to tensors and a marker in its place."""
+    if isinstance(value, Tensor):
+        tensors[name] = value.detach().cpu().contiguous().clone()
+        return {_TENSOR: name}
+    if isinstance(value, Mapping):
+        return {str(key): _split(item, f"{name}/{key}" if name else str(key), tensors) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_split(item, f"{name}/{i}", tensors) for i, item in enumerate(value)]
+    return value
+
+
+def _join(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, dict):
+        if set(value) == {_TENSOR}:
+            return tensors[value[_TENSOR]]
+        return {key: _join(item, tensors) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_join(item, tensors) for item in value]
+    return value

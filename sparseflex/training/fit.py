@@ -1,0 +1,291 @@
+"""FitRun: a SparseFlex optimised from rendering losses against a target mesh, section by section (method.md, 3 and 4)."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparseflex.camera import Camera
+from sparseflex.extraction import extract_mesh
+from sparseflex.frustum import active_voxels, adapt_frustum, add_halo
+from sparseflex.mesh import Mesh
+from sparseflex.render import Maps, render_maps
+from sparseflex.representation import SparseFlex
+from sparseflex.sampling import CameraSampler, SampledCamera
+from sparseflex.training.config import FitConfig
+from sparseflex.training.fit_parameters import FitParameters, FitSection, initial_sdf
+from sparseflex.training.fit_state import Shown, camera_from_state, camera_state
+from sparseflex.training.measure import StageCost, StageMeter
+from sparseflex.training.objective import Objective
+from sparseflex.training.run import FieldKind, RunCamera, Setting
+from sparseflex.voxels import SparseVoxels
+
+STAGES = ("sample_cameras", "adapt_frustum", "activate", "extract", "render", "loss", "backward", "update")
+
+_SURFACE_MARGIN = 0.25
+"""Voxels within a quarter of a voxel of the target: undilated ones leave thousands of open edges, a whole voxel
+lets sheets grow past open borders."""
+
+_RECENT_CAMERAS = 64
+
+_FIELDS: dict[str, FieldKind] = {
+    "voxels": "voxels", "active": "voxel", "alpha": "voxel", "beta": "voxel", "gamma": "voxel",
+    "corner_sdf": "corner", "corner_deform": "corner", "mesh": "mesh", "target": "mesh", "trace": "trace",
+    "rendered_depth": "map", "rendered_normal": "map", "rendered_mask": "map",
+    "target_depth": "map", "target_normal": "map", "target_mask": "map",
+}
+
+_SETTINGS = ("visibility_ratio", "halo", "cut_share", "window_share", "lr_sdf", "lr_deform", "lr_weights",
+             "depth_weight", "normal_weight", "mask_weight", "ssim_weight", "dev_weight", "sign_weight_end")
+
+
+class FitRun:
+    """Fits a SparseFlex to a target mesh in the normalised frame; implements the run protocol.
+
+    target: within [-0.5, 0.5]³. config: FitConfig. Every random choice comes from one generator seeded with
+    config.seed, so that on the CPU two runs, or one that went through a checkpoint, are equal bit by bit.
+    """
+
+    name = "fit"
+    stages: Sequence[str] = STAGES
+
+    def __init__(self, target: Mesh, config: FitConfig, device: torch.device | str = "cpu",
+                 parameters: FitParameters | None = None) -> None:
+        self.config, self.iteration = config, 0
+        self.target = target.detach().to(device, torch.float32)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        if parameters is None:
+            voxels = SparseVoxels.from_mesh(self.target, config.resolution, _SURFACE_MARGIN)
+            parameters = FitParameters(voxels, initial_sdf(config.init, voxels, self.target, self.generator))
+        self.parameters = parameters
+        self.stage_costs: dict[str, StageCost] = {}
+        self.history: dict[str, list[float]] = {}
+        self._sampler = CameraSampler(self.target, config)
+        self._objective = Objective(config)
+        self._meter = StageMeter(device)
+        self._next = 0
+        self._generator_at_start = self.generator.get_state()
+        self._scalars: dict[str, float] = {"iteration": 0.0, "voxels": float(self.voxels.n_voxels)}
+        self._shown = Shown()
+        self._recent: collections.deque[RunCamera] = collections.deque(maxlen=_RECENT_CAMERAS)
+        self._sampled: list[SampledCamera] = []
+        self._cameras: list[Camera] = []
+        self._section: FitSection | None = None
+        self._mesh: Mesh | None = None
+        self._rendered: list[Maps] = []
+        self._targets: list[Maps] = []
+        self._loss: Tensor | None = None
+        self._current: list[RunCamera] = []
+        doing = (self._sample_cameras, self._adapt_frustum, self._activate, self._extract, self._render,
+                 self._loss_terms, self._backward, self._update)
+        self._do = dict(zip(STAGES, doing, strict=True))
+
+    @property
+    def voxels(self) -> SparseVoxels:
+        return self.parameters.voxels
+
+    def flex(self) -> SparseFlex:
+        """The representation as it stands, SDF in world units, without autograd."""
+        return self.parameters.flex()
+
+    def extract(self) -> Mesh:
+        """The whole surface as it stands, triangulated for use (not for training)."""
+        with torch.no_grad():
+            return extract_mesh(self.flex())
+
+    # -- stages -----------------------------------------------------------------------------------------------
+
+    def run_stage(self, stage: str) -> None:
+        wanted = STAGES[self._next]
+        if stage != wanted:
+            raise ValueError(f"stage must be {wanted!r}, the next one, got {stage!r}")
+        self._meter.start()
+        self._do[stage]()
+        self.stage_costs[stage] = self._meter.stop()
+        self._next = (self._next + 1) % len(STAGES)
+        if self._next == 0:
+            self._finish_iteration()
+
+    def run_iteration(self) -> None:
+        """Runs the stages from the next one up to the end of the iteration."""
+        for stage in STAGES[self._next :]:
+            self.run_stage(stage)
+
+    def _sample_cameras(self) -> None:
+        self._generator_at_start = self.generator.get_state()
+        self._sampled = self._sampler.sample(self.generator)
+        self._cameras = [sampled.camera for sampled in self._sampled]
+        self._shown = dataclasses.replace(self._shown, trace=None)
+        self._show_cameras()
+
+    def _adapt_frustum(self) -> None:
+        ratio = self.config.visibility_ratio
+        if ratio < 1:
+            fits = [
+                adapt_frustum(self.voxels, camera, ratio, self.config.planes, self.config.anchor, self.generator)
+                for camera in self._cameras
+            ]
+            self._cameras = [fit.camera for fit in fits]
+            self._shown = dataclasses.replace(self._shown, trace=fits[0].trace)
+        self._scalars |= {"near": self._cameras[0].near, "far": self._cameras[0].far}
+        self._show_cameras()
+
+    def _activate(self) -> None:
+        n_active, active = [], torch.zeros(self.voxels.n_voxels, dtype=torch.bool, device=self.voxels.device)
+        for camera in self._cameras:
+            inside = active_voxels(self.voxels, camera)
+            n_active.append(int(inside.sum()))
+            active |= inside
+        visible_fraction = int(active.sum()) / max(self.voxels.n_voxels, 1)
+        active = add_halo(self.voxels, active, self.config.halo)
+        self._scalars |= {"active": float(active.sum()), "visible_fraction": visible_fraction}
+        self._shown = dataclasses.replace(self._shown, active=active)
+        self._show_cameras(n_active)
+
+    def _extract(self) -> None:
+        self._section = self.parameters.section(self._shown.active)
+        self._mesh = extract_mesh(self._section.flex, training=True)
+        self._scalars |= {"vertices": float(self._mesh.n_vertices), "faces": float(self._mesh.n_faces)}
+        self._shown = dataclasses.replace(self._shown, mesh=self._mesh.detach())
+
+    def _render(self) -> None:
+        with torch.no_grad():
+            self._targets = [render_maps(self.target, camera) for camera in self._cameras]
+        self._rendered = [render_maps(self._mesh, camera) for camera in self._cameras]
+        self._shown = self._shown.with_maps(self._rendered[0], self._targets[0])
+
+    def _loss_terms(self) -> None:
+        progress = self.iteration / self.config.iterations
+        terms, per_view = self._objective.terms(
+            self._rendered, self._targets, self._section, self._mesh, self.config, progress
+        )
+        self._loss = torch.stack(list(terms.values())).sum()
+        self._scalars |= {"loss": float(self._loss.detach())}
+        self._scalars |= {f"loss_{name}": float(term.detach()) for name, term in terms.items()}
+        self._current = [dataclasses.replace(c, loss=loss) for c, loss in zip(self._current, per_view, strict=True)]
+
+    def _backward(self) -> None:
+        if self._loss.requires_grad:  # a section without any surface has nothing to pull on
+            self._loss.backward()
+        squares = sum(float(grad.square().sum()) for grad in self._section.gradients().values())
+        self._scalars |= {"grad_norm": squares**0.5}
+
+    def _update(self) -> None:
+        config = self.config
+        decay = config.lr_decay ** (self.iteration / config.iterations)
+        rates = {"sdf": config.lr_sdf, "deform": config.lr_deform, "weights": config.lr_weights}
+        self.parameters.update(self._section, {name: decay * rate for name, rate in rates.items()})
+
+    def _finish_iteration(self) -> None:
+        self.iteration += 1
+        self._section, self._mesh, self._loss, self._rendered, self._targets = None, None, None, [], []
+        self._scalars |= {
+            "iteration": float(self.iteration),
+            "stage_secs": sum(cost.secs for cost in self.stage_costs.values()),
+            "peak_bytes": max(cost.peak_bytes for cost in self.stage_costs.values()),
+        }
+        for name, value in self._scalars.items():
+            column = self.history.setdefault(name, [float("nan")] * (self.iteration - 1))
+            column.append(value)
+        self._recent.extendleft(reversed(self._current))
+        self._generator_at_start = self.generator.get_state()
+
+    def _show_cameras(self, n_active: list[int] | None = None) -> None:
+        counts = n_active or [None] * len(self._cameras)
+        self._current = [
+            RunCamera(camera, sampled.kind, None, count, self.iteration)
+            for camera, sampled, count in zip(self._cameras, self._sampled, counts, strict=True)
+        ]
+
+    # -- what others may see ----------------------------------------------------------------------------------
+
+    def scalars(self) -> Mapping[str, float]:
+        return dict(self._scalars)
+
+    @property
+    def fields(self) -> Mapping[str, FieldKind]:
+        return _FIELDS
+
+    def read_field(self, name: str) -> Any:
+        if name not in _FIELDS:
+            raise ValueError(f"field must be one of {', '.join(_FIELDS)}, got {name!r}")
+        if name == "voxels":
+            return self.voxels
+        if name == "target":
+            return self.target
+        if name in ("corner_sdf", "corner_deform", "alpha", "beta", "gamma"):
+            return getattr(self.flex(), name)
+        return getattr(self._shown, name)
+
+    def cameras(self) -> Sequence[RunCamera]:
+        current = self._current if self._next else []
+        return [*current, *self._recent]
+
+    @property
+    def settings(self) -> Mapping[str, Setting]:
+        rules = {field.name: field.metadata for field in dataclasses.fields(FitConfig)}
+        found = {}
+        for name in _SETTINGS:
+            rule = rules[name]
+            low = rule["minimum"] if rule["above"] is None else rule["above"] + 1e-3
+            found[name] = Setting(float(getattr(self.config, name)), low, rule["maximum"], rule["help"])
+        return found
+
+    def change_setting(self, name: str, value: float) -> None:
+        if name not in _SETTINGS:
+            raise ValueError(f"setting must be one of {', '.join(_SETTINGS)}, got {name!r}")
+        value = int(value) if isinstance(getattr(self.config, name), int) and value == int(value) else value
+        self.config = dataclasses.replace(self.config, **{name: value})
+        self._sampler.config = self.config
+
+    # -- state ------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state at the start of the current iteration; between stages of one, its stages will run again."""
+        return {
+            "config": dataclasses.asdict(self.config),
+            "iteration": self.iteration,
+            "generator": self._generator_at_start,
+            "target": {"vertices": self.target.vertices, "faces": self.target.faces},
+            "parameters": self.parameters.state_dict(),
+            "scalars": dict(self._scalars),
+            "history": {
+                "names": list(self.history),
+                "rows": torch.tensor(list(self.history.values()), dtype=torch.float64).T.reshape(-1, len(self.history)),
+            },
+            "stage_costs": {stage: [cost.secs, cost.peak_bytes] for stage, cost in self.stage_costs.items()},
+            "shown": self._shown.state_dict(),
+            "cameras": [camera_state(camera) for camera in self.cameras()],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        device = self.voxels.device
+        self.config = FitConfig(**state["config"])
+        self.iteration, self._next = state["iteration"], 0
+        self.target = Mesh(state["target"]["vertices"], state["target"]["faces"]).to(device)
+        self.parameters = FitParameters.from_state_dict(state["parameters"], device)
+        self.generator.set_state(state["generator"])
+        self._generator_at_start = self.generator.get_state()
+        self._sampler = CameraSampler(self.target, self.config)
+        self._objective = Objective(self.config)
+        self._scalars = dict(state["scalars"])
+        columns = state["history"]["rows"].T.tolist()
+        self.history = dict(zip(state["history"]["names"], columns, strict=True))
+        self.stage_costs = {stage: StageCost(*cost) for stage, cost in state["stage_costs"].items()}
+        self._shown = Shown.from_state_dict(state["shown"], device)
+        self._current = []
+        self._recent.clear()
+        self._recent.extend(camera_from_state(camera) for camera in state["cameras"])
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any], device: torch.device | str = "cpu") -> FitRun:
+        parameters = FitParameters.from_state_dict(state["parameters"], device)
+        target = Mesh(state["target"]["vertices"], state["target"]["faces"])
+        run = cls(target, FitConfig(**state["config"]), device, parameters)
+        run.load_state_dict(state)
+        return run

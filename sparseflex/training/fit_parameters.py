@@ -1,0 +1,112 @@
+"""The parameters of a fit: initial values, the section that one iteration works on, and their optimiser."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sparseflex.mesh import Mesh
+from sparseflex.representation import N_WEIGHTS, SparseFlex, activate_weights
+from sparseflex.training.rowwise_adamw import RowwiseAdamW
+from sparseflex.voxels import SparseVoxels
+
+_SPHERE_SHRINK = 0.02
+"""A sphere's SDF is scaled by this: voxels without a sign change get no gradient, and only small values let the
+surface wander from voxel to voxel (Chamfer distance .034 instead of 1.4 voxels)."""
+
+
+def initial_sdf(kind: str, voxels: SparseVoxels, target: Mesh, generator: torch.Generator) -> Float[Tensor, "C"]:
+    """Corner SDF in voxel widths: `random` is U(−1, 1), `points` the target's SDF in [−1, 1], or a small `sphere`."""
+    if kind == "random":
+        return (torch.rand(voxels.n_corners, generator=generator) * 2 - 1).to(voxels.device)
+    corners = voxels.corners_world
+    if kind == "sphere":
+        radius = corners.norm(dim=1)
+        middle = radius.median() if len(radius) else radius.sum()
+        return _SPHERE_SHRINK * (radius - middle) * voxels.resolution
+    from sparseflex.data import signed_distance
+
+    return (signed_distance(target, corners).to(corners) * voxels.resolution).clamp(-1, 1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FitSection:
+    """The active voxels of one iteration as autograd leaves.
+
+    flex: on the section's own voxels, SDF in voxel widths. voxel_rows, corner_rows: rows in the whole set, None where
+    the section is the whole set. free: corners that no inactive voxel shares; only these may move.
+    """
+
+    flex: SparseFlex
+    sdf: Tensor
+    deform: Tensor
+    weights: Tensor
+    voxel_rows: Int[Tensor, "n"] | None
+    corner_rows: Int[Tensor, "c"] | None
+    free: Bool[Tensor, "c"] | None
+
+    def gradients(self) -> dict[str, Tensor]:
+        return {
+            name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+            for name, leaf in (("sdf", self.sdf), ("deform", self.deform), ("weights", self.weights))
+        }
+
+
+class FitParameters:
+    """sdf (C,) in voxel widths, deform (C, 3) before tanh, raw weights (N, 21), with a row-wise AdamW over them."""
+
+    def __init__(self, voxels: SparseVoxels, sdf: Float[Tensor, "C"]) -> None:
+        self.voxels = voxels
+        self.sdf = sdf.to(torch.float32).clone()
+        self.deform = torch.zeros(voxels.n_corners, 3, device=voxels.device)
+        self.weights = torch.zeros(voxels.n_voxels, N_WEIGHTS, device=voxels.device)
+        self.optimiser = RowwiseAdamW(self.tensors())
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"sdf": self.sdf, "deform": self.deform, "weights": self.weights}
+
+    def flex(self) -> SparseFlex:
+        """The whole set, SDF in world units, without autograd."""
+        return _flex(self.voxels, self.sdf / self.voxels.resolution, self.deform, self.weights)
+
+    def section(self, active: Bool[Tensor, "N"]) -> FitSection:
+        """The active voxels with leaves of their own, so that all that follows costs what the section costs."""
+        if bool(active.all()):
+            leaves = [tensor.clone().requires_grad_() for tensor in self.tensors().values()]
+            return FitSection(_flex(self.voxels, *leaves), *leaves, None, None, None)
+        voxels, voxel_rows, corner_rows = self.voxels.section(active)
+        free = voxels.corner_degree == self.voxels.corner_degree.index_select(0, corner_rows)
+        sdf = self.sdf.index_select(0, corner_rows).requires_grad_()
+        deform = self.deform.index_select(0, corner_rows).requires_grad_()
+        weights = self.weights.index_select(0, voxel_rows).requires_grad_()
+        flex = _flex(voxels, sdf, deform, weights)
+        return FitSection(flex, sdf, deform, weights, voxel_rows, corner_rows, free)
+
+    def update(self, section: FitSection, learning_rates: dict[str, float]) -> None:
+        """One optimiser step; inactive voxels and every corner of theirs keep their bits."""
+        for name, grad in section.gradients().items():
+            rows = section.voxel_rows if name == "weights" else section.corner_rows
+            if rows is not None and name != "weights":
+                rows, grad = rows[section.free], grad[section.free]
+            self.optimiser.step(name, rows, grad, learning_rates[name])
+
+    def state_dict(self) -> dict:
+        return {"voxel_ijk": self.voxels.voxel_ijk, "resolution": self.voxels.resolution, **self.tensors(),
+                "optimiser": self.optimiser.state_dict()}
+
+    @classmethod
+    def from_state_dict(cls, state: dict, device: torch.device | str) -> FitParameters:
+        voxels = SparseVoxels(state["voxel_ijk"].to(device), state["resolution"])
+        parameters = cls(voxels, state["sdf"].to(device))
+        for name, tensor in parameters.tensors().items():
+            tensor.copy_(state[name])
+        parameters.optimiser.load_state_dict(state["optimiser"])
+        return parameters
+
+
+def _flex(voxels: SparseVoxels, sdf: Tensor, deform: Tensor, weights: Tensor) -> SparseFlex:
+    alpha, beta, gamma = activate_weights(weights)
+    return SparseFlex(voxels, sdf, deform, alpha, beta, gamma, sdf.new_zeros(()))

@@ -1,0 +1,64 @@
+"""What a fit shows of its latest iteration, and how that and its cameras go into a checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sparseflex.camera import Camera
+from sparseflex.mesh import Mesh
+from sparseflex.render import Maps
+from sparseflex.training.run import RunCamera
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Shown:
+    """The latest products of the stages, without autograd; maps are the first camera's. None where not made yet."""
+
+    active: Bool[Tensor, "N"] | None = None
+    trace: Float[Tensor, "rounds 3"] | None = None
+    mesh: Mesh | None = None
+    rendered_depth: Float[Tensor, "H W"] | None = None
+    rendered_normal: Float[Tensor, "H W 3"] | None = None
+    rendered_mask: Float[Tensor, "H W"] | None = None
+    target_depth: Float[Tensor, "H W"] | None = None
+    target_normal: Float[Tensor, "H W 3"] | None = None
+    target_mask: Float[Tensor, "H W"] | None = None
+
+    def with_maps(self, rendered: Maps, target: Maps) -> Shown:
+        maps = {f"rendered_{name}": getattr(rendered, name).detach() for name in ("depth", "normal", "mask")}
+        maps |= {f"target_{name}": getattr(target, name).detach() for name in ("depth", "normal", "mask")}
+        return dataclasses.replace(self, **maps)
+
+    def state_dict(self) -> dict[str, Any]:
+        state = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "mesh"}
+        if self.mesh is not None:
+            state["mesh"] = {"vertices": self.mesh.vertices, "faces": self.mesh.faces}
+        return state
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any], device: torch.device | str) -> Shown:
+        state = dict(state)
+        mesh = state.pop("mesh", None)
+        moved = {name: value if value is None else value.to(device) for name, value in state.items()}
+        return cls(mesh=None if mesh is None else Mesh(mesh["vertices"], mesh["faces"]).to(device), **moved)
+
+
+def camera_state(seen: RunCamera) -> dict[str, Any]:
+    camera = seen.camera
+    return {
+        "camera_from_world": camera.camera_from_world.tolist(),
+        **{name: getattr(camera, name) for name in ("fov_y_degrees", "width", "height", "near", "far")},
+        **{name: getattr(seen, name) for name in ("kind", "loss", "n_active", "iteration")},
+    }
+
+
+def camera_from_state(state: Mapping[str, Any]) -> RunCamera:
+    matrix = torch.tensor(state["camera_from_world"], dtype=torch.float64)
+    camera = Camera(matrix, *(state[name] for name in ("fov_y_degrees", "width", "height", "near", "far")))
+    return RunCamera(camera, *(state[name] for name in ("kind", "loss", "n_active", "iteration")))

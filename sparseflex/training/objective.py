@@ -1,0 +1,58 @@
+"""The fit's objective: the weighted sum of rendering losses and regularisers (paper, equation for L; method.md, 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sparseflex import losses
+from sparseflex.mesh import Mesh
+from sparseflex.render import Maps
+from sparseflex.training.config import FitConfig
+from sparseflex.training.fit_parameters import FitSection
+
+
+class Objective:
+    """Weighs the terms as a FitConfig says. terms() gives each one weighted, so that their sum is the loss."""
+
+    def __init__(self, config: FitConfig) -> None:
+        self.lpips: Callable[[Tensor, Tensor], Tensor] | None = None
+        if config.lpips_weight > 0:
+            self.lpips = losses.load_lpips(config.lpips_weights_file)
+
+    def view_terms(self, rendered: Maps, target: Maps, config: FitConfig) -> dict[str, Tensor]:
+        """The rendering losses of one view; depth and normal over pixels hit in both, mask and SSIM over all."""
+        both = rendered.hit & target.hit
+        terms = {
+            "depth": config.depth_weight * losses.depth_l1(rendered.depth, target.depth, both),
+            "normal": config.normal_weight * losses.normal_l1(rendered.normal, target.normal, both),
+            "mask": config.mask_weight * losses.mask_l1(rendered.mask, target.mask),
+        }
+        if config.ssim_weight > 0:
+            terms["ssim"] = config.ssim_weight * losses.ssim_loss(rendered.normal, target.normal)
+        if self.lpips is not None:
+            terms["lpips"] = config.lpips_weight * self.lpips(rendered.normal, target.normal)
+        return terms
+
+    def shape_terms(self, section: FitSection, mesh: Mesh, config: FitConfig, progress: float) -> dict[str, Tensor]:
+        """The regularisers of FlexiCubes: L_dev, and the cross entropy across sign-changing edges, which fades."""
+        fade = min(4 * progress, 1.0)
+        sign_weight = (1 - fade) * config.sign_weight + fade * config.sign_weight_end
+        a, b = section.flex.voxels.lattice_edges.unbind(1)
+        sdf = section.sdf
+        changes = (sdf.detach()[a] < 0) != (sdf.detach()[b] < 0)
+        a, b = a[changes], b[changes]
+        return {
+            "dev": config.dev_weight * losses.dev_loss(mesh.l_dev * section.flex.voxels.resolution),
+            "sign": sign_weight * losses.sign_change_loss(sdf[a], sdf[b]),
+        }
+
+    def terms(self, rendered: list[Maps], target: list[Maps], section: FitSection, mesh: Mesh, config: FitConfig,
+              progress: float) -> tuple[dict[str, Tensor], list[float]]:
+        """All terms, the views' averaged, and the rendering loss of each view. progress: share of the run done."""
+        views = [self.view_terms(r, t, config) for r, t in zip(rendered, target, strict=True)]
+        terms = {name: torch.stack([view[name] for view in views]).mean() for name in views[0]}
+        per_view = [float(sum(term.detach() for term in view.values())) for view in views]
+        return terms | self.shape_terms(section, mesh, config, progress), per_view
