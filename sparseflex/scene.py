@@ -82,7 +82,7 @@ def load_scene(
     overrides: Mapping[str, Any] | None = None,
     device: torch.device | str = "cpu",
 ) -> Scene:
-    """A scene by the name of a file in one of the search folders, by the path of a .toml file, or of a mesh file.
+    """A scene by the name of a file in a search folder, by the path of a .toml file, or made from a mesh file.
 
     up: the up axis of the target's mesh file, in place of the scene's. overrides: settings of the fit, in place of the
     scene's. device: whose memory must hold the fit. Raises FileNotFoundError or ValueError in one line: what file, table

@@ -99,6 +99,24 @@ def in_container() -> bool:
     return os.environ.get("CI", "").lower() in ("1", "true")
 
 
+def has_display() -> bool:
+    """Whether an X display is named and answers; a name alone is often left over from another session."""
+    if not os.environ.get("DISPLAY"):
+        return False
+    try:
+        x11 = ctypes.CDLL("libX11.so.6")
+    except OSError:
+        return False
+    x11.XOpenDisplay.restype = ctypes.c_void_p
+    x11.XOpenDisplay.argtypes = [ctypes.c_char_p]
+    x11.XCloseDisplay.argtypes = [ctypes.c_void_p]
+    display = x11.XOpenDisplay(None)
+    if not display:
+        return False
+    x11.XCloseDisplay(display)
+    return True
+
+
 def install_command(needs: list[Need], manager: str | None) -> str:
     """The one command that brings what is missing, for this machine's package manager."""
     if manager is None:

@@ -1,0 +1,253 @@
+"""The command line: `workbench view | fit | demo | eval | scenes | doctor`; each command is a typed dataclass."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import sys
+import textwrap
+from pathlib import Path
+from typing import Annotated, Literal
+
+# before torch is imported: OpenMP reads it once, and idle threads that spin slow the window and each other down
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import tyro
+
+from workbench.inputs import InputError, Opened, choose_device, open_what, scene_folders, writable_folder
+
+DEMO_SCENE = "house"
+DEMO_OUT = Path("recordings/demo")
+Up = Literal["y", "z"]
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """Show a scene, a mesh, a checkpoint or your own trainer; starts paused. Headless: figure and metrics only."""
+
+    what: tyro.conf.Positional[str]
+    """A scene's name or .toml, a mesh (.obj .ply .glb .off .stl), a checkpoint.safetensors, or my_run.py:make_run."""
+    headless: bool = False
+    """No window: load, write figure.png and metrics.json, end."""
+    out: Path | None = None
+    """Folder for what is written; recordings/NAME where not given."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N; auto takes CUDA where there is one."""
+    seed: int | None = None
+    """Seed of every random choice."""
+    resolution: int | None = None
+    """Voxels along the longest side."""
+    up: Up | None = None
+    """Up axis of the mesh file."""
+
+    def run(self) -> int:
+        require_graphics(display=not self.headless)
+        device = choose_device(self.device)
+        out = None if self.out is None else writable_folder(self.out)
+        overrides = {"seed": self.seed, "resolution": self.resolution}
+        opened = open_what(self.what, device=device, up=self.up, overrides=overrides)
+        out = out or writable_folder(Path("recordings") / opened.name)
+        warn(opened)
+        if self.headless:
+            from workbench.headless import view_headless
+
+            return view_headless(opened, out)
+        return show(opened, out, paused=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """Fit a SparseFlex to a scene, a mesh or a checkpoint's target, live in a window or headless."""
+
+    what: tyro.conf.Positional[str]
+    """A scene's name or .toml, a mesh (.obj .ply .glb .off .stl), a checkpoint.safetensors to go on with, or
+    my_run.py:make_run."""
+    headless: bool = False
+    """No window: a progress bar, then mesh.ply, figure.png, metrics.json and checkpoint.safetensors."""
+    out: Path | None = None
+    """Folder for what is written; recordings/NAME where not given."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N; auto takes CUDA where there is one."""
+    seed: int | None = None
+    """Seed of every random choice."""
+    resolution: int | None = None
+    """Voxels along the longest side."""
+    iterations: int | None = None
+    """Iterations of the schedule."""
+    visibility_ratio: float | None = None
+    """Share of the voxels to activate each iteration, in (0, 1]."""
+    up: Up | None = None
+    """Up axis of the mesh file."""
+    input_frame: bool = False
+    """Write mesh.ply in the frame of the input file, not in the normalised one."""
+
+    def run(self) -> int:
+        from workbench.system_check import has_display
+
+        if not self.headless and not has_display():
+            raise InputError("fit opens a window and there is no display: add --headless to fit without one")
+        require_graphics(display=not self.headless)
+        device = choose_device(self.device)
+        out = None if self.out is None else writable_folder(self.out)
+        names = ("seed", "resolution", "iterations", "visibility_ratio")
+        overrides = {name: getattr(self, name) for name in names}
+        opened = open_what(self.what, device=device, up=self.up, overrides=overrides)
+        out = out or writable_folder(Path("recordings") / opened.name)
+        warn(opened)
+        if not self.headless:
+            return show(opened, out, paused=False, input_frame=self.input_frame)
+        return fit_headless(opened, self.iterations, out, self.input_frame)
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """The demo scene, training: in a window, or headless for its number of iterations where there is no display."""
+
+    out: Path = DEMO_OUT
+    """Folder for what is written."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N; auto takes CUDA where there is one."""
+    headless: bool = False
+    """No window, even with a display."""
+
+    def run(self) -> int:
+        from workbench.system_check import has_display
+
+        headless = self.headless or not has_display()
+        require_graphics(display=not headless)
+        device, out = choose_device(self.device), writable_folder(self.out)
+        opened = open_what(DEMO_SCENE, device=device)
+        if not headless:
+            return show(opened, out, paused=False)
+        if not self.headless:
+            print("no display: the demo runs headless")
+        return fit_headless(opened, None, out, False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Eval:
+    """Compare a mesh with a target: Chamfer distances, F-scores, normals, holes; lengths relative to its size."""
+
+    predicted: tyro.conf.Positional[str]
+    """A mesh file."""
+    target: tyro.conf.Positional[str]
+    """A mesh file, or a scene's name or .toml."""
+    frame: Literal["auto", "same", "normalized"] = "auto"
+    """Of PREDICTED: same as TARGET's file, or the normalised one of TARGET; auto goes by a metrics.json beside
+    PREDICTED, and takes same where there is none."""
+    up: Up | None = None
+    """Up axis of both mesh files."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> int:
+        from workbench.evaluation import evaluate
+
+        return evaluate(self.predicted, self.target, self.frame, self.up, self.json)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenes:
+    """List the scenes."""
+
+    def run(self) -> int:
+        from sparseflex.scene import read_scene_text, scene_names
+        from workbench.inputs import input_errors
+
+        folders = scene_folders()
+        for name in scene_names(folders):
+            path = next(folder / f"{name}.toml" for folder in folders if (folder / f"{name}.toml").is_file())
+            with input_errors():
+                tables = read_scene_text(path)
+            text = " ".join(tables.get("description", "").split())
+            wrap = {"width": min(shutil.get_terminal_size((120, 24)).columns, 120), "subsequent_indent": " " * 15}
+            print(textwrap.fill(f"{name:<15}{tables.get('title', name)}. {text}", **wrap))
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Doctor:
+    """Say what works on this machine, and the command that mends what doesn't."""
+
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> int:
+        from workbench.doctor import report
+
+        return report(as_json=self.json)
+
+
+def require_graphics(display: bool) -> None:
+    """Says what is missing before Polyscope could crash on it."""
+    from workbench.app import NoGraphics, check_graphics
+
+    try:
+        check_graphics(display=display)
+    except NoGraphics as error:
+        raise InputError(str(error)) from None
+
+
+def warn(opened: Opened) -> None:
+    for text in opened.warnings:
+        print(f"{opened.name}: {text}", file=sys.stderr)
+
+
+def fit_headless(opened: Opened, iterations: int | None, out: Path, input_frame: bool) -> int:
+    from workbench.headless import run_headless
+
+    wanted = iterations or getattr(getattr(opened.run, "config", None), "iterations", None)
+    if wanted is None:
+        raise InputError(f"{opened.name}: this run has no number of iterations of its own, name one with --iterations")
+    return run_headless(opened, wanted, out, input_frame)
+
+
+def show(opened: Opened, out: Path, paused: bool, input_frame: bool = False) -> int:
+    """Opens the window; where iterations were made, the mesh and the metrics go beside the checkpoint afterwards."""
+    from workbench.app import NoGraphics, open_window
+
+    start = opened.run.iteration
+    try:
+        code = open_window(opened.run, title=opened.title, out_dir=out, paused=paused)
+    except NoGraphics as error:
+        raise InputError(str(error)) from None
+    if opened.run.iteration > start:
+        from workbench.headless import frame_name, write_mesh, write_metrics
+
+        write_mesh(opened, out, input_frame)
+        write_metrics(opened, out, {"finished": None, "frame": frame_name(input_frame)})
+    return code
+
+
+COMMANDS = {"view": View, "fit": Fit, "demo": Demo, "eval": Eval, "scenes": Scenes, "doctor": Doctor}
+
+
+def parse(arguments: list[str] | None) -> View | Fit | Demo | Eval | Scenes | Doctor:
+    """The command with its options; bad usage ends the process with exit code 2."""
+    commands = tuple(
+        Annotated[command, tyro.conf.subcommand(name, prefix_name=False)] for name, command in COMMANDS.items()
+    )
+    union = commands[0]
+    for command in commands[1:]:
+        union = union | command
+    return tyro.cli(
+        union, prog="workbench", args=arguments, config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
+        description="A viewer and debugging workbench for sparse-voxel 3D models (SparseFlex), with live training.",
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit codes: 0 good, 2 bad usage or input (one line on stderr), 1 other failures, 130 Ctrl-C, 143 SIGTERM."""
+    try:
+        return parse(arguments).run()
+    except InputError as error:
+        print(f"workbench: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("workbench: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

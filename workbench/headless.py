@@ -1,0 +1,201 @@
+"""Runs without a window: the stages in a plain loop with a progress bar, and the files that a run leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from sparseflex.checkpoint import save_checkpoint
+from sparseflex.data import save_mesh, transform_mesh
+from sparseflex.mesh import Mesh
+from sparseflex.training.run import Run
+from workbench.inputs import Opened
+
+MESH, FIGURE, METRICS, CHECKPOINT = "mesh.ply", "figure.png", "metrics.json", "checkpoint.safetensors"
+
+
+@dataclasses.dataclass
+class StopRequest:
+    """Set by SIGINT or SIGTERM; the loop looks at it between two stages."""
+
+    signal_number: int | None = None
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """The first Ctrl-C (or SIGTERM) asks the loop to stop, a second one stops at once."""
+    request = StopRequest()
+
+    def ask(number: int, _frame: Any) -> None:
+        if request.signal_number is not None:
+            raise KeyboardInterrupt
+        request.signal_number = number
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def whole_mesh(run: Run) -> Mesh | None:
+    """The whole surface of a run as it stands: its own extraction, or else its field `mesh`."""
+    extract = getattr(run, "extract", None)
+    if callable(extract):
+        return extract().detach()
+    return run.read_field("mesh") if "mesh" in run.fields else None
+
+
+def say(text: str) -> None:
+    """A line that the progress bar does not tear."""
+    tqdm.write(text, file=sys.stderr)
+
+
+def train(run: Run, n_iterations: int, request: StopRequest, label: str) -> float:
+    """Drives the run to n_iterations or to the request to stop, whichever comes first; returns the seconds."""
+    start = time.perf_counter()
+    with tqdm(total=n_iterations, initial=run.iteration, desc=label, unit="it", dynamic_ncols=True) as bar:
+        while run.iteration < n_iterations and request.signal_number is None:
+            for stage in run.stages:
+                run.run_stage(stage)
+                if request.signal_number is not None:
+                    break
+            else:
+                bar.update(1)
+                bar.set_postfix_str(progress_text(run.scalars()), refresh=False)
+    return time.perf_counter() - start
+
+
+def progress_text(scalars: Any) -> str:
+    """What the bar says: loss, active of all voxels, milliseconds of an iteration."""
+    words = []
+    if "loss" in scalars:
+        words.append(f"loss {scalars['loss']:.4f}")
+    if "active" in scalars and "voxels" in scalars:
+        words.append(f"active {scalars['active']:,.0f} of {scalars['voxels']:,.0f} voxels")
+    elif "voxels" in scalars:
+        words.append(f"{scalars['voxels']:,.0f} voxels")
+    if "stage_secs" in scalars:
+        words.append(f"{1000 * scalars['stage_secs']:.0f} ms")
+    return ", ".join(words)
+
+
+def run_headless(opened: Opened, n_iterations: int, out: Path, input_frame: bool = False) -> int:
+    """Trains to n_iterations, then writes checkpoint, mesh, figure and metrics to out; returns the exit code.
+
+    Whatever ends it early, the state is saved: Ctrl-C and SIGTERM leave a checkpoint and a mesh and give 130 and 143;
+    an error of the run leaves a checkpoint and goes on upwards.
+    """
+    run, secs = opened.run, 0.0
+    with stop_on_signals() as request:
+        finished = False
+        try:
+            secs = train(run, n_iterations, request, f"fit {opened.name}")
+            finished = True
+        finally:
+            save_checkpoint(out / CHECKPOINT, run)
+            if not finished:
+                say(f"stopped by an error in iteration {run.iteration}; the state is in {out / CHECKPOINT}")
+    # from here on Ctrl-C ends the process at once: the state is safe
+    mesh = write_mesh(opened, out, input_frame)
+    if request.signal_number is not None:
+        write_metrics(opened, out, {"finished": False, "elapsed_secs": secs, "frame": frame_name(input_frame)})
+        files = f"{out / CHECKPOINT} and {out / MESH}" if mesh else str(out / CHECKPOINT)
+        say(f"stopped at iteration {run.iteration} of {n_iterations}; saved {files}")
+        return 128 + request.signal_number
+    write_figure(opened, out)
+    quality = quality_of(run, mesh)
+    write_metrics(opened, out, {"finished": True, "elapsed_secs": secs, "frame": frame_name(input_frame),
+                                "quality": quality})
+    print_table(quality)
+    for name in (MESH, FIGURE, METRICS, CHECKPOINT):
+        if (out / name).exists():
+            print(out / name)
+    return 0
+
+
+def view_headless(opened: Opened, out: Path) -> int:
+    """Writes figure and metrics of the run as it stands; never trains."""
+    write_figure(opened, out)
+    quality = quality_of(opened.run, whole_mesh(opened.run))
+    write_metrics(opened, out, {"finished": None, "frame": frame_name(False), "quality": quality})
+    print_table(quality)
+    print(out / FIGURE)
+    print(out / METRICS)
+    return 0
+
+
+def frame_name(input_frame: bool) -> str:
+    return "input" if input_frame else "normalized"
+
+
+def write_mesh(opened: Opened, out: Path, input_frame: bool) -> Mesh | None:
+    mesh = whole_mesh(opened.run)
+    if mesh is not None:
+        save_mesh(out / MESH, transform_mesh(mesh, opened.input_from_normalized) if input_frame else mesh)
+    return mesh
+
+
+def write_figure(opened: Opened, out: Path) -> None:
+    from workbench.figures import render_figure
+
+    render_figure(opened.run, out / FIGURE)
+
+
+def quality_of(run: Run, mesh: Mesh | None) -> dict[str, dict[str, float]]:
+    """Rows of numbers: what was fitted beside the untrained parameters and the exact signed distance."""
+    from sparseflex.quality import quality_rows
+
+    target = run.read_field("target") if "target" in run.fields else None
+    if mesh is None or target is None:
+        return {}
+    return quality_rows(run, mesh, target)
+
+
+def write_metrics(opened: Opened, out: Path, more: dict[str, Any]) -> None:
+    run = opened.run
+    config = getattr(run, "config", None)
+    content = {
+        "name": opened.name, "title": opened.title, "run": run.name, "iteration": run.iteration,
+        "config": dataclasses.asdict(config) if dataclasses.is_dataclass(config) else None,
+        "scalars": dict(run.scalars()),
+        "input_from_normalized": opened.input_from_normalized.tolist(),
+        "view": dataclasses.asdict(opened.view),
+        **more,
+    }
+    part = out / f"{METRICS}.part"
+    part.write_text(json.dumps(_plain(content), indent=1) + "\n", "utf-8")
+    part.replace(out / METRICS)
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null says that there is no number."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, torch.Tensor):
+        return _plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def print_table(rows: dict[str, dict[str, float]]) -> None:
+    """The quality rows, one a line, columns by name."""
+    if not rows:
+        return
+    names = list(next(iter(rows.values())))
+    print(" " * 12 + "".join(f"{name:>{max(12, len(name) + 2)}}" for name in names))
+    for title, row in rows.items():
+        print(f"{title:<12}" + "".join(f"{row[name]:>{max(12, len(name) + 2)}.5g}" for name in names))

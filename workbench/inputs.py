@@ -1,0 +1,179 @@
+"""What a command is given (a scene, a mesh, a checkpoint, one's own trainer) opened as a run, or one clear line."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sparseflex.scene import ViewConfig
+    from sparseflex.training.run import Run
+
+RUN_ATTRIBUTES = ("name", "stages", "iteration", "run_stage", "scalars", "fields", "read_field", "cameras", "settings",
+                  "change_setting", "state_dict", "load_state_dict")
+FIT_ONLY = ("resolution", "iterations", "visibility_ratio", "seed")
+
+
+class InputError(Exception):
+    """Something that the user gave is unusable; its text is the one line they read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A run with what pictures and files of it need. input_from_normalized: (4, 4) float64."""
+
+    run: Run
+    name: str
+    title: str
+    view: ViewConfig
+    input_from_normalized: Tensor
+    warnings: tuple[str, ...] = ()
+
+
+@contextlib.contextmanager
+def input_errors() -> Iterator[None]:
+    """Errors that the library raises for bad input become InputError: what, rule and value in one line."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        raise InputError(" ".join(str(error).split())) from error
+
+
+def scene_folders() -> list[Path]:
+    """Where the scenes lie: beside this package in a checkout, within it when installed."""
+    here = Path(__file__).resolve().parent
+    return [folder for folder in (here.parent / "scenes", here / "scenes") if folder.is_dir()]
+
+
+def choose_device(name: str) -> str:
+    """The torch device of a --device flag: auto takes CUDA where there is one."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"--device must be one of auto, cpu, cuda, cuda:N, got {name!r}") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"--device must be one of auto, cpu, cuda, cuda:N, got {name!r}")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"--device {name}: torch {torch.__version__} finds no CUDA device, see `workbench doctor`")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
+    return name
+
+
+def writable_folder(path: Path) -> Path:
+    """The folder, made if missing, once a file could really be written there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path, prefix=".writable-"):
+            pass
+    except OSError as error:
+        raise InputError(f"--out {path}: can't be written to ({error.strerror})") from None
+    return path
+
+
+def open_what(
+    what: str, *, device: str = "cpu", up: str | None = None, overrides: Mapping[str, Any] | None = None
+) -> Opened:
+    """A scene by name or .toml, a mesh, a checkpoint (.safetensors), or `my_run.py:make_run`, as a run.
+
+    overrides: settings of the fit that replace the scene's, None where not given. Raises InputError.
+    """
+    overrides = {key: value for key, value in (overrides or {}).items() if value is not None}
+    script, _, function = what.rpartition(":")
+    if script.endswith(".py"):
+        _refuse(overrides, up, "a trainer of one's own")
+        return _open_script(Path(script), function)
+    if what.endswith(".py"):
+        raise InputError(f"{what}: name the function that makes the run too, as in {what}:make_run")
+    if what.endswith(".safetensors"):
+        # a resumed schedule may be longer, all else is the checkpoint's
+        _refuse({key: value for key, value in overrides.items() if key != "iterations"}, up, "a checkpoint")
+        return _open_checkpoint(Path(what), device, overrides.get("iterations"))
+    return _open_scene(what, device, up, overrides)
+
+
+def _refuse(overrides: Mapping[str, Any], up: str | None, kind: str) -> None:
+    given = [*overrides, *([] if up is None else ["up"])]
+    if given:
+        raise InputError(f"--{given[0].replace('_', '-')} does not apply to {kind}")
+
+
+def _open_scene(what: str, device: str, up: str | None, overrides: Mapping[str, Any]) -> Opened:
+    from sparseflex.data import winding_report
+    from sparseflex.scene import load_scene
+    from sparseflex.training.fit import FitRun
+
+    with input_errors():
+        scene = load_scene(what, scene_folders(), up, overrides, device)
+        run = FitRun(scene.target, scene.fit, device)
+    warnings = []
+    if scene.n_degenerate:
+        warnings.append(f"{scene.n_degenerate} triangles without area were dropped")
+    turned = winding_report(scene.target).n_inconsistent
+    if turned:
+        warnings.append(f"{turned} edges join triangles that face opposite ways; the fit goes by the winding as it is")
+    return Opened(run, scene.name, scene.title, scene.view, scene.input_from_normalized, tuple(warnings))
+
+
+def _open_checkpoint(path: Path, device: str, iterations: int | None) -> Opened:
+    import torch
+
+    from sparseflex.checkpoint import load_run
+    from sparseflex.scene import ViewConfig
+
+    with input_errors():
+        run = load_run(path, device)
+        if iterations is not None:
+            run.config = dataclasses.replace(run.config, iterations=iterations)
+    beside = read_metrics(path.parent)
+    back = torch.tensor(beside.get("input_from_normalized", torch.eye(4).tolist()), dtype=torch.float64)
+    with input_errors():
+        view = ViewConfig(**beside.get("view", {}))
+    return Opened(run, beside.get("name", path.stem), beside.get("title", path.stem), view, back)
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """metrics.json of a folder that a run wrote, or nothing where there is none that can be read."""
+    try:
+        found = json.loads((folder / "metrics.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _open_script(path: Path, function: str) -> Opened:
+    """Runs the user's own file and calls its function; what goes wrong inside it is shown as Python shows it."""
+    import torch
+
+    from sparseflex.scene import ViewConfig
+
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses of the file look their module up
+    sys.path.insert(0, os.fspath(path.parent.resolve()))
+    spec.loader.exec_module(module)
+    make_run = getattr(module, function, None)
+    if not callable(make_run):
+        known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        raise InputError(f"{path}: has no function {function!r}; it has {', '.join(known) or 'none'}")
+    run = make_run()
+    lacking = [name for name in RUN_ATTRIBUTES if not hasattr(run, name)]
+    if lacking:
+        raise InputError(f"{path}:{function}: what it returned is no run, it lacks {', '.join(lacking)}")
+    return Opened(run, path.stem, str(run.name), ViewConfig(), torch.eye(4, dtype=torch.float64))
