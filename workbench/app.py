@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from sparseflex.training.run import Run
+from workbench import theme
 from workbench.commands import Command, NextIteration, NextStage, Pause, Play, RequestFields, SaveCheckpoint
 from workbench.engine import Engine, SaveRun, save_checkpoint
 from workbench.input_watch import InputWatch
-from workbench.layout import FONT_PIXELS, Layout, Rect, scale_for
+from workbench.layout import Layout, Rect, scale_for
 from workbench.pacing import Pacer
 from workbench.snapshot import Snapshot
 from workbench.system_check import WINDOW_NEEDS, install_command, missing, package_manager
@@ -128,7 +129,6 @@ class Window:
         import polyscope.imgui as psim
         import polyscope.implot as implot
 
-        from workbench import theme
         from workbench.scene_view import SceneView
         from workbench.textures import Textures
         from workbench.ui import Ui
@@ -136,13 +136,12 @@ class Window:
         self.engine, self.view = engine, view
         self.snapshot: Snapshot = engine.snapshots.latest()
         self.failed, self.n_frames = "", 0
-        self._ps, self._theme = ps, theme
+        self._ps = ps
         self._input = InputWatch()
         self._pacer = Pacer(fps)
         self._closing = False
         self._awaited: int | None = None
         self._names: frozenset[str] = frozenset()
-        self._scale = 0.0
         self._home: Any = None
         self._drawn_serial = -1
         start_polyscope(title)
@@ -216,19 +215,21 @@ class Window:
         if due:
             self.view.split.update(self.snapshot.fields.get("voxels"), None if selected is None else selected.camera)
             self.scene.update(self.snapshot, self.view)
-        places = self.scene.n_places if self.view.side_by_side else 1
-        home = (places, self._ps.get_window_size(), self.view.show_panels)
+        free = self._free()
+        whole = self.scene.places(self.view, free[2] / max(free[3], 1.0))[1]
+        home = (whole, free, self._ps.get_window_size())
         if home != self._home:
             self._home = home
             self.go_home()
-        self.scene.arrange(self.view)
+        self.scene.arrange(self.view, free[2] / max(free[3], 1.0))
+
+    def _free(self) -> Rect:
+        width, height = self._ps.get_window_size()
+        return Layout.of(width, height, theme.FONT_PIXELS * scale_for(width, height), self.view.show_panels).free
 
     def go_home(self) -> None:
         """The view that shows everything in what the panels leave free."""
-        width, height = self._ps.get_window_size()
-        em = FONT_PIXELS * scale_for(width, height)
-        free = Layout.of(width, height, em, self.view.show_panels).free
-        self.scene.go_home(self.view, (width, height), free)
+        self.scene.go_home(self.view, self._ps.get_window_size(), self._free())
 
     def _fail(self) -> None:
         self.failed = self.failed or traceback.format_exc()
@@ -253,15 +254,14 @@ class Window:
             self._pacer.touch(time.monotonic())
         width, height = self._ps.get_window_size()
         scale = scale_for(width, height)
-        if scale != self._scale:
-            self._theme.apply(im, self.ui.plot, scale)
-            im.GetStyle().FontSizeBase = FONT_PIXELS
-            self._scale = scale
+        # compared with the style itself: a screenshot draws in a context of its own, with a style of its own
+        if abs(im.GetStyle().FontScaleMain - theme.font_scale(scale)) > 1e-6:
+            theme.apply(im, self.ui.plot, scale)
             self._ps.request_redraw()
         commands: list[Command] = []
         if not io.WantTextInput:
             commands += self._keys()
-        layout = Layout.of(width, height, FONT_PIXELS * scale, view.show_panels)
+        layout = Layout.of(width, height, theme.FONT_PIXELS * scale, view.show_panels)
         if view.show_panels:
             commands += self._draw_panels(layout)
         if view.show_keys:
@@ -365,8 +365,6 @@ def start_polyscope(title: str, headless: bool = False) -> None:
     import polyscope as ps
     import polyscope.imgui as psim
     import polyscope.implot as implot
-
-    from workbench import theme
 
     if not ps.is_initialized():
         ps.set_use_prefs_file(False)

@@ -110,7 +110,6 @@ class Engine:
         if not self._stages:
             raise ValueError("run.stages must name at least one stage, got none")
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
-        self._meter = StageMeter(getattr(run, "device", "cpu"))
         self._copies = FieldCopies(run)
         self._history = HistoryTable(history_of(run))
         self._next = 0
@@ -125,7 +124,10 @@ class Engine:
         self._ended_at: collections.deque[float] = collections.deque(maxlen=64)
         self._last_publish = -math.inf
         self._doing = ""
-        self._costs: dict[str, StageCost] = {}
+        # a run that measures its own stages keeps the costs over a checkpoint; any other is measured here
+        own_costs = getattr(run, "stage_costs", None)
+        self._costs: Mapping[str, StageCost] = {} if own_costs is None else own_costs
+        self._meter = StageMeter(getattr(run, "device", "cpu")) if own_costs is None else None
         self._shown = Snapshot(run_name=run.name, stages=self._stages, stage_next=self._stages[0])
         self._shown = self._describe()
         self.snapshots: Mailbox[Snapshot] = Mailbox(self._shown)
@@ -158,7 +160,8 @@ class Engine:
                 self._turn()
             except Exception as error:  # noqa: BLE001 - the thread's boundary: a failure is state, not a lost thread
                 self._fail(error)
-        self._meter.close()
+        if self._meter is not None:
+            self._meter.close()
         self._publish(playing=False, stopped=True)
 
     def _done(self) -> bool:
@@ -235,10 +238,12 @@ class Engine:
 
     def _run_stage(self) -> None:
         stage = self._doing = self._stages[self._next]
-        self._meter.start()
-        self._run.run_stage(stage)
-        cost = self._meter.stop()
-        self._costs[stage] = cost
+        if self._meter is None:
+            self._run.run_stage(stage)
+        else:
+            self._meter.start()
+            self._run.run_stage(stage)
+            self._costs[stage] = self._meter.stop()
         self._stages_run += 1
         self._next = (self._next + 1) % len(self._stages)
         self._stage_steps = max(self._stage_steps - 1, 0)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from workbench import theme
 
 Rect = tuple[float, float, float, float]  # x, y, width, height in pixels
 
 MIN_SCALE, MAX_SCALE = 0.8, 3.0
-FONT_PIXELS = 15.0
 
 
 def scale_for(width: float, height: float) -> float:
@@ -40,3 +40,29 @@ class Layout:
         bar = (gap, height - gap - bar_height, width - 2 * gap, bar_height)
         free = (left_width + 2 * gap, gap, width - left_width - right_width - 4 * gap, column_height)
         return cls(left, right, bar, free)
+
+
+def arranged(sizes: Sequence[float], aspect: float) -> tuple[list[tuple[float, float]], tuple[float, float]]:
+    """Centres (x right, y up) of squares of these sizes, and width and height of the whole, centred on the origin.
+
+    A row, or the first one with the others stacked at its right: whichever lets them be drawn larger in a rectangle
+    of this aspect (width / height).
+    """
+    if not sizes:
+        return [], (1.0, 1.0)
+    choices = [_row(sizes)] + ([_row_and_stack(sizes)] if len(sizes) > 2 else [])
+    return max(choices, key=lambda choice: min(aspect / choice[1][0], 1 / choice[1][1]))
+
+
+def _row(sizes: Sequence[float]) -> tuple[list[tuple[float, float]], tuple[float, float]]:
+    width = sum(sizes)
+    starts = [sum(sizes[:index]) - width / 2 for index in range(len(sizes))]
+    return [(start + size / 2, 0.0) for start, size in zip(starts, sizes, strict=True)], (width, max(sizes))
+
+
+def _row_and_stack(sizes: Sequence[float]) -> tuple[list[tuple[float, float]], tuple[float, float]]:
+    first, rest = sizes[0], sizes[1:]
+    width, height = first + max(rest), max(first, sum(rest))
+    tops = [sum(rest) / 2 - sum(rest[:index]) for index in range(len(rest))]
+    stacked = [(width / 2 - max(rest) / 2, top - size / 2) for top, size in zip(tops, rest, strict=True)]
+    return [(first / 2 - width / 2, 0.0), *stacked], (width, height)

@@ -13,15 +13,16 @@ from jaxtyping import Float
 from sparseflex.camera import Camera
 from sparseflex.voxels import SparseVoxels
 from workbench import theme
+from workbench.layout import Rect, arranged
 from workbench.snapshot import MeshArrays, Snapshot
 from workbench.split import CATEGORIES
 from workbench.view_state import ViewState
 
-CUBE_SIZES = {"active": 0.86, "outside": 0.30, "near_cut": 0.52, "far_cut": 0.52}
+CUBE_SIZES = {"active": 0.88, "outside": 0.25, "near_cut": 0.35, "far_cut": 0.35}
 """Edge of the drawn cube in voxels. Only the active ones are drawn full: no transparency, which is slow in software."""
 
-SPACING = 1.35
-"""Distance between what stands side by side, in world units; objects fit the unit box."""
+ALONE, WITH_FRUSTUM = 1.2, 1.6
+"""Room that an object of the unit box gets, alone or within its frustum, in world units."""
 
 
 FOV_DEGREES = 28.0
@@ -60,35 +61,44 @@ class SceneView:
         fits = sdf is not None and voxels is not None and len(sdf) == voxels.n_corners and len(sdf) > 0
         self._keep("sdf", (voxels, sdf) if layers["sdf"] and fits else None, lambda: draw_sdf(voxels, sdf), slot=0)
 
-    def arrange(self, view: ViewState) -> None:
-        """Puts the places side by side across the present view, or all at the origin."""
-        slots = sorted({slot for _, slot in self._places.values()})
-        right = np.asarray(ps.get_camera_view_matrix())[0, :3]
+    def arrange(self, view: ViewState, aspect: float) -> None:
+        """Puts the places side by side across the present view, or all at the origin; aspect: of the free part."""
+        places = self.places(view, aspect)[0]
+        right, up = np.asarray(ps.get_camera_view_matrix())[:2, :3]
         for name, (structures, slot) in self._places.items():
-            step = slots.index(slot) - (len(slots) - 1) / 2 if view.side_by_side else 0.0
-            offset = tuple(np.round(right * step * SPACING, 5).tolist())
+            x, y = places[slot]
+            offset = tuple(np.round(right * x + up * y, 5).tolist())
             if self._offsets.get(name, (0.0, 0.0, 0.0)) != offset:
                 for structure in structures:
                     structure.set_position(offset)
                 self._offsets[name] = offset
 
-    def go_home(self, view: ViewState, window: tuple[int, int], free: tuple[float, float, float, float]) -> None:
+    def places(self, view: ViewState, aspect: float) -> tuple[dict[int, tuple[float, float]], tuple[float, float]]:
+        """Where each place's centre lies (right, up), and the size of the whole, in world units."""
+        slots = sorted({slot for _, slot in self._places.values()})
+        sizes = [WITH_FRUSTUM if slot == 0 and "frustum" in self._places else ALONE for slot in slots]
+        if not view.side_by_side or not slots:
+            return dict.fromkeys(slots, (0.0, 0.0)), (max(sizes, default=ALONE),) * 2
+        centres, whole = arranged(sizes, aspect)
+        return dict(zip(slots, centres, strict=True)), whole
+
+    def go_home(self, view: ViewState, window: tuple[int, int], free: Rect) -> None:
         """A view from the front right, slightly above, in which everything fits the free part of the window."""
         ps.set_vertical_fov_degrees(FOV_DEGREES)
-        places = self.n_places if view.side_by_side else 1
         width, height = window
-        wide, tall = SPACING * (places - 1) + 1.25, 1.25
-        share_x, share_y = max(free[2] / width, 0.1), max(free[3] / height, 0.1)
-        # height in world units that the whole window must span at the objects' distance
-        span = max(tall / share_y, wide / share_x * height / width)
+        free_width, free_height = max(free[2], 1.0), max(free[3], 1.0)
+        wide, tall = self.places(view, free_width / free_height)[1]
+        # world units that the whole window's height spans at the objects' distance
+        span = height * max(tall / free_height, wide / free_width)
         distance = span / 2 / math.tan(math.radians(FOV_DEGREES) / 2)
-        below = (free[1] + free[3] / 2 - height / 2) / height * span  # the free part's centre lies above the window's
-        target = np.array([0.0, below, 0.0])
-        ps.look_at(target + HOME_DIRECTION / np.linalg.norm(HOME_DIRECTION) * distance, target)
-
-    @property
-    def n_places(self) -> int:
-        return max(len({slot for _, slot in self._places.values()}), 1)
+        direction = HOME_DIRECTION / np.linalg.norm(HOME_DIRECTION)
+        right = np.cross((0.0, 1.0, 0.0), direction)
+        right /= np.linalg.norm(right)
+        # the centre of the free part is not the window's
+        off_x = (width / 2 - free[0] - free[2] / 2) / height * span
+        off_y = (free[1] + free[3] / 2 - height / 2) / height * span
+        target = right * off_x + np.cross(direction, right) * off_y
+        ps.look_at(target + direction * distance, target)
 
     def clear(self) -> None:
         for name in list(self._keys):
@@ -119,10 +129,15 @@ class SceneView:
             return []
         width = 1 / voxels.resolution
         grid = ps.register_sparse_volume_grid(
-            name, (-0.5,) * 3, (width,) * 3, voxels.voxel_ijk.numpy()[rows], color=theme.CATEGORY_COLOURS[name],
-            cube_size_factor=CUBE_SIZES[name], material="clay" if name == "active" else "flat", edge_width=0,
+            name, (-0.5,) * 3, (width,) * 3, voxels.voxel_ijk.numpy()[rows], color=_colour_of(name),
+            cube_size_factor=1 - CUBE_SIZES[name], material="clay" if name == "active" else "flat", edge_width=0,
         )
         return [grid]
+
+
+def _colour_of(name: str) -> theme.Colour:
+    colour = theme.CATEGORY_COLOURS[name]
+    return theme.lit(colour) if name == "active" else colour
 
 
 def draw_sdf(voxels: SparseVoxels, sdf: Float[np.ndarray, "C"]) -> list[Any]:
@@ -136,7 +151,7 @@ def draw_sdf(voxels: SparseVoxels, sdf: Float[np.ndarray, "C"]) -> list[Any]:
 
 def draw_mesh(name: str, mesh: MeshArrays, colour: str) -> list[Any]:
     structure = ps.register_surface_mesh(
-        name, mesh.vertices, mesh.faces, color=theme.MESH if name == "mesh" else theme.TARGET,
+        name, mesh.vertices, mesh.faces, color=theme.lit(theme.MESH if name == "mesh" else theme.TARGET),
         material="flat" if colour == "normal" else "clay", smooth_shade=True,
     )
     structure.set_back_face_policy("custom")

@@ -60,7 +60,7 @@ class Snapshot:
     fields holds what was asked for, by kind: "voxels" a SparseVoxels on the CPU (the same object as long as the
     voxel set is unchanged), "mesh" a MeshArrays, all others read-only numpy arrays. A field that no stage has made
     yet is absent. The same array object in two snapshots means: unchanged.
-    stage_secs and stage_peak_bytes are measured in this session, by stage; publish_secs is what copying the fields
+    stage_secs and stage_peak_bytes: what each stage cost when it ran last; publish_secs is what copying the fields
     of this snapshot cost the engine; answers is the number of RequestFields answered so far.
     """
 

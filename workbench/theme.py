@@ -38,6 +38,12 @@ ACCENT = ACTIVE
 GOOD = rgb("#3DB48C")
 BAD = rgb("#F2695C")
 
+FONT_PIXELS = 15.0
+"""The font's size at a scale of 1; all sizes of panels are multiples of it."""
+
+LOADED_FONT_PIXELS = 18.0
+"""The size at which Polyscope loads its font, at a UI scale of 1."""
+
 LEFT_EM, RIGHT_EM, BAR_EM = 18.5, 19.5, 2.1
 """Widths of the two columns and height of the bottom bar, in font sizes."""
 
@@ -45,6 +51,11 @@ LEFT_EM, RIGHT_EM, BAR_EM = 18.5, 19.5, 2.1
 def linear(colour: Colour) -> Colour:
     """The colour as Polyscope's background wants it: linear light."""
     return tuple(channel**2.2 for channel in colour)
+
+
+def font_scale(scale: float) -> float:
+    """ImGui's font scale for a scale of the whole interface."""
+    return scale * FONT_PIXELS / LOADED_FONT_PIXELS
 
 
 def apply(im: Any, plot: Any | None = None, scale: float = 1.0) -> None:
@@ -56,12 +67,17 @@ def apply(im: Any, plot: Any | None = None, scale: float = 1.0) -> None:
             setattr(style, name, whole)
     style.WindowBorderSize, style.FrameBorderSize, style.ChildBorderSize = 1, 0, 0
     style.DisabledAlpha = 0.45
-    style.FontScaleMain = scale
+    style.FontScaleMain = font_scale(scale)
     for names, colour, alpha in _COLOURS:
         for name in names.split():
             style.Colors[int(getattr(im, "ImGuiCol_" + name))] = (*colour, alpha)
     if plot is not None:
         _apply_to_plots(plot, scale)
+
+
+def lit(colour: Colour) -> Colour:
+    """The colour to give to a shaded material so that it looks like this one: shading works on linear light."""
+    return tuple(min(1.15 * channel**2.2, 1.0) for channel in colour)
 
 
 _SIZES = (

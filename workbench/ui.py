@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from workbench import theme
@@ -48,17 +49,29 @@ class Ui:
         """What is left of the line, in pixels."""
         return self.im.GetContentRegionAvail()[0]
 
-    def text(self, text: str, colour: theme.Colour = theme.TEXT, size: float = 1.0) -> None:
-        """A line of text; size is relative to the font."""
-        if size != 1.0:
-            self.im.PushFont(None, self.em_unscaled * size)
-        self.im.TextColored((*colour, 1.0), text.replace("%", "%%"))
-        if size != 1.0:
+    @contextmanager
+    def sized(self, size: float) -> Iterator[None]:
+        """Another font size, relative to the present one.
+
+        PushFont always takes the size that the font was loaded with, so the scale is set around it instead.
+        """
+        style = self.im.GetStyle()
+        scale = style.FontScaleMain
+        style.FontScaleMain = size * self.em / theme.LOADED_FONT_PIXELS
+        self.im.PushFont(self.im.GetFont(), 0.0)
+        style.FontScaleMain = scale
+        try:
+            yield
+        finally:
             self.im.PopFont()
 
-    @property
-    def em_unscaled(self) -> float:
-        return self.im.GetStyle().FontSizeBase
+    def text(self, text: str, colour: theme.Colour = theme.TEXT, size: float = 1.0) -> None:
+        """A line of text; size is relative to the font."""
+        if size == 1.0:
+            self.im.TextColored((*colour, 1.0), text)
+            return
+        with self.sized(size):
+            self.im.TextColored((*colour, 1.0), text)
 
     def text_right(self, text: str, colour: theme.Colour = theme.TEXT) -> None:
         """Text that ends at the right border of the line begun before."""
@@ -96,14 +109,16 @@ class Ui:
             self.im.SetTooltip(tip)
         return bool(pressed)
 
-    def dot(self, colour: theme.Colour) -> None:
-        """A disc at the line's height; the next item follows on the same line."""
+    def dot(self, colour: theme.Colour, framed: bool = False) -> None:
+        """A disc at the line's height; the next item follows on the same line. framed: beside a check box."""
         x, y = self.im.GetCursorScreenPos()
         radius = 0.28 * self.em
-        middle = y + self.im.GetTextLineHeight() / 2
-        self.im.GetWindowDrawList().AddCircleFilled((x + radius, middle), radius, packed(colour))
-        self.im.Dummy((2 * radius, self.im.GetTextLineHeight()))
+        height = self.im.GetFrameHeight() if framed else self.im.GetTextLineHeight()
+        self.im.GetWindowDrawList().AddCircleFilled((x + radius, y + height / 2), radius, packed(colour))
+        self.im.Dummy((2 * radius, height))
         self.im.SameLine()
+        if framed:
+            self.im.AlignTextToFramePadding()
 
     def shares(self, parts: Sequence[tuple[float, theme.Colour]], height: float) -> None:
         """A bar cut in parts, each a share of their sum."""
@@ -122,20 +137,20 @@ class Ui:
     def chips(self, labels: Sequence[str], chosen: int, tips: Sequence[str]) -> None:
         """Names in rounded boxes, as many a line as fit; the chosen one in the accent colour."""
         em, gap, draw = self.em, 0.3 * self.em, self.im.GetWindowDrawList()
-        self.im.PushFont(None, self.em_unscaled * 0.86)
         right = self.im.GetCursorScreenPos()[0] + self.width
         for index, label in enumerate(labels):
-            text_width, text_height = self.im.CalcTextSize(label)
-            size = (text_width + 0.9 * em, text_height + 0.36 * em)
-            if index:
-                self.im.SameLine(0.0, gap)
-                if self.im.GetCursorScreenPos()[0] + size[0] > right:
-                    self.im.NewLine()
-            x, y = self.im.GetCursorScreenPos()
-            here = index == chosen
-            draw.AddRectFilled((x, y), (x + size[0], y + size[1]), packed(theme.ACCENT if here else theme.RAISED), 4.0)
-            draw.AddText((x + 0.45 * em, y + 0.18 * em), packed(theme.BACKGROUND if here else theme.TEXT), label)
-            self.im.Dummy(size)
+            with self.sized(0.86):
+                text_width, text_height = self.im.CalcTextSize(label)
+                size = (text_width + 0.8 * em, text_height + 0.36 * em)
+                if index:
+                    self.im.SameLine(0.0, gap)
+                    if self.im.GetCursorScreenPos()[0] + size[0] > right:
+                        self.im.NewLine()
+                x, y = self.im.GetCursorScreenPos()
+                here = index == chosen
+                fill = packed(theme.ACCENT if here else theme.RAISED)
+                draw.AddRectFilled((x, y), (x + size[0], y + size[1]), fill, 0.25 * em)
+                draw.AddText((x + 0.4 * em, y + 0.18 * em), packed(theme.BACKGROUND if here else theme.TEXT), label)
+                self.im.Dummy(size)
             if tips[index] and self.im.IsItemHovered():
                 self.im.SetTooltip(tips[index])
-        self.im.PopFont()

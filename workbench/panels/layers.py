@@ -24,7 +24,7 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
         if changed:
             view.toggle_layer(name)
         ui.im.SameLine()
-        ui.dot(COLOURS[name])
+        ui.dot(COLOURS[name], framed=True)
         ui.text(label)
         ui.text_right(str(number), theme.MUTED)
         ui.im.EndDisabled()

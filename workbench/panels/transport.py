@@ -45,15 +45,12 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
 def stage_tip(snapshot: Snapshot, stage: str) -> str:
     """What the stage cost when it ran last in this session."""
     if stage not in snapshot.stage_secs:
-        return "has not run yet in this session"
+        return "has not run yet"
     peak = megabytes(snapshot.stage_peak_bytes[stage])
     return f"last time {milliseconds(snapshot.stage_secs[stage])}, peak memory {peak}"
 
 
 def _draw_costs(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
     rate = snapshot.iterations_per_sec
-    speed = f"{rate:.1f} it/s" if rate == rate else "paused" if not snapshot.playing else "… it/s"
-    ui.text(speed, MUTED)
-    ui.text_right(
-        f"drawing {view.redraw.share:.0%} of time · copies {milliseconds(snapshot.publish_secs)}", MUTED
-    )
+    ui.text(f"{rate:.1f} it/s" if rate == rate else "in this session", MUTED)
+    ui.text_right(f"copies {milliseconds(snapshot.publish_secs)}, drawing {view.redraw.share:.0%}", MUTED)
