@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import struct
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,14 @@ WRITABLE = (".ply", ".obj", ".glb")
 DEGENERATE = 1e-13
 # what parsers of foreign files raise on garbage
 _PARSE_ERRORS = (
-    ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, NotImplementedError, OSError, EOFError,
-    ArithmeticError, MemoryError, RecursionError, ImportError, struct.error,
+    ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, NotImplementedError, OSError,
+    EOFError, ArithmeticError, MemoryError, RecursionError, ImportError, struct.error,
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadedMesh:
-    """A mesh in the normalised frame (bounding-box centre at the origin, longest side exactly 1) and where it came from.
+    """A mesh in the normalised frame (bounding-box centre at the origin, longest side exactly 1), and the way back.
 
     input_from_normalized: (4, 4) float64, acts on column vectors: back to the frame of the file, --up included.
     n_degenerate: triangles without area that were dropped.
@@ -80,19 +81,37 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Vertices (V, 3) float64 and faces (F, 3) int64 of all parts of a file, as they stand there."""
     import trimesh  # lazily: the library works without it
 
+    suffix = path.suffix.lower()
     try:
-        scene = trimesh.load_scene(path, process=False)
+        if suffix in (".obj", ".off"):  # text: old files are Latin-1, which differs in comments and names alone
+            data = path.read_bytes()
+            text = data.decode("utf-8") if _is_utf8(data) else data.decode("latin-1")
+            scene = trimesh.load_scene(io.StringIO(text), file_type=suffix[1:], process=False)
+        else:
+            scene = trimesh.load_scene(path, process=False)
         parts = [part for part in scene.dump() if isinstance(part, trimesh.Trimesh)]
+    except PermissionError:
+        raise ValueError(f"{path}: may not be read") from None
+    except ImportError:  # trimesh then looks for a package that guesses text encodings
+        raise ValueError(f"{path}: not a readable {suffix} mesh (neither text nor binary {suffix})") from None
     except _PARSE_ERRORS as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path}: not a readable {path.suffix.lower()} mesh ({reason[:200]})") from None
+        raise ValueError(f"{path}: not a readable {suffix} mesh ({reason[:200]})") from None
     parts = [part for part in parts if len(part.faces)]
     if not parts:
         raise ValueError(f"{path}: holds no triangles")
     offsets = np.cumsum([0] + [len(part.vertices) for part in parts])
     vertices = np.concatenate([np.asarray(part.vertices, np.float64) for part in parts])
-    faces = np.concatenate([np.asarray(part.faces, np.int64) + start for part, start in zip(parts, offsets, strict=False)])
-    return vertices, faces
+    faces = [np.asarray(part.faces, np.int64) + start for part, start in zip(parts, offsets[:-1], strict=True)]
+    return vertices, np.concatenate(faces)
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _clean(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
@@ -103,7 +122,8 @@ def _clean(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndar
     used = np.unique(faces)
     bad = used[~np.isfinite(vertices[used]).all(1)]
     if len(bad):
-        raise ValueError(f"{len(bad)} of {len(used)} vertices are NaN or infinite, the first is number {bad[0]}")
+        raise ValueError(f"{len(bad)} of {len(used)} vertices are NaN or infinite, the first is vertex {bad[0]} "
+                         "(counted from 0)")
     # welding: equal positions, exactly; -0 and 0 are the same place
     _, first, inverse = np.unique(vertices[used] + 0.0, axis=0, return_index=True, return_inverse=True)
     order = np.argsort(first)  # in the file's order
@@ -112,9 +132,9 @@ def _clean(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndar
     row = np.full(len(vertices), -1)
     row[used] = rank[inverse.reshape(-1)]
     vertices, faces = vertices[used][first[order]], row[faces]
+    if np.abs(vertices).max() > 1e150:  # beyond, squares of lengths overflow
+        raise ValueError(f"coordinates must be within 1e150, got {np.abs(vertices).max():g}")
     extent = float((vertices.max(0) - vertices.min(0)).max())
-    if not np.isfinite(extent):
-        raise ValueError("the bounding box is too large for floating-point numbers")
     if extent <= 1e-30:
         raise ValueError(f"the bounding box has zero extent ({len(used)} vertices at one place)")
     corners = ((vertices - vertices.min(0)) / extent)[faces]
@@ -122,7 +142,7 @@ def _clean(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndar
     double_area = np.linalg.norm(np.cross(sides[:, 0], sides[:, 1]), axis=1)
     kept = double_area > DEGENERATE * (sides**2).sum(-1).max(1)
     if not kept.any():
-        raise ValueError(f"all {len(faces)} triangles are degenerate (without area)")
+        raise ValueError(f"every triangle is degenerate, without area ({len(faces)} of {len(faces)})")
     used, faces = np.unique(faces[kept], return_inverse=True)
     return vertices[used], faces.reshape(-1, 3), int((~kept).sum())
 

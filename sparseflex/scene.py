@@ -33,9 +33,9 @@ _VECTORS = ("eye", "look_at", "up")
 class ViewConfig:
     """The camera that pictures of the scene start from, in the normalised frame; near may cut the scene open."""
 
-    eye: tuple[float, float, float] = (1.1, 0.75, 1.5)
-    look_at: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    up: tuple[float, float, float] = (0.0, 1.0, 0.0)
+    eye: Sequence[float] = (1.1, 0.75, 1.5)
+    look_at: Sequence[float] = (0.0, 0.0, 0.0)
+    up: Sequence[float] = (0.0, 1.0, 0.0)
     fov_y_degrees: float = 35.0
     near: float = 0.01
     far: float = 10.0
@@ -85,8 +85,8 @@ def load_scene(
     """A scene by the name of a file in a search folder, by the path of a .toml file, or made from a mesh file.
 
     up: the up axis of the target's mesh file, in place of the scene's. overrides: settings of the fit, in place of the
-    scene's. device: whose memory must hold the fit. Raises FileNotFoundError or ValueError in one line: what file, table
-    and key, the value, what is allowed.
+    scene's. device: whose memory must hold the fit. Raises FileNotFoundError or ValueError in one line: what file,
+    table and key, the value, what is allowed.
     """
     path = Path(name_or_path)
     overrides = {key: value for key, value in (overrides or {}).items() if value is not None}
@@ -97,13 +97,14 @@ def load_scene(
     if path.suffix.lower() in READABLE:
         return _from_mesh(path, up or "y", overrides, device)
     if path.is_file():
-        raise ValueError(f"{path}: unknown type {path.suffix!r}; allowed are .toml (a scene) and {', '.join(READABLE)}")
+        known = ", ".join((".toml (a scene)", *READABLE))
+        raise ValueError(f"{path}: unknown type {path.suffix!r}; allowed are {known}")
     if str(path) == path.name:
         for folder in search:
             if (folder / f"{path.name}.toml").is_file():
                 return _from_file(folder / f"{path.name}.toml", up, overrides, device)
-    known = scene_names(search)
-    raise FileNotFoundError(f"{name_or_path}: no such file, and no scene of that name; scenes are {', '.join(known)}")
+    known = ", ".join(scene_names(search))
+    raise FileNotFoundError(f"{name_or_path}: no such file, and no scene of that name; scenes are {known}")
 
 
 def scene_names(search: Sequence[Path]) -> list[str]:
@@ -129,7 +130,7 @@ def read_scene_text(path: Path) -> dict[str, Any]:
 
 def _from_file(path: Path, up: str | None, overrides: Mapping[str, Any], device: torch.device | str) -> Scene:
     tables = read_scene_text(path)
-    view = _settings(ViewConfig, tables.get("view", {}), f"{path} [view]")
+    view = from_table(ViewConfig, tables.get("view", {}), f"{path} [view]")
     target = dict(tables.get("target", {}))
     try:
         mesh, back, n_degenerate = _target(target, path.parent, up)
@@ -178,20 +179,8 @@ def _fit(
         # before its range is checked, so that an absurd one is told by the memory it would take
         ratio = min(max(ratio, 0.0), 1.0) if _is_number(ratio) else 1.0
         check_memory(target, math.ceil(resolution), ratio, device, place)
-    own = _settings(FitConfig, table, where)  # the scene's own first, so that its errors name its file
-    if not overrides:
-        return own
-    try:
-        return dataclasses.replace(own, **overrides)
-    except TypeError as error:
-        raise ValueError(str(error)) from None
-
-
-def _settings(cls: type, table: Mapping[str, Any], where: str) -> Any:
-    try:
-        return from_table(cls, table, where)
-    except TypeError as error:  # a value of a type that its rule can't even compare
-        raise ValueError(f"{where}: {error}") from None
+    own = from_table(FitConfig, table, where)  # the scene's own first, so that its errors name its file
+    return dataclasses.replace(own, **overrides)
 
 
 def _is_number(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What every test stands on: checked shapes, seeded randomness, no leaked threads, golden pictures, programs by name."""
+"""What every test stands on: checked shapes, seeded randomness, no leaked threads, golden pictures, programs."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ def no_leaked_threads() -> Iterator[None]:
         if isinstance(thread, threading._DummyThread):  # stands for a foreign thread that called Python: no join
             continue
         thread.join(max(0.0, limit - time.monotonic()))
-    leaked = [thread for thread in leaked if thread.is_alive() and not isinstance(thread, threading._DummyThread)]
+    dummies = threading._DummyThread
+    leaked = [thread for thread in leaked if thread.is_alive() and not isinstance(thread, dummies)]
     assert not leaked, f"threads outlive the test: {', '.join(thread.name for thread in leaked)}"
 
 
@@ -83,7 +84,7 @@ def assert_matches_golden(request: pytest.FixtureRequest, tmp_path) -> GoldenPic
 
 @pytest.fixture
 def need_programs() -> Callable[..., None]:
-    """`need_programs("Xvfb", "xdotool")` skips the test where one is not installed; on CI, where they must be, it fails."""
+    """`need_programs("Xvfb", "xdotool")` skips the test where one is not installed; on CI it fails."""
 
     def need(*programs: str) -> None:
         lacking = [PACKAGE_OF_PROGRAM.get(name, name) for name in programs if shutil.which(name) is None]

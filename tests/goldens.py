@@ -46,13 +46,16 @@ class GoldenPictures:
 
     Two pictures of the same state are bit-identical on one machine; across GL drivers edges move by a fraction of a
     pixel. So a picture matches where at most `outliers` of its pixels differ by more than 24 of 255 in some channel and
-    the mean difference is at most `mean` of 255. To make or renew goldens: `pytest --update-golden`, look at them, commit them.
+    the mean difference is at most `mean` of 255. To make or renew goldens: `pytest --update-golden`,
+    look at them, commit them.
     """
 
     update: bool
     out: Path
 
-    def __call__(self, image: np.ndarray | Path | str, name: str, *, mean: float = 1.5, outliers: float = 0.01) -> None:
+    def __call__(
+        self, image: np.ndarray | Path | str, name: str, *, mean: float = 1.5, outliers: float = 0.01
+    ) -> None:
         got = as_rgba(image)
         path = PICTURES / f"{name}.png"
         if self.update:

@@ -17,8 +17,8 @@ _jaxtyped = jaxtyping.jaxtyped
 def _own_errors_first(function: Any, checked: Any) -> Any:
     """checked, but where it complains the function's own validation speaks first.
 
-    The boundary of the library answers bad input with a ValueError of its own, and tests want to read that one; the shape
-    check is for what the code lets through.
+    The boundary of the library answers bad input with a ValueError of its own, and tests want to read that one; the
+    shape check is for what the code lets through.
     """
 
     @functools.wraps(function)

@@ -17,7 +17,7 @@ Box = tuple[float, float, float, float, float, float]
 class HouseParameters:
     """Sizes of the house, whose longest side is about 1."""
 
-    wall: float = setting(0.05, 0.02, 0.08, help="thickness of walls, floor and roof")
+    wall: float = setting(0.05, 0.02, 0.06, help="thickness of walls, floor and roof")
     pitch: float = setting(0.75, 0.2, 1.2, help="rise of the roof over its run")
     furniture: bool = setting(True, help="whether the rooms are furnished")
 
