@@ -23,7 +23,7 @@ class Objective:
             self.lpips = losses.load_lpips(config.lpips_weights_file)
 
     def view_terms(self, rendered: Maps, target: Maps, config: FitConfig) -> dict[str, Tensor]:
-        """The rendering losses of one view; depth and normal over pixels hit in both, mask and SSIM over all."""
+        """The rendering losses of one view; the mask over all pixels, the others where both are hit."""
         both = rendered.hit & target.hit
         terms = {
             "depth": config.depth_weight * losses.depth_l1(rendered.depth, target.depth, both),
@@ -31,7 +31,7 @@ class Objective:
             "mask": config.mask_weight * losses.mask_l1(rendered.mask, target.mask),
         }
         if config.ssim_weight > 0:
-            terms["ssim"] = config.ssim_weight * losses.ssim_loss(rendered.normal, target.normal)
+            terms["ssim"] = config.ssim_weight * losses.ssim_loss(rendered.normal, target.normal, both)
         if self.lpips is not None:
             terms["lpips"] = config.lpips_weight * self.lpips(rendered.normal, target.normal)
         return terms
