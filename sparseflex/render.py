@@ -61,9 +61,9 @@ def _dot(a: list[Tensor], b: list[Tensor]) -> Tensor:
 
 
 class _FaceMaps(torch.autograd.Function):
-    """Depth and normal of the faces seen, as planes: with unit normal n, ray d and o = n · (v0 − eye), depth = o / (n · d).
+    """Depth and normal of the faces seen, as planes: unit normal n, ray d, o = n · (v0 − eye), depth = o / (n · d).
 
-    That is what perspective-correct barycentrics give, at a quarter of the gathers; the depth is kept in the range of
+    That is what perspective-correct barycentrics give, at a quarter of the gathers. The depth is kept in the range of
     its face's vertices, which only matters for slivers. Derivatives are written out, because every per-pixel sum
     then happens once a visible face, and the chain rule to its corners once a face and not once a pixel. Coordinates
     are kept as separate contiguous vectors, several times faster than (…, 3) rows.

@@ -57,8 +57,6 @@ def rasterize_nvdiffrast(screen: ScreenMesh) -> Int[Tensor, "H W"]:
     )
     index = device.index if device.index is not None else torch.cuda.current_device()
     nvdiffrast, context = _context(index)
-    size = [screen.height, screen.width]
-    raster, _ = nvdiffrast.rasterize(
-        context, clip.to(torch.float32)[None].contiguous(), screen.faces.to(torch.int32).contiguous(), size, grad_db=False
-    )
+    positions, faces = clip.to(torch.float32)[None].contiguous(), screen.faces.to(torch.int32).contiguous()
+    raster, _ = nvdiffrast.rasterize(context, positions, faces, [screen.height, screen.width], grad_db=False)
     return raster[0, :, :, 3].to(torch.int64) - 1

@@ -28,8 +28,8 @@ def pixel_from_world(camera: Camera) -> Float[Tensor, "3 4"]:
 class ScreenMesh:
     """Triangles in homogeneous pixel coordinates, without autograd history.
 
-    homogeneous: (3, V) float64 rows column · w, row · w, w. pixel_from_world: what made them. faces: (F, 3) int64. width, height in pixels;
-    near, far camera depths. All else is derived once and shared by rasteriser and silhouette.
+    homogeneous: (3, V) float64 rows column · w, row · w, w. pixel_from_world: what made them. faces: (F, 3) int64.
+    width, height in pixels; near, far camera depths. All else is derived once and shared by rasteriser and silhouette.
     """
 
     homogeneous: Float[Tensor, "3 V"]
@@ -53,7 +53,7 @@ class ScreenMesh:
 
     def points(self, index: Int[Tensor, "*n"]) -> Float[Tensor, "3 *n"]:
         """Homogeneous pixel coordinates of some vertices."""
-        return self.homogeneous[:, index]
+        return self.homogeneous.index_select(1, index.reshape(-1)).view(3, *index.shape)
 
     @property
     def depth(self) -> Float[Tensor, "V"]:

@@ -1,11 +1,11 @@
 """Silhouette antialiasing: turns a mask of pixel centres into coverage that is differentiable at the outline.
 
-The mask is the union of the faces' projections, so its outline is made of contour edges: edges with all their faces on one
-side of them on the screen. Those are the edges between a front and a back face, the boundary edges of open surfaces, and
-the rims that the near and far planes cut. An edge is scanned along rows if it is steep and along columns otherwise;
-where it passes between two neighbouring pixels of which one is hit and the other is not, it is the outline, and its position
-sets how much of the pair is covered. Of several such edges in one pair the outermost counts. No depth is compared: an edge
-behind another surface has hits or misses on both sides, and so does nothing.
+The mask is the union of the faces' projections, so its outline is made of contour edges: edges with all their faces
+on one side of them on the screen. Those are the edges between a front and a back face, the boundary edges of open
+surfaces, and the rims that the near and far planes cut. An edge is scanned along rows if it is steep and along
+columns otherwise; where it passes between two neighbouring pixels of which one is hit and the other is not, it is the
+outline, and its position sets how much of the pair is covered. Of several such edges in one pair the outermost counts.
+No depth is compared: an edge behind another surface has hits or misses on both sides, and so does nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Segments:
     plane: Float[Tensor, "2 S"]
 
     def select(self, rows: Tensor) -> Segments:
-        return Segments(self.start[:, rows], self.end[:, rows], self.plane[:, rows])
+        return Segments(*(value.index_select(1, rows) for value in (self.start, self.end, self.plane)))
 
     def flip(self, flipped: Bool[Tensor, "S"]) -> Segments:
         """Turns the marked segments round."""
@@ -69,11 +69,11 @@ def _hashes(n: int, device: torch.device) -> Int[Tensor, "n"]:
 
 
 def contour_edges(screen: ScreenMesh) -> tuple[Int[Tensor, "E"], Int[Tensor, "E"]]:
-    """(start, end) vertices of the edges whose faces lie all on one side on the screen, the faces being on the positive
-    side of start → end, where det(end − start, face − start) > 0 in (column, row).
+    """(start, end) vertices of the edges whose faces lie all on one side of them on the screen.
 
-    Half-edges of opposite sides cancel in a hash sum at the edge's lower vertex; only edges of vertices where something is
-    left over are sorted. So no adjacency has to be kept for a mesh that changes in every iteration.
+    The faces are on the positive side of start → end, where det(end − start, face − start) > 0 in (column, row).
+    Half-edges of opposite sides cancel in a hash sum at the edge's lower vertex; only edges of vertices where something
+    is left over are sorted. So no adjacency has to be kept for a mesh that changes in every iteration.
     """
     corners = screen.corners
     after = corners[[1, 2, 0]]
@@ -86,10 +86,12 @@ def contour_edges(screen: ScreenMesh) -> tuple[Int[Tensor, "E"], Int[Tensor, "E"
     n_vertices = screen.depth.shape[0]
     keys = low.index_select(0, candidates) * n_vertices + high.index_select(0, candidates)
     keys, edge, n_faces = torch.unique(keys, return_inverse=True, return_counts=True)
-    n_positive = torch.zeros_like(n_faces).scatter_add_(0, edge, positive[candidates].to(torch.int64))
+    n_positive = torch.zeros_like(n_faces)
+    n_positive.scatter_add_(0, edge, positive.index_select(0, candidates).to(torch.int64))
     one_sided = (n_positive == 0) | (n_positive == n_faces)
     keys, side = keys[one_sided], n_positive[one_sided] > 0
-    low, high = keys // n_vertices, keys % n_vertices
+    low = torch.div(keys, n_vertices, rounding_mode="floor")
+    high = keys - low * n_vertices
     return torch.where(side, low, high), torch.where(side, high, low)
 
 
@@ -106,7 +108,7 @@ def _clip_edges(screen: ScreenMesh, start: Tensor, end: Tensor) -> Segments:
 
 
 def _rim(screen: ScreenMesh, plane: float, keep_deeper: bool) -> Segments:
-    """The segments along which a plane of constant camera depth cuts the faces, with what is kept on the positive side."""
+    """The segments along which a plane of constant depth cuts the faces, with what is kept on the positive side."""
     kept = (screen.depth >= plane) if keep_deeper else (screen.depth <= plane)
     n_kept = kept.to(torch.int8).index_select(0, screen.corners.view(-1)).view(3, -1).sum(0, dtype=torch.int8)
     face = ((n_kept > 0) & (n_kept < 3)).nonzero()[:, 0]
@@ -173,21 +175,24 @@ def find_crossings(screen: ScreenMesh, segments: Segments, hit: Bool[Tensor, "P"
     first = torch.minimum((along.amin(0) - 0.5).ceil().clamp_(min=0), limit).to(torch.int64)
     counts = torch.minimum((along.amax(0) - 0.5).ceil().clamp_(min=0), limit).to(torch.int64).sub_(first)
     segment = torch.repeat_interleave(counts)
-    line = torch.arange(segment.numel(), device=hit.device) + (first - (counts.cumsum(0) - counts))[segment]
+    line = torch.arange(segment.numel(), device=hit.device)
+    line += (first - (counts.cumsum(0) - counts)).index_select(0, segment)
     slope = (across[1] - across[0]) / (along[1] - along[0])
-    position = across[0, segment] + (line + 0.5 - along[0, segment]) * slope[segment]
+    at_zero = across[0] + (0.5 - along[0]) * slope
+    position = at_zero.index_select(0, segment) + line * slope.index_select(0, segment)
     # the pair is (lower, lower + 1) across the segment; down a row and back along a column have the surface below
-    steep_x = steep[segment]
+    steep_x = steep.index_select(0, segment)
     size = torch.where(steep_x, screen.width, screen.height)
     lower = (position - 0.5).floor()
     seen = (lower >= 0) & (lower + 1 < size)
-    surface_below = torch.where(steep, row[1] > row[0], column[1] < column[0])[segment]
-    lower = torch.where(seen, lower, 0.0).to(torch.int64)
+    surface_below = torch.where(steep, row[1] > row[0], column[1] < column[0]).index_select(0, segment)
+    lower = lower.masked_fill_(~seen, 0).to(torch.int64)
     lower_pixel = torch.where(steep_x, line * screen.width + lower, lower * screen.width + line)
     upper_pixel = lower_pixel + torch.where(steep_x, 1, screen.width)
     inner = torch.where(surface_below, lower_pixel, upper_pixel)
     outer = torch.where(surface_below, upper_pixel, lower_pixel)
-    seen &= hit[inner.clamp_max(hit.numel() - 1)] & ~hit[outer.clamp_max(hit.numel() - 1)]
+    last = hit.numel() - 1
+    seen &= hit.index_select(0, inner.clamp_max(last)) & ~hit.index_select(0, outer.clamp_max(last))
     return _outermost(Crossings(segment, steep_x, line, inner, outer), seen, ends, screen.width)
 
 
@@ -195,9 +200,9 @@ def _outermost(crossings: Crossings, seen: Tensor, ends: Tensor, width: int) -> 
     """Of the marked crossings, the one of each pair of pixels that lies farthest out."""
     marked = seen.nonzero()[:, 0]
     segment, steep, line, inner, outer = (
-        getattr(crossings, field.name)[marked] for field in dataclasses.fields(crossings)
+        getattr(crossings, field.name).index_select(0, marked) for field in dataclasses.fields(crossings)
     )
-    reach = _reach(ends[:, :, segment], steep, line, inner, outer, width)
+    reach = _reach(ends.index_select(2, segment), steep, line, inner, outer, width)
     rank = (reach.clamp(0, 1) * _POSITION_SCALE).to(torch.int64) << 32
     rank |= torch.arange(marked.numel(), device=marked.device)
     # a pair of pixels is named by its lower pixel and its direction
@@ -228,5 +233,6 @@ def antialias(vertices: Float[Tensor, "V 3"], screen: ScreenMesh, hit: Bool[Tens
     ends = segment_ends(points, segments.select(found.segment))
     reach = _reach(ends, found.steep, found.line, found.inner, found.outer, screen.width).to(vertices.dtype)
     # the covered pixel ends half a pixel beyond its centre, where the free one begins
-    mask = mask.index_add(0, found.inner, (reach - 0.5).clamp_max(0)).index_add(0, found.outer, (reach - 0.5).clamp_min(0))
-    return mask.clamp(0, 1).view_as(hit)
+    lost = (reach - 0.5).clamp_max(0)
+    gained = reach - 0.5 - lost  # not a second clamp: exactly halfway both would pass the gradient on
+    return mask.index_add(0, found.inner, lost).index_add(0, found.outer, gained).clamp(0, 1).view_as(hit)

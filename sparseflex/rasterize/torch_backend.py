@@ -74,10 +74,10 @@ def _sorted_by_row(triangles: ScreenTriangles) -> tuple[list[Tensor], list[Tenso
     return x, y
 
 
-def _line(x0: Tensor, y0: Tensor, x1: Tensor, y1: Tensor) -> tuple[Tensor, Tensor]:
-    """Column at row 0 and columns a row along the edge whose upper end is (x0, y0)."""
+def _line(x0: Tensor, y0: Tensor, x1: Tensor, y1: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+    """Column at the edge's first row centre and columns a row, (x0, y0) being its upper end; exact at that end."""
     slope = (x1 - x0) / (y1 - y0)
-    return x0 - y0 * slope, slope
+    return (first + 0.5 - y0).mul_(slope).add_(x0), slope
 
 
 def _depth_plane(triangles: ScreenTriangles) -> tuple[Tensor, Tensor, Tensor]:
@@ -106,9 +106,9 @@ def _fill(nearest: Tensor, triangles: ScreenTriangles, screen: ScreenMesh) -> No
         return
     x, y = _sorted_by_row(triangles)
     first, middle, last = (_first_at_or_after(value, screen.height).to(torch.int64) for value in y)
-    long_edge = _line(x[0], y[0], x[2], y[2])
+    long_edge = _line(x[0], y[0], x[2], y[2], first)
     # edge 2t is the upper, 2t + 1 the lower of the two short ones
-    upper, lower = _line(x[0], y[0], x[1], y[1]), _line(x[1], y[1], x[2], y[2])
+    upper, lower = _line(x[0], y[0], x[1], y[1], first), _line(x[1], y[1], x[2], y[2], middle)
     short_edge = [torch.stack(pair, dim=1).view(-1) for pair in zip(upper, lower, strict=True)]
     table = (long_edge, short_edge, _depth_plane(triangles), triangles.face)
     counts = last - first
@@ -133,16 +133,19 @@ def _fill_rows(nearest: Tensor, first: Tensor, middle: Tensor, counts: Tensor, t
     owner, row = _expand(first[start:stop], counts, int(counts.sum()))
     if start:
         owner += start
-    centre = row.to(torch.float64).add_(0.5)
-    short = owner * 2 + (row >= middle.index_select(0, owner))
-    x0 = long_x.index_select(0, owner).add_(long_slope.index_select(0, owner).mul_(centre))
-    x1 = short_x.index_select(0, short).add_(short_slope.index_select(0, short).mul_(centre))
+    since_first = row - first.index_select(0, owner)
+    since_middle = row - middle.index_select(0, owner)
+    in_lower = since_middle >= 0
+    short = owner * 2 + in_lower
+    x0 = long_slope.index_select(0, owner).mul_(since_first).add_(long_x.index_select(0, owner))
+    x1 = short_slope.index_select(0, short).mul_(torch.where(in_lower, since_middle, since_first))
+    x1 += short_x.index_select(0, short)
     begin = _first_at_or_after(torch.minimum(x0, x1), screen.width).to(torch.int64)
     length = _first_at_or_after(torch.maximum(x0, x1), screen.width).to(torch.int64).sub_(begin)
     base = row * screen.width
     # 1/depth as a function of the pixel's flat index, one line a row
     pair_a = a.index_select(0, owner)
-    at_zero = b.index_select(0, owner).mul_(centre).add_(c.index_select(0, owner))
+    at_zero = b.index_select(0, owner).mul_(row + 0.5).add_(c.index_select(0, owner))
     at_zero += pair_a * (0.5 - base)
     pair_face = face.index_select(0, owner)
     begin += base
