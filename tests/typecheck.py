@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 from typing import Any
@@ -25,9 +26,10 @@ def _own_errors_first(function: Any, checked: Any) -> Any:
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             return checked(*args, **kwargs)
-        except jaxtyping.TypeCheckError:
-            function(*args, **kwargs)
-            raise
+        except jaxtyping.TypeCheckError as complaint:
+            with contextlib.suppress(TypeError, RuntimeError, AttributeError, LookupError):
+                function(*args, **kwargs)
+            raise complaint from None
 
     return call
 

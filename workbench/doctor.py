@@ -133,7 +133,7 @@ def _cuda() -> Finding:
     if not torch.cuda.is_available():
         version = torch.version.cuda
         text = f"built for CUDA {version}, no device" if version else "this torch is built for the CPU"
-        return Finding("CUDA", "optional", text, "needs a CUDA device and a torch built for it: see PyTorch's installation page")
+        return Finding("CUDA", "optional", text, "a CUDA device, and a torch built for it: see PyTorch's own page")
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return Finding("CUDA", "ok", f"{torch.version.cuda}, {', '.join(names)}")
 
