@@ -16,6 +16,7 @@ INSTALL_COMMAND = (
     "pip install setuptools wheel ninja && "
     "pip install git+https://github.com/NVlabs/nvdiffrast.git --no-build-isolation"
 )
+MAX_FACES = 1 << 24  # it returns ids as float32
 
 
 def is_installed() -> bool:
@@ -34,13 +35,15 @@ def rasterize_nvdiffrast(screen: ScreenMesh) -> Int[Tensor, "H W"]:
     """The face nearest to the camera at each pixel centre, -1 where there is none; CUDA tensors only.
 
     Needs nvdiffrast 0.3.3 or newer. Its sub-pixel grid is coarser than float64, so pixels on edges may differ from the
-    torch backend's. Raises RuntimeError without nvdiffrast, ValueError for tensors off CUDA.
+    torch backend's. Raises RuntimeError without nvdiffrast, ValueError for tensors off CUDA or too many faces.
     """
     if not is_installed():
         raise RuntimeError(f"backend 'nvdiffrast' needs nvdiffrast, which is not installed; run: {INSTALL_COMMAND}")
     device = screen.faces.device
     if device.type != "cuda":
         raise ValueError(f"backend 'nvdiffrast' must be given CUDA tensors, got {device}")
+    if screen.n_faces >= MAX_FACES:
+        raise ValueError(f"backend 'nvdiffrast' must be given fewer than {MAX_FACES} faces, got {screen.n_faces}")
     if screen.n_faces == 0:
         return torch.full((screen.height, screen.width), -1, dtype=torch.int64, device=device)
     column, row, w = screen.homogeneous
