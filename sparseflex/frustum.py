@@ -215,7 +215,8 @@ def _see(voxels: SparseVoxels, camera: Camera) -> _Seen:
     place = row / width
     place[3] = (row[3] - lower) / width
     bins = torch.empty(voxels.n_voxels, dtype=torch.int16, device=voxels.device)
-    inside, unsure = torch.empty(2, voxels.n_voxels, dtype=torch.bool, device=voxels.device)
+    inside = torch.empty(voxels.n_voxels, dtype=torch.bool, device=voxels.device)
+    unsure = torch.empty_like(inside)  # an allocation of its own: _marked reads it eight bytes at a time
     lateral = _lateral_rows(camera)
     error = _rounding(lateral, voxels.device)
     for part, values in _affine_chunks(voxels, torch.cat([lateral, place[None]])):
