@@ -1,4 +1,4 @@
-"""Meshes in and out: reading, cleaning and normalising files, writing them, winding, and exact signed distances."""
+"""Meshes in and out: reading, cleaning and normalising files, writing them, and how they are wound."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparseflex.mesh import Mesh
+from sparseflex.signed_distance import signed_distance
+
+__all__ = [
+    "READABLE", "WRITABLE", "LoadedMesh", "WindingReport", "load_mesh", "normalize", "save_mesh", "signed_distance",
+    "transform_mesh", "winding_report",
+]
 
 READABLE = (".obj", ".ply", ".glb", ".off", ".stl")
 WRITABLE = (".ply", ".obj", ".glb")

@@ -17,6 +17,7 @@ from sparseflex.data import (
     load_mesh,
     normalize,
     save_mesh,
+    signed_distance,
     transform_mesh,
     winding_report,
 )
@@ -220,3 +221,67 @@ def test_a_mirroring_transform_keeps_the_outside_outside():
     corners = mirrored.vertices[mirrored.faces]
     volume = (corners[:, 0] * torch.linalg.cross(corners[:, 1], corners[:, 2])).sum() / 6
     assert float(volume) > 3.0
+
+
+# signed distance
+
+
+def solid_angle_inside(vertices: np.ndarray, faces: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The slow twin of the sign: the winding number of a closed mesh about each point (van Oosterom and Strackee)."""
+    a, b, c = (vertices[faces[:, k]][None] - points[:, None] for k in range(3))
+    la, lb, lc = (np.linalg.norm(x, axis=2) for x in (a, b, c))
+    top = (a * np.cross(b, c)).sum(2)
+    bottom = la * lb * lc + (a * b).sum(2) * lc + (b * c).sum(2) * la + (c * a).sum(2) * lb
+    return np.arctan2(top, bottom).sum(1) / (2 * np.pi) > 0.5
+
+
+def spiky(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A closed mesh with sharp convex and concave vertices."""
+    rng = np.random.default_rng(seed)
+    vertices, faces = solids.sphere(1.0, 1)
+    return vertices * rng.uniform(0.2, 1.0, size=(len(vertices), 1)), faces
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_signed_distance_agrees_with_its_slow_twins(seed):
+    vertices, faces = spiky(seed)
+    points = np.random.default_rng(seed + 50).uniform(-1.1, 1.1, size=(150, 3))
+    mesh = Mesh(torch.from_numpy(vertices), torch.from_numpy(faces))
+    found = signed_distance(mesh, torch.from_numpy(points)).numpy()
+    # distance: every triangle, densely sampled, from above
+    weights = np.random.default_rng(0).dirichlet([1, 1, 1], size=600)
+    dense = np.einsum("kc,fcd->fkd", weights, vertices[faces]).reshape(-1, 3)
+    nearest = np.array([np.linalg.norm(dense - point, axis=1).min() for point in points])
+    assert (nearest >= np.abs(found) - 1e-12).all() and np.abs(nearest - np.abs(found)).max() < 0.05
+    assert ((found < 0) == solid_angle_inside(vertices, faces, points)).all()
+
+
+def test_the_sign_is_right_where_only_a_vertex_is_near():
+    """Beyond a sharp tip the faces' own normals disagree; the angle-weighted one of the vertex decides."""
+    vertices = torch.tensor([[0.0, 0, 0], [1, 0.05, 0.05], [1, -0.05, 0.05], [1, 0, -0.05]]).double()
+    mesh = Mesh(vertices, torch.tensor([[0, 2, 1], [0, 3, 2], [0, 1, 3], [1, 2, 3]]))
+    points = torch.tensor([[-0.5, 0.3, 0.1], [-0.01, 0, 0], [0.9, 0, 0.0], [1.5, 0.0, 0.0]]).double()
+    inside = solid_angle_inside(vertices.numpy(), mesh.faces.numpy(), points.numpy())
+    assert (signed_distance(mesh, points) < 0).tolist() == inside.tolist()
+
+
+def test_signed_distance_of_spheres_sheets_and_nothing():
+    vertices, faces = solids.sphere(0.4, 4)
+    points = torch.rand(500, 3) - 0.5
+    found = signed_distance(Mesh(torch.from_numpy(vertices).float(), torch.from_numpy(faces)), points)
+    assert found.dtype == points.dtype and torch.allclose(found, points.norm(dim=1) - 0.4, atol=2e-3)
+    quad = Mesh(torch.tensor([[-1.0, 0, -1], [-1, 0, 1], [1, 0, 1], [1, 0, -1]]), torch.tensor([[0, 1, 2], [0, 2, 3]]))
+    assert signed_distance(quad, torch.tensor([[0.1, 0.5, 0.2], [0.1, -0.5, 0.2]])).tolist() == [0.5, -0.5]
+    nothing = Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.long))
+    assert signed_distance(nothing, points[:2]).tolist() == [torch.inf, torch.inf]
+    assert signed_distance(quad, points[:0]).shape == (0,)
+
+
+def test_signed_distance_of_very_uneven_triangles():
+    """One huge triangle beside many tiny ones: the nearest lattice points are not those of the nearest triangle."""
+    vertices, faces = solids.join([solids.sphere(0.01, 3), (np.array([[-9.0, -1, -9], [9, -1, -9], [0, -1, 9]]),
+                                                           np.array([[0, 2, 1]]))])
+    mesh = Mesh(torch.from_numpy(vertices), torch.from_numpy(faces))
+    points = torch.rand(200, 3).double() * 2 - 1
+    expected = torch.minimum((points.norm(dim=1) - 0.01), points[:, 1] + 1)
+    assert torch.allclose(signed_distance(mesh, points), expected, atol=1e-4)

@@ -176,18 +176,18 @@ def write_metrics(opened: Opened, out: Path, more: dict[str, Any]) -> None:
         **more,
     }
     part = out / f"{METRICS}.part"
-    part.write_text(json.dumps(_plain(content), indent=1) + "\n", "utf-8")
+    part.write_text(json.dumps(plain(content), indent=1) + "\n", "utf-8")
     part.replace(out / METRICS)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON has no NaN and no infinity: null says that there is no number."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, torch.Tensor):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

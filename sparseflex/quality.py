@@ -1,0 +1,61 @@
+"""How good a fitted mesh is: the numbers of one row, beside the untrained parameters and the exact signed distance."""
+
+from __future__ import annotations
+
+import torch
+
+from sparseflex.extraction import extract_mesh
+from sparseflex.mesh import Mesh
+from sparseflex.metrics import boundary_edges, f_score, point_to_triangle_chamfer, sample_points, view_errors
+from sparseflex.representation import SparseFlex
+from sparseflex.sampling import fixed_views
+from sparseflex.signed_distance import signed_distance
+from sparseflex.training.run import Run
+from sparseflex.voxels import SparseVoxels
+
+N_SAMPLES = 20_000
+N_VIEWS = 12
+
+
+def exact_sdf_mesh(target: Mesh, resolution: int) -> Mesh:
+    """The mesh extracted from the target's exact signed distance at the corners of the voxels that it touches."""
+    voxels = SparseVoxels.from_mesh(target, resolution, 0.0)
+    return extract_mesh(SparseFlex.from_sdf(voxels, signed_distance(target, voxels.corners_world)))
+
+
+def surface_quality(mesh: Mesh, target: Mesh, resolution: int, seed: int = 0) -> dict[str, float]:
+    """The numbers of one row; lengths in world units (the target's longest side is 1), CD in voxel widths too.
+
+    chamfer: point to triangle, mean of both ways. f_score_*: of sampled points at that distance. holes, normals and
+    depth_off: from views around the target that no schedule meets; depth_off counts pixels off by over a voxel.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chamfer = point_to_triangle_chamfer(mesh, target, N_SAMPLES, generator)
+    ours = sample_points(mesh, 4 * N_SAMPLES, generator).points
+    theirs = sample_points(target, 4 * N_SAMPLES, generator).points
+    seen = view_errors(mesh, target, fixed_views(N_VIEWS, target), depth_tolerance=1 / resolution)
+    return {
+        "chamfer": chamfer,
+        "chamfer_voxels": chamfer * resolution,
+        "f_score_0.005": f_score(ours, theirs, 0.005),
+        "f_score_0.01": f_score(ours, theirs, 0.01),
+        "holes_percent": seen.holes_percent,
+        "normal_degrees": seen.normal_degrees,
+        "depth_off_percent": seen.depth_off_percent,
+        "boundary_edges": float(boundary_edges(mesh)),
+        "faces": float(mesh.n_faces),
+    }
+
+
+def quality_rows(run: Run, mesh: Mesh, target: Mesh) -> dict[str, dict[str, float]]:
+    """Rows of surface_quality: `fitted`, and for a fit `untrained` (its first parameters) and `exact_sdf`."""
+    from sparseflex.training.fit import FitRun
+
+    voxels = run.read_field("voxels") if "voxels" in run.fields else None
+    resolution = voxels.resolution if voxels is not None else 64
+    meshes = {"fitted" if run.iteration else "untrained": mesh}
+    if isinstance(run, FitRun):
+        if run.iteration:
+            meshes["untrained"] = FitRun(target, run.config, target.vertices.device).extract()
+        meshes["exact_sdf"] = exact_sdf_mesh(target, resolution)
+    return {name: surface_quality(rows, target, resolution) for name, rows in meshes.items()}
