@@ -307,6 +307,9 @@ def _search_planes(
             break
         near_outer, near_inner = ((near, ahead), near_inner) if ahead <= want_ahead else (near_outer, (near, ahead))
         far_outer, far_inner = ((far, behind), far_inner) if behind <= want_behind else (far_outer, (far, behind))
+        # the near plane's goal lies in front of the far plane's, so each bounds the other's
+        near_inner = min(near_inner, (far_outer[0], n_visible - far_outer[1]))
+        far_inner = max(far_inner, (near_outer[0], n_visible - near_outer[1]))
         even = round_number % 2 == 0
         near = near_outer[0] if near_outer[1] == want_ahead else _between(near_outer, near_inner, want_ahead, even)
         far = far_outer[0] if far_outer[1] == want_behind else _between(far_outer, far_inner, want_behind, even)
