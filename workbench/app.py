@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sparseflex.camera import Camera
 from sparseflex.training.run import Run
 from workbench import theme
 from workbench.commands import Command, NextIteration, NextStage, Pause, Play, RequestFields, SaveCheckpoint
@@ -58,16 +59,20 @@ def open_window(
     scripted: Scripted | None = None,
     save: SaveRun = save_checkpoint,
     view: ViewState | None = None,
+    home: Camera | None = None,
 ) -> int:
     """Shows a run until the window is closed, and drives it from there. Returns the exit code.
 
     0: closed by the user; 1: the run or the window failed, or the last checkpoint couldn't be saved. Where iterations
     were made, out_dir/checkpoint.safetensors is written on closing, and on Ctrl-C too. scripted is called after each
-    redraw and closes the window by returning True. Raises NoGraphics where no window can be opened.
+    redraw and closes the window by returning True. home gives the direction of the home view. Raises NoGraphics where
+    no window can be opened.
     """
     check_graphics()
     view = view or ViewState()
     view.checkpoint_path = Path(out_dir) / "checkpoint.safetensors"
+    if home is not None:
+        view.home_direction = tuple((-home.forward_world).tolist())
     engine = Engine(run, save)
     try:
         window = Window(engine, view, title, fps, size)
@@ -276,7 +281,7 @@ class Window:
         from workbench.panels import frustum, layers, maps, plots, scalars, status, transport
 
         commands: list[Command] = []
-        columns = (("left", layout.left, (transport, frustum, layers)), ("right", layout.right, (maps, scalars, plots)),
+        columns = (("left", layout.left, (transport, frustum, layers, scalars)), ("right", layout.right, (maps, plots)),
                    ("bar", layout.bar, (status,)))
         for name, rect, panels in columns:
             with self._pane(name, rect, bar=name == "bar"):

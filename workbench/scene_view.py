@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import polyscope as ps
+import torch
 from jaxtyping import Float
 
 from sparseflex.camera import Camera
@@ -15,18 +16,17 @@ from sparseflex.voxels import SparseVoxels
 from workbench import theme
 from workbench.layout import Rect, arranged
 from workbench.snapshot import MeshArrays, Snapshot
-from workbench.split import CATEGORIES
+from workbench.split import CATEGORIES, Split
 from workbench.view_state import ViewState
 
 CUBE_SIZES = {"active": 0.88, "outside": 0.25, "near_cut": 0.35, "far_cut": 0.35}
 """Edge of the drawn cube in voxels. Only the active ones are drawn full: no transparency, which is slow in software."""
 
-ALONE, WITH_FRUSTUM = 1.2, 1.6
+ALONE, WITH_FRUSTUM = 1.3, 1.7
 """Room that an object of the unit box gets, alone or within its frustum, in world units."""
 
 
 FOV_DEGREES = 28.0
-HOME_DIRECTION = np.array([0.75, 0.42, 1.0])
 
 
 class SceneView:
@@ -47,12 +47,12 @@ class SceneView:
         camera, voxels = split.camera, split.voxels
         for name in CATEGORIES:
             key = (voxels, camera) if layers[name] and voxels is not None else None
-            self._keep(name, key, lambda name=name: self._draw_voxels(name, view), slot=0)
+            self._keep(name, key, lambda name=name: draw_voxels(name, name, split), slot=0)
         for slot, name in ((1, "mesh"), (2, "target")):
-            mesh = snapshot.fields.get(name)
+            mesh = snapshot.fields.get(view.field_of(name, snapshot))
             colour = view.mesh_colour if name == "mesh" else "clay"
             key = (mesh, colour) if layers[name] and mesh is not None and len(mesh.faces) else None
-            self._keep(name, key, lambda name=name, mesh=mesh, colour=colour: draw_mesh(name, mesh, colour), slot)
+            self._keep(name, key, lambda n=name, m=mesh, c=colour: draw_mesh(n, m, COLOURS[n], c), slot)
         key = (camera,) if layers["frustum"] and camera is not None else None
         self._keep("frustum", key, lambda: draw_frustum(camera), slot=0)
         others = tuple(known.camera for known in snapshot.cameras if known.camera is not camera)
@@ -83,7 +83,7 @@ class SceneView:
         return dict(zip(slots, centres, strict=True)), whole
 
     def go_home(self, view: ViewState, window: tuple[int, int], free: Rect) -> None:
-        """A view from the front right, slightly above, in which everything fits the free part of the window."""
+        """The view along view.home_direction in which everything fits the free part of the window."""
         ps.set_vertical_fov_degrees(FOV_DEGREES)
         width, height = window
         free_width, free_height = max(free[2], 1.0), max(free[3], 1.0)
@@ -91,7 +91,7 @@ class SceneView:
         # world units that the whole window's height spans at the objects' distance
         span = height * max(tall / free_height, wide / free_width)
         distance = span / 2 / math.tan(math.radians(FOV_DEGREES) / 2)
-        direction = HOME_DIRECTION / np.linalg.norm(HOME_DIRECTION)
+        direction = np.asarray(view.home_direction) / np.linalg.norm(view.home_direction)
         right = np.cross((0.0, 1.0, 0.0), direction)
         right /= np.linalg.norm(right)
         # the centre of the free part is not the window's
@@ -122,22 +122,20 @@ class SceneView:
         for structure in self._places.pop(name, ([], 0))[0]:
             structure.remove()
 
-    @staticmethod
-    def _draw_voxels(name: str, view: ViewState) -> list[Any]:
-        voxels, rows = view.split.voxels, view.split.rows(name)
-        if not rows.any():
-            return []
-        width = 1 / voxels.resolution
-        grid = ps.register_sparse_volume_grid(
-            name, (-0.5,) * 3, (width,) * 3, voxels.voxel_ijk.numpy()[rows], color=_colour_of(name),
-            cube_size_factor=1 - CUBE_SIZES[name], material="clay" if name == "active" else "flat", edge_width=0,
-        )
-        return [grid]
 
-
-def _colour_of(name: str) -> theme.Colour:
-    colour = theme.CATEGORY_COLOURS[name]
-    return theme.lit(colour) if name == "active" else colour
+def draw_voxels(name: str, category: str, split: Split) -> list[Any]:
+    """The voxels of a category as cubes; nothing where there are none."""
+    voxels, rows = split.voxels, split.rows(category)
+    if not rows.any():
+        return []
+    colour = theme.CATEGORY_COLOURS[category]
+    active = category == "active"
+    grid = ps.register_sparse_volume_grid(
+        name, (-0.5,) * 3, (1 / voxels.resolution,) * 3, voxels.voxel_ijk.numpy()[rows],
+        color=theme.lit(colour) if active else colour, material="clay" if active else "flat",
+        cube_size_factor=1 - CUBE_SIZES[category], edge_width=0,
+    )
+    return [grid]
 
 
 def draw_sdf(voxels: SparseVoxels, sdf: Float[np.ndarray, "C"]) -> list[Any]:
@@ -149,14 +147,18 @@ def draw_sdf(voxels: SparseVoxels, sdf: Float[np.ndarray, "C"]) -> list[Any]:
     return [points]
 
 
-def draw_mesh(name: str, mesh: MeshArrays, colour: str) -> list[Any]:
+COLOURS = {"mesh": theme.MESH, "target": theme.TARGET}
+
+
+def draw_mesh(name: str, mesh: MeshArrays, colour: theme.Colour, shading: str = "clay") -> list[Any]:
+    """A surface, shaded smoothly ("clay") or coloured by its normals ("normal"); its inside is brown."""
     structure = ps.register_surface_mesh(
-        name, mesh.vertices, mesh.faces, color=theme.lit(theme.MESH if name == "mesh" else theme.TARGET),
-        material="flat" if colour == "normal" else "clay", smooth_shade=True,
+        name, mesh.vertices, mesh.faces, color=theme.lit(colour), material="flat" if shading == "normal" else "clay",
+        smooth_shade=True,
     )
     structure.set_back_face_policy("custom")
-    structure.set_back_face_color(theme.rgb("#7A5A4A"))
-    if colour == "normal":
+    structure.set_back_face_color(theme.lit(theme.INSIDE))
+    if shading == "normal":
         structure.add_color_quantity("normal", vertex_normals(mesh) * 0.5 + 0.5, enabled=True)
     return [structure]
 
@@ -174,20 +176,39 @@ def vertex_normals(mesh: MeshArrays) -> Float[np.ndarray, "V 3"]:
 _BOX_EDGES = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [4, 5], [5, 6], [6, 7], [7, 4], [0, 4], [1, 5], [2, 6], [3, 7]])
 
 
-def draw_frustum(camera: Camera) -> list[Any]:
-    """The box between the planes as lines, both planes hatched, and rays towards the eye."""
-    corners = camera.frustum_corners_world().numpy()
-    eye = camera.eye_world.numpy()
-    box = _lines("frustum", corners, _BOX_EDGES, theme.FRUSTUM, radius=0.0035)
-    towards = eye - corners[:4]
+def drawn_planes(camera: Camera, margin: float = 0.12) -> tuple[float, float, bool, bool]:
+    """The depths between which a frustum is drawn, and whether near and far planes lie there.
+
+    Planes far from the unit box would make a frustum that fills the view; it then ends a margin beyond the box.
+    """
+    box = torch.tensor([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)])
+    depths = camera.depth_of(box.double())
+    low, high = float(depths.min()) - margin, float(depths.max()) + margin
+    near, far = max(camera.near, low), min(camera.far, high)
+    if near >= far:  # the whole frustum lies beside the box
+        return camera.near, camera.far, True, True
+    return near, far, camera.near >= low, camera.far <= high
+
+
+def draw_frustum(camera: Camera, name: str = "frustum", weight: float = 1.0) -> list[Any]:
+    """The box between the planes as lines, the planes hatched, and rays towards the eye."""
+    near, far, has_near, has_far = drawn_planes(camera)
+    corners = camera.frustum_corners_world(near, far).numpy()
+    towards = camera.eye_world.numpy() - corners[:4]
     length = np.linalg.norm(towards, axis=1, keepdims=True)
-    ends = corners[:4] + towards * np.minimum(0.35 / np.maximum(length, 1e-9), 1)
-    rays = _lines("frustum rays", np.concatenate([corners[:4], ends]), np.stack([np.arange(4), np.arange(4, 8)], 1),
-                  theme.FRUSTUM, radius=0.0016)
-    return [box, rays, _hatch("near plane", corners[:4]), _hatch("far plane", corners[4:])]
+    ends = corners[:4] + towards * np.minimum(0.3 / np.maximum(length, 1e-9), 1)
+    found = [
+        _lines(name, corners, _BOX_EDGES, theme.FRUSTUM, 0.0035 * weight),
+        _lines(f"{name} rays", np.concatenate([corners[:4], ends]), np.arange(8).reshape(2, 4).T, theme.FRUSTUM,
+               0.0016 * weight),
+    ]
+    for plane, quad, shown in (("near", corners[:4], has_near), ("far", corners[4:], has_far)):
+        if shown:
+            found.append(_hatch(f"{name} {plane}", quad, weight))
+    return found
 
 
-def _hatch(name: str, quad: Float[np.ndarray, "4 3"], n_lines: int = 9) -> Any:
+def _hatch(name: str, quad: Float[np.ndarray, "4 3"], weight: float, n_lines: int = 7) -> Any:
     """Thin lines across a plane: it shows without hiding what lies behind, and needs no transparency."""
     steps = (np.arange(n_lines) + 1)[:, None] / (n_lines + 1)
     sides = [quad[a] + (quad[b] - quad[a]) * steps for a, b in ((0, 1), (3, 2), (0, 3), (1, 2))]
@@ -195,7 +216,7 @@ def _hatch(name: str, quad: Float[np.ndarray, "4 3"], n_lines: int = 9) -> Any:
     index = np.arange(n_lines)
     edges = np.concatenate([np.stack([index, index + n_lines], 1),
                             np.stack([index + 2 * n_lines, index + 3 * n_lines], 1)])
-    return _lines(name, nodes, edges, theme.FRUSTUM, radius=0.0009)
+    return _lines(name, nodes, edges, theme.FRUSTUM, 0.0009 * weight)
 
 
 def draw_cameras(cameras: tuple[Camera, ...], size: float = 0.09) -> list[Any]:

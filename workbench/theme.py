@@ -24,6 +24,7 @@ CATEGORY_COLOURS = {"active": ACTIVE, "outside": OUTSIDE, "near_cut": NEAR_CUT, 
 
 MESH = rgb("#D9D6CF")
 TARGET = rgb("#8FA3BF")
+INSIDE = rgb("#8A6552")
 CAMERAS = rgb("#6E7B8F")
 
 BACKGROUND = rgb("#15181E")
@@ -85,7 +86,7 @@ _SIZES = (
     ("FrameRounding GrabRounding", 5),
     ("WindowPadding", (13, 10)),
     ("FramePadding", (8, 4)),
-    ("ItemSpacing", (8, 5)),
+    ("ItemSpacing", (8, 4)),
     ("ItemInnerSpacing", (7, 5)),
     ("CellPadding", (5, 2)),
     ("ScrollbarSize", 9),

@@ -134,6 +134,19 @@ class Ui:
             at = end
         self.im.Dummy((width, height))
 
+    def legend(self, entries: Sequence[tuple[str, theme.Colour]]) -> None:
+        """Coloured dots with names, as many a line as fit."""
+        with self.sized(0.88):
+            gap, line_end = 0.8 * self.em, self.im.GetCursorScreenPos()[0] + self.width
+            for index, (label, colour) in enumerate(entries):
+                if index:
+                    self.im.SameLine(0.0, gap)
+                    wide = self.im.CalcTextSize(label)[0] + 1.1 * self.em
+                    if self.im.GetCursorScreenPos()[0] + wide > line_end:
+                        self.im.NewLine()
+                self.dot(colour)
+                self.text(label, theme.MUTED)
+
     def chips(self, labels: Sequence[str], chosen: int, tips: Sequence[str]) -> None:
         """Names in rounded boxes, as many a line as fit; the chosen one in the accent colour."""
         em, gap, draw = self.em, 0.3 * self.em, self.im.GetWindowDrawList()

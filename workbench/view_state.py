@@ -12,8 +12,18 @@ from workbench.split import Split
 LAYERS = ("active", "outside", "near_cut", "far_cut", "mesh", "target", "frustum", "cameras", "sdf")
 """Layers of the scene; number key k toggles the k-th."""
 
-LAYER_LABELS = ("Active voxels", "Outside laterally", "Cut by near plane", "Cut by far plane", "Mesh", "Target",
-                "Frustum and planes", "Other cameras", "Corner SDF")
+LAYER_LABELS = ("Active", "Outside", "Near-cut", "Far-cut", "Mesh", "Target", "Frustum", "Cameras", "SDF")
+LAYER_TIPS = (
+    "Voxels in the selected camera's frustum",
+    "Voxels beside the frustum",
+    "Voxels in front of the near plane",
+    "Voxels behind the far plane",
+    "The extracted surface",
+    "The surface to be reached",
+    "The selected camera's frustum with its near and far planes",
+    "All other cameras",
+    "SDF at the voxels' corners: blue inside, red outside",
+)
 
 MAPS = ("depth", "normal", "mask")
 
@@ -31,14 +41,18 @@ class RedrawStats:
 class ViewState:
     """Choices of the user, and what is derived from them.
 
-    pinned is the camera looked at; None follows the run's current one. edited holds settings while they are dragged,
-    split what the selected camera does with the voxels, plotted the scalar of the second plot ("" for the default).
+    section_only shows the mesh of the active section where the run has the whole surface too. home_direction points
+    from the object to the eye of the home view. pinned is the camera looked at; None follows the run's current one.
+    edited holds settings while they are dragged, split what the selected camera does with the voxels, plotted the
+    scalar of the second plot ("" for the default).
     """
 
     layers: dict[str, bool] = dataclasses.field(
         default_factory=lambda: {name: name not in ("cameras", "sdf") for name in LAYERS}
     )
     side_by_side: bool = True
+    section_only: bool = False
+    home_direction: tuple[float, float, float] = (0.75, 0.42, 1.0)
     mesh_colour: str = "clay"
     pinned: RunCamera | None = None
     show_panels: bool = True
@@ -76,10 +90,15 @@ class ViewState:
     def step_camera(self, snapshot: Snapshot, step: int) -> None:
         self.select_camera(snapshot, max(self.selected_index(snapshot), 0) + step)
 
+    def field_of(self, layer: str, snapshot: Snapshot) -> str:
+        """The field that a mesh layer shows: the whole surface where the run has it, or what the section gave."""
+        whole = layer == "mesh" and "surface" in snapshot.field_kinds and not self.section_only
+        return "surface" if whole else layer
+
     def wanted_fields(self, snapshot: Snapshot) -> frozenset[str]:
         """The fields that what is shown now needs, of those that the run has."""
         wanted = {"voxels"}  # the frustum panel counts them whatever the layers
-        wanted |= {name for name in ("mesh", "target") if self.layers[name]}
+        wanted |= {self.field_of(name, snapshot) for name in ("mesh", "target") if self.layers[name]}
         if self.layers["sdf"]:
             wanted.add("corner_sdf")
         if self.show_panels:

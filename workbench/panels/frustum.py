@@ -32,12 +32,10 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
 
 
 def camera_label(camera: RunCamera) -> str:
-    """Such as 'orbit, iteration 12, loss 0.031'."""
-    parts = [camera.kind]
-    if camera.iteration is not None:
-        parts.append(f"iteration {camera.iteration}")
+    """Such as 'orbit 12, loss 0.031': kind, iteration, loss."""
+    parts = [camera.kind if camera.iteration is None else f"{camera.kind} {camera.iteration}"]
     if camera.loss is not None:
-        parts.append(f"loss {camera.loss:.4g}")
+        parts.append(f"loss {camera.loss:.3g}")
     return ", ".join(parts)
 
 

@@ -22,7 +22,9 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     if history.n_rows == 0:
         ui.text("No iteration has ended yet.", theme.MUTED)
         return []
-    changed, view.log_scale = ui.im.Checkbox("Logarithmic", view.log_scale)
+    ui.legend([("total" if name == "loss" else name.removeprefix("loss_"), _colour(index))
+               for index, name in enumerate(losses)])
+    _, view.log_scale = ui.im.Checkbox("Logarithmic", view.log_scale)
     room = ui.im.GetContentRegionAvail()[1]
     second = bool(others) and room > 16 * ui.em
     share = room - 10.5 * ui.em if second else room - 0.5 * ui.em
@@ -37,25 +39,27 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     return []
 
 
+def _colour(index: int) -> theme.Colour:
+    return theme.LINES[index % len(theme.LINES)]
+
+
 def _draw_lines(ui: Ui, title: str, history: History, names: list[str], height: float, log_scale: bool) -> None:
     flags = int(ui.plot.ImPlotFlags_NoTitle) | int(ui.plot.ImPlotFlags_NoMenus) | int(ui.plot.ImPlotFlags_NoMouseText)
-    flags |= int(ui.plot.ImPlotFlags_NoLegend) if len(names) == 1 else 0
+    flags |= int(ui.plot.ImPlotFlags_NoLegend)
     if not ui.plot.BeginPlot(title, (ui.width, height), flags):
         return
     fit = int(ui.plot.ImPlotAxisFlags_AutoFit) | int(ui.plot.ImPlotAxisFlags_NoMenus)
     ui.plot.SetupAxes("", "", fit, fit)
     if log_scale:
         ui.plot.SetupAxisScale(int(ui.plot.ImAxis_Y1), int(ui.plot.ImPlotScale_Log10))
-    corner = int(ui.plot.ImPlotLocation_North) | int(ui.plot.ImPlotLocation_East)
-    ui.plot.SetupLegend(corner, int(ui.plot.ImPlotLegendFlags_NoMenus))
     iterations = history.column("iteration")
     for index, name in enumerate(names):
         values = history.column(name)
         if log_scale:
             values = np.where(values > 0, values, np.nan)
         xs, ys = thinned(iterations, values)
-        ui.plot.SetNextLineStyle((*theme.LINES[index % len(theme.LINES)], 1.0), 2.2 if name == "loss" else 1.4)
-        ui.plot.PlotLine(name.removeprefix("loss_") if name != "loss" else "loss", xs, ys)
+        ui.plot.SetNextLineStyle((*_colour(index), 1.0), (0.14 if name == "loss" else 0.09) * ui.em)
+        ui.plot.PlotLine(name, xs, ys)
     ui.plot.EndPlot()
 
 

@@ -5,19 +5,25 @@ from __future__ import annotations
 from workbench import theme
 from workbench.commands import Command
 from workbench.snapshot import Snapshot
-from workbench.ui import Ui, count
+from workbench.ui import Ui, count, megabytes, milliseconds
 from workbench.view_state import ViewState
 
 WHOLE = ("iteration", "voxels", "active", "vertices", "faces")
 
+SHOWN_ELSEWHERE = ("iteration", "near", "far")
+
 
 def shown(name: str, value: float) -> str:
-    """Counts as whole numbers, all else to four digits."""
+    """Counts as whole numbers, times and memory with their unit, all else to four digits."""
+    if name == "peak_bytes":
+        return megabytes(value)
+    if name == "stage_secs":
+        return milliseconds(value)
     return count(value) if name in WHOLE else f"{value:.4g}"
 
 
 def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
-    names = [name for name in snapshot.scalars if name != "iteration"]
+    names = [name for name in snapshot.scalars if name not in SHOWN_ELSEWHERE]
     if not names:
         return []
     ui.heading("Scalars")

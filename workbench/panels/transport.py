@@ -52,5 +52,5 @@ def stage_tip(snapshot: Snapshot, stage: str) -> str:
 
 def _draw_costs(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
     rate = snapshot.iterations_per_sec
-    ui.text(f"{rate:.1f} it/s" if rate == rate else "in this session", MUTED)
+    ui.text(f"{rate:.1f} it/s" if rate == rate else "paused" if not snapshot.playing else "running", MUTED)
     ui.text_right(f"copies {milliseconds(snapshot.publish_secs)}, drawing {view.redraw.share:.0%}", MUTED)
