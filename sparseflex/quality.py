@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from sparseflex.extraction import extract_mesh
 from sparseflex.mesh import Mesh
-from sparseflex.metrics import boundary_edges, f_score, point_to_triangle_chamfer, sample_points, view_errors
+from sparseflex.metrics import boundary_edges, point_to_triangle_distance, sample_points, view_errors
 from sparseflex.representation import SparseFlex
 from sparseflex.sampling import fixed_views
 from sparseflex.signed_distance import signed_distance
@@ -26,25 +30,35 @@ def exact_sdf_mesh(target: Mesh, resolution: int) -> Mesh:
 def surface_quality(mesh: Mesh, target: Mesh, resolution: int, seed: int = 0) -> dict[str, float]:
     """The numbers of one row; lengths in world units (the target's longest side is 1), CD in voxel widths too.
 
-    chamfer: point to triangle, mean of both ways. f_score_*: of sampled points at that distance. holes, normals and
-    depth_off: from views around the target that no schedule meets; depth_off counts pixels off by over a voxel.
+    chamfer: point to triangle, mean of both ways. f_score_*: at that distance, from samples to triangles, so that the
+    spacing of the samples plays no part. holes, normals and depth_off: from views around the target that no schedule
+    meets; depth_off counts pixels off by over a voxel.
     """
     generator = torch.Generator().manual_seed(seed)
-    chamfer = point_to_triangle_chamfer(mesh, target, N_SAMPLES, generator)
-    ours = sample_points(mesh, 4 * N_SAMPLES, generator).points
-    theirs = sample_points(target, 4 * N_SAMPLES, generator).points
+    ours, theirs = (sample_points(part, N_SAMPLES, generator).points for part in (mesh, target))
+    to_target, to_mesh = point_to_triangle_distance(ours, target), point_to_triangle_distance(theirs, mesh)
+    # a mesh without area has no samples, and its target is infinitely far
+    chamfer = (float(to_target.mean()) + float(to_mesh.mean())) / 2 if len(to_target) else math.inf
     seen = view_errors(mesh, target, fixed_views(N_VIEWS, target), depth_tolerance=1 / resolution)
     return {
         "chamfer": chamfer,
         "chamfer_voxels": chamfer * resolution,
-        "f_score_0.005": f_score(ours, theirs, 0.005),
-        "f_score_0.01": f_score(ours, theirs, 0.01),
+        "f_score_0.005": _f_score(to_target, to_mesh, 0.005),
+        "f_score_0.01": _f_score(to_target, to_mesh, 0.01),
         "holes_percent": seen.holes_percent,
         "normal_degrees": seen.normal_degrees,
         "depth_off_percent": seen.depth_off_percent,
         "boundary_edges": float(boundary_edges(mesh)),
         "faces": float(mesh.n_faces),
     }
+
+
+def _f_score(to_target: Float[Tensor, "n"], to_mesh: Float[Tensor, "m"], threshold: float) -> float:
+    """Harmonic mean of the shares of both sets that are nearer than threshold; 0 where one is empty."""
+    if not len(to_target) or not len(to_mesh):
+        return 0.0
+    shares = [float((distance < threshold).double().mean()) for distance in (to_target, to_mesh)]
+    return 2 * shares[0] * shares[1] / sum(shares) if sum(shares) else 0.0
 
 
 def quality_rows(run: Run, mesh: Mesh, target: Mesh) -> dict[str, dict[str, float]]:
