@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as functional
@@ -25,7 +27,7 @@ __all__ = [
     "ssim_loss",
 ]
 
-_WINDOW, _SIGMA = 11, 1.5
+_REACH, _SIGMA = 5, 1.5
 # Wang et al. 2004: (0.01 L)² and (0.03 L)²; a component of a normal spans L = 2
 _C1, _C2 = 0.02**2, 0.06**2
 
@@ -55,21 +57,51 @@ def mask_l1(mask: Float[Tensor, "*b H W"], target: Float[Tensor, "*b H W"]) -> F
     return (mask - target).abs().sum() / max(mask.numel(), 1)
 
 
-@functools.lru_cache(maxsize=8)
-def _gaussian(dtype: torch.dtype, device: torch.device) -> Float[Tensor, "window"]:
-    offsets = torch.arange(_WINDOW, dtype=torch.float64) - _WINDOW // 2
-    weights = torch.exp(-0.5 * (offsets / _SIGMA) ** 2)
-    return (weights / weights.sum()).to(device, dtype)
+@functools.lru_cache(maxsize=1)
+def _gaussian() -> list[float]:
+    weights = [math.exp(-0.5 * ((k - _REACH) / _SIGMA) ** 2) for k in range(2 * _REACH + 1)]
+    return [weight / sum(weights) for weight in weights]
 
 
-def _blur(images: Float[Tensor, "c H W"]) -> Float[Tensor, "c H W"]:
-    """Gaussian window by two one-dimensional convolutions, zeros beyond the border: its own transpose."""
-    weights, n_images = _gaussian(images.dtype, images.device), images.shape[0]
-    columns = weights.view(1, 1, -1, 1).expand(n_images, 1, -1, 1)
-    rows = weights.view(1, 1, 1, -1).expand(n_images, 1, 1, -1)
-    reach = _WINDOW // 2
-    blurred = functional.conv2d(images[None], columns, padding=(reach, 0), groups=n_images)
-    return functional.conv2d(blurred, rows, padding=(0, reach), groups=n_images)[0]
+class _Frame(NamedTuple):
+    """How a stack of images lies in one flat tensor: _REACH zeros after each row and rows of zeros after each image,
+    so that a shift along either axis is an offset. Sums of shifted copies are then long contiguous additions: twice
+    as fast as a grouped convolution, which rearranges its channels first."""
+
+    images: int
+    height: int
+    width: int
+
+    @property
+    def pitch(self) -> int:
+        return self.width + _REACH
+
+    def fill(self, images: Float[Tensor, "c H W"]) -> Float[Tensor, "flat"]:
+        """Lays out images, with _REACH more rows of zeros at both ends."""
+        flat = images.new_zeros((self.images * (self.height + _REACH) + 2 * _REACH) * self.pitch)
+        self.view(flat[_REACH * self.pitch : -_REACH * self.pitch]).copy_(images)
+        return flat
+
+    def view(self, body: Float[Tensor, "body"]) -> Float[Tensor, "c H W"]:
+        """The images in a flat tensor without the rows at its ends."""
+        return body.view(self.images, self.height + _REACH, self.pitch)[:, : self.height, : self.width]
+
+    def blur(self, flat: Float[Tensor, "flat"]) -> Float[Tensor, "body"]:
+        """Gaussian window over filled images, zeros beyond their border (so it is its own transpose). Only what view
+        shows of the result has a meaning."""
+        body = flat.shape[0] - 2 * _REACH * self.pitch
+        by_columns = flat.new_zeros(body + 2 * _REACH)
+        _window_sum(flat, self.pitch, by_columns[_REACH:-_REACH])
+        return _window_sum(by_columns, 1, flat.new_empty(body))
+
+
+def _window_sum(source: Float[Tensor, "n"], step: int, out: Float[Tensor, "m"]) -> Float[Tensor, "m"]:
+    """out[i] = sum over k of weight k · source[i + k · step]."""
+    length, weights = out.shape[0], _gaussian()
+    torch.mul(source[:length], weights[0], out=out)
+    for k in range(1, len(weights)):
+        out.add_(source[k * step : k * step + length], alpha=weights[k])
+    return out
 
 
 class _MeanSsim(torch.autograd.Function):
@@ -77,28 +109,34 @@ class _MeanSsim(torch.autograd.Function):
     maps where autograd would blur five, and keeps a third of the memory."""
 
     @staticmethod
-    def forward(ctx, a: Float[Tensor, "c H W"], b: Float[Tensor, "c H W"]) -> Float[Tensor, ""]:  # noqa: ANN001
-        mean_a, mean_b, mean_aa, mean_bb, mean_ab = _blur(torch.cat([a, b, a * a, b * b, a * b])).chunk(5)
-        luminance, squares = 2 * mean_a * mean_b, mean_a * mean_a + mean_b * mean_b
-        top_s = (2 * mean_ab - luminance).add_(_C2)
-        below_s = (mean_aa + mean_bb).sub_(squares).add_(_C2)
+    def forward(ctx, a: Float[Tensor, "c H W"], b: Float[Tensor, "c H W"]) -> Float[Tensor, ""]:
+        frame = _Frame(*a.shape)
+        a, b = frame.fill(a), frame.fill(b)
+        mean_a, mean_b, mean_ab = frame.blur(a), frame.blur(b), frame.blur(a * b)
+        below_s = frame.blur(a * a).add_(frame.blur(b * b))
+        luminance, squares = 2 * mean_a * mean_b, mean_a.square().addcmul_(mean_b, mean_b)
+        top_s = mean_ab.mul_(2).sub_(luminance).add_(_C2)
+        below_s.sub_(squares).add_(_C2)
         top_l, below_l = luminance.add_(_C1), squares.add_(_C1)
         inverse = (below_l * below_s).reciprocal_()
         values = top_l * top_s * inverse
+        ctx.frame = frame
         ctx.save_for_backward(a, b, mean_a, mean_b, top_l, top_s, below_l, below_s, inverse, values)
-        return values.sum() / max(values.numel(), 1)
+        return frame.view(values).mean()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Float[Tensor, ""]) -> tuple[Tensor, None]:  # noqa: ANN001
+    def backward(ctx, grad: Float[Tensor, ""]) -> tuple[Tensor, None]:
         a, b, mean_a, mean_b, top_l, top_s, below_l, below_s, inverse, values = ctx.saved_tensors
-        scale = grad / max(values.numel(), 1)
-        inverse, values = inverse * scale, values * scale
+        frame: _Frame = ctx.frame
         by_aa = -values / below_s
-        by_ab = 2 * top_l * inverse
-        by_mean = 2 * (mean_b * (top_s - top_l) * inverse - mean_a * (values / below_l + by_aa))
-        by_mean, by_aa, by_ab = _blur(torch.cat([by_mean, by_aa, by_ab])).chunk(3)
-        return by_mean.addcmul_(a, by_aa, value=2).addcmul_(b, by_ab), None
+        by_ab = top_l.mul(2).mul_(inverse)
+        by_mean = (top_s - top_l).mul_(inverse).mul_(mean_b)
+        by_mean.addcmul_(mean_a, values / below_l + by_aa, value=-1).mul_(2)
+        by_mean, by_aa, by_ab = (frame.blur(frame.fill(frame.view(by))) for by in (by_mean, by_aa, by_ab))
+        ends = slice(_REACH * frame.pitch, -_REACH * frame.pitch)
+        by_mean.addcmul_(a[ends], by_aa, value=2).addcmul_(b[ends], by_ab)
+        return frame.view(by_mean) * (grad / (frame.images * frame.height * frame.width)), None
 
 
 def ssim(image: Float[Tensor, "*b H W c"], target: Float[Tensor, "*b H W c"]) -> Float[Tensor, ""]:
@@ -110,7 +148,7 @@ def ssim(image: Float[Tensor, "*b H W c"], target: Float[Tensor, "*b H W c"]) ->
     if image.shape != target.shape:
         raise ValueError(f"image and target must have the same shape, got {image.shape} and {target.shape}")
     height, width = image.shape[-3:-1]
-    a, b = (maps.movedim(-1, -3).reshape(-1, height, width).contiguous() for maps in (image, target.detach()))
+    a, b = (maps.movedim(-1, -3).reshape(-1, height, width) for maps in (image, target.detach()))
     if a.numel() == 0:
         return image.sum() + 1.0
     return _MeanSsim.apply(a, b)

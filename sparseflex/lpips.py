@@ -24,6 +24,10 @@ _SOURCES = (
 )
 
 
+# what torch.load raises on files of any other kind: its unpickler checks nothing before it looks things up
+_UNREADABLE = (pickle.UnpicklingError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError, OSError)
+
+
 class Lpips:
     """Learned perceptual distance of two images; made by load_lpips. Its weights are fixed."""
 
@@ -82,7 +86,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(str(path))
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
+    except (SafetensorError, *_UNREADABLE) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"lpips_weights_file {path} can't be read: {reason}") from None
     if not isinstance(content, dict):
