@@ -79,6 +79,7 @@ class FitConfig:
     ssim_weight: float = setting(0.2, 0, 1e6)
     lpips_weight: float = setting(0.0, 0, 1e6)
     lpips_weights_file: str = setting("", help="VGG16 and LPIPS weights; needed where lpips_weight is above 0")
+    free_space_weight: float = setting(10.0, 0, 1e6, help="signs of corners that a target view sees past")
     dev_weight: float = setting(0.5, 0, 1e6, help="L_dev")
     sign_weight: float = setting(1.0, 0, 1e6, help="cross entropy across sign-changing edges, at the start")
     sign_weight_end: float = setting(0.05, 0, 1e6, help="the same after the first quarter")

@@ -162,7 +162,7 @@ class FitRun:
     def _loss_terms(self) -> None:
         progress = self.iteration / self.config.iterations
         terms, per_view = self._objective.terms(
-            self._rendered, self._targets, self._section, self._mesh, self.config, progress
+            self._rendered, self._targets, self._cameras, self._section, self._mesh, self.config, progress
         )
         self._loss = torch.stack(list(terms.values())).sum()
         self._scalars |= {"loss": float(self._loss.detach())}

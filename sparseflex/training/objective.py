@@ -8,10 +8,15 @@ import torch
 from torch import Tensor
 
 from sparseflex import losses
+from sparseflex.camera import Camera
+from sparseflex.free_space import free_space_labels, free_space_loss
 from sparseflex.mesh import Mesh
 from sparseflex.render import Maps
 from sparseflex.training.config import FitConfig
 from sparseflex.training.fit_parameters import FitSection
+
+_MARGIN_VOXELS = 0.25
+"""How far in front of the target a corner must lie to be judged: nearer ones are where the surface itself moves."""
 
 
 class Objective:
@@ -36,6 +41,12 @@ class Objective:
             terms["lpips"] = config.lpips_weight * self.lpips(rendered.normal, target.normal)
         return terms
 
+    def free_space(self, section: FitSection, target: Maps, camera: Camera, config: FitConfig) -> Tensor:
+        """The corners of the section that the target's view shows to be outside or inside."""
+        corners = section.flex.corner_positions().detach()
+        labels = free_space_labels(corners, camera, target, _MARGIN_VOXELS / section.flex.voxels.resolution)
+        return config.free_space_weight * free_space_loss(section.sdf, labels)
+
     def shape_terms(self, section: FitSection, mesh: Mesh, config: FitConfig, progress: float) -> dict[str, Tensor]:
         """The regularisers of FlexiCubes: L_dev, and the cross entropy across sign-changing edges, which fades."""
         fade = min(4 * progress, 1.0)
@@ -49,10 +60,13 @@ class Objective:
             "sign": sign_weight * losses.sign_change_loss(sdf[a], sdf[b]),
         }
 
-    def terms(self, rendered: list[Maps], target: list[Maps], section: FitSection, mesh: Mesh, config: FitConfig,
-              progress: float) -> tuple[dict[str, Tensor], list[float]]:
+    def terms(self, rendered: list[Maps], target: list[Maps], cameras: list[Camera], section: FitSection, mesh: Mesh,
+              config: FitConfig, progress: float) -> tuple[dict[str, Tensor], list[float]]:
         """All terms, the views' averaged, and the rendering loss of each view. progress: share of the run done."""
         views = [self.view_terms(r, t, config) for r, t in zip(rendered, target, strict=True)]
         terms = {name: torch.stack([view[name] for view in views]).mean() for name in views[0]}
         per_view = [float(sum(term.detach() for term in view.values())) for view in views]
+        if config.free_space_weight > 0:
+            seen = [self.free_space(section, t, camera, config) for t, camera in zip(target, cameras, strict=True)]
+            terms["free_space"] = torch.stack(seen).mean()
         return terms | self.shape_terms(section, mesh, config, progress), per_view
