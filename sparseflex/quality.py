@@ -11,6 +11,7 @@ from torch import Tensor
 from sparseflex.extraction import extract_mesh
 from sparseflex.mesh import Mesh
 from sparseflex.metrics import boundary_edges, point_to_triangle_distance, sample_points, view_errors
+from sparseflex.render import render_maps
 from sparseflex.representation import SparseFlex
 from sparseflex.sampling import fixed_views
 from sparseflex.signed_distance import signed_distance
@@ -73,3 +74,29 @@ def quality_rows(run: Run, mesh: Mesh, target: Mesh) -> dict[str, dict[str, floa
             meshes["untrained"] = FitRun(target, run.config, target.vertices.device).extract()
         meshes["exact_sdf"] = exact_sdf_mesh(target, resolution)
     return {name: surface_quality(rows, target, resolution) for name, rows in meshes.items()}
+
+
+def hidden_samples(mesh: Mesh, tolerance: float, n_views: int = 48, seed: int = 0) -> Float[Tensor, "P 3"]:
+    """Surface samples that no view from around sees: the interior. tolerance: depth in world units."""
+    points = sample_points(mesh, N_SAMPLES, torch.Generator().manual_seed(seed)).points
+    hidden = torch.ones(len(points), dtype=torch.bool, device=points.device)
+    for camera in fixed_views(n_views, mesh if mesh.n_vertices else None):
+        maps = render_maps(mesh, camera)
+        x, y, z = camera.to_camera_space(points).unbind(1)
+        column = (x / -z * camera.focal_pixels + camera.width / 2).long().clamp(0, camera.width - 1)
+        row = (camera.height / 2 - y / -z * camera.focal_pixels).long().clamp(0, camera.height - 1)
+        hidden &= -z > maps.depth[row, column] + tolerance
+    return points[hidden]
+
+
+def interior_f_score(mesh: Mesh, target: Mesh, threshold: float, resolution: int) -> float:
+    """F-score of what can't be seen from outside: hidden samples of each against the other's surface.
+
+    A sample counts as hidden where every one of 48 views around sees something more than a voxel in front of it.
+    NaN where the target hides nothing.
+    """
+    ours, theirs = (hidden_samples(part, 1 / resolution) for part in (mesh, target))
+    if not len(theirs):
+        return math.nan
+    to_target = point_to_triangle_distance(ours, target)
+    return _f_score(to_target, point_to_triangle_distance(theirs, mesh), threshold)

@@ -256,7 +256,8 @@ class FitRun:
             "scalars": dict(self._scalars),
             "history": {
                 "names": list(self.history),
-                "rows": torch.tensor(list(self.history.values()), dtype=torch.float64).T.reshape(-1, len(self.history)),
+                "rows": torch.tensor(list(self.history.values()), dtype=torch.float64).reshape(-1, self.iteration).T
+                if self.history else torch.zeros(0, 0, dtype=torch.float64),
             },
             "stage_costs": {stage: [cost.secs, cost.peak_bytes] for stage, cost in self.stage_costs.items()},
             "shown": self._shown.state_dict(),

@@ -1,21 +1,15 @@
 """Extraction: microseconds and peak bytes a voxel on a sphere shell of 1e6 voxels at 1024³, beside scikit-image.
 
-Every row is measured in a fresh process (`python bench_extraction.py JOB …` prints one JSON object): peak memory is
-VmHWM above the resident set before, and what another job left behind must not count.
+Times are from bare coordinates, corners included; memory is VmHWM above what is resident before.
 """
 
 from __future__ import annotations
 
-import ctypes
-import json
 import math
-import os
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import torch
+from fresh import PeakMemory, row, run_job, serve
 
 import sparseflex as sf
 
@@ -30,11 +24,6 @@ def sphere_shell(resolution: int, n_voxels: int) -> tuple[torch.Tensor, float]:
         jk = (distance.abs() < 0.9 / resolution).nonzero()
         slabs.append(torch.cat([torch.full((len(jk), 1), i), jk], dim=1))
     return torch.cat(slabs).to(torch.int32), radius
-
-
-def _status_bytes(key: str) -> int:
-    text = Path("/proc/self/status").read_text()
-    return int(text.split(key + ":")[1].split()[0]) * 1024
 
 
 def _flex(ijk: torch.Tensor, resolution: int, radius: float, requires_grad: bool) -> sf.SparseFlex:
@@ -66,19 +55,18 @@ def job_memory(resolution: int, n_voxels: int, training: bool) -> dict:
     flex = _flex(ijk, resolution, radius, training)
     fields = [getattr(flex, n).detach().clone() for n in ("corner_sdf", "corner_deform", "alpha", "beta", "gamma")]
     del flex
-    ctypes.CDLL(None).malloc_trim(0)  # give back what was freed: memory used again would not count
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _status_bytes("VmRSS")
+    peak = PeakMemory()
+    peak.start()
     voxels = sf.SparseVoxels(ijk, resolution)
     for field in fields:
         field.requires_grad_(training)
     mesh = sf.extract_mesh(sf.SparseFlex(voxels, *fields, torch.zeros(())), training=training)
     if training:
         (mesh.vertices.square().sum() + mesh.l_dev.sum()).backward()
-    return {"bytes": _status_bytes("VmHWM") - before, "voxels": len(ijk)}
+    return {"bytes": peak.bytes_above_start(), "voxels": len(ijk)}
 
 
-def job_dense(resolution: int, n_voxels: int, training: bool) -> dict:
+def job_dense(resolution: int, n_voxels: int) -> dict:
     """scikit-image's dense marching cubes on the same sphere; sampling the field is not counted."""
     from skimage.measure import marching_cubes
 
@@ -95,35 +83,23 @@ def job_dense(resolution: int, n_voxels: int, training: bool) -> dict:
     return {"secs": min(times), "faces": len(faces)}
 
 
-def _run(job: str, resolution: int, n_voxels: int, training: bool = False) -> dict:
-    command = [sys.executable, __file__, job, str(resolution), str(n_voxels), str(int(training))]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise RuntimeError(f"{job} failed: {done.stderr.strip().splitlines()[-1:]}")
-    return json.loads(done.stdout)
-
-
 def rows() -> list[dict]:
-    """The rows of `workbench bench`: name, value, unit, reach, ok."""
-    found = []
-
-    def row(name: str, value: float, unit: str, reach: str, limit: float | None) -> None:
-        found.append(dict(name=name, value=value, unit=unit, reach=reach, ok=None if limit is None else value <= limit))
-
-    plain, training = (_run("time", 1024, 1_000_000, flag) for flag in (False, True))
-    row("extraction, 1e6 voxels at 1024³", plain["secs"] / plain["voxels"] * 1e6, "µs/voxel", "<= 2", 2)
-    row("extraction forward + backward", training["secs"] / training["voxels"] * 1e6, "µs/voxel", "<= 4", 4)
+    """The rows of `workbench bench`."""
+    plain, training = (run_job(__file__, "time", 1024, 1_000_000, flag) for flag in (False, True))
+    found = [
+        row("extraction, 1e6 voxels at 1024³", plain["secs"] / plain["voxels"] * 1e6, "µs/voxel", 2),
+        row("extraction forward + backward", training["secs"] / training["voxels"] * 1e6, "µs/voxel", 4),
+    ]
     for flag, name, limit in ((False, "extraction peak memory", 600), (True, "the same, forward + backward", None)):
-        used = _run("memory", 1024, 1_000_000, flag)
-        row(name, used["bytes"] / used["voxels"], "B/voxel", "<= 600" if limit else "", limit)
+        used = run_job(__file__, "memory", 1024, 1_000_000, flag)
+        found.append(row(name, used["bytes"] / used["voxels"], "B/voxel", limit))
     for resolution in (512, 1024):
         n_voxels = 1_000_000 * resolution**2 // 1024**2
-        ours, dense = _run("time", resolution, n_voxels), _run("dense", resolution, n_voxels)
-        row(f"time against dense marching cubes at {resolution}³", ours["secs"] / dense["secs"], "x", "< 1", 1)
+        ours = run_job(__file__, "time", resolution, n_voxels, False)
+        dense = run_job(__file__, "dense", resolution, n_voxels)
+        found.append(row(f"time / dense marching cubes, {resolution}³", ours["secs"] / dense["secs"], "x", 1))
     return found
 
 
 if __name__ == "__main__":
-    JOBS = {"time": job_time, "memory": job_memory, "dense": job_dense}
-    print(json.dumps(JOBS[sys.argv[1]](int(sys.argv[2]), int(sys.argv[3]), bool(int(sys.argv[4])))))
+    serve({"time": job_time, "memory": job_memory, "dense": job_dense})
