@@ -26,35 +26,25 @@ else:
     import tomli as tomllib
 
 _TOP = ("title", "description", "target", "fit", "view")
-_VECTORS = ("eye", "look_at", "up")
 
 
 @dataclasses.dataclass(frozen=True)
 class ViewConfig:
-    """The camera that pictures of the scene start from, in the normalised frame; near may cut the scene open."""
+    """Where pictures of the scene are seen from: direction points to the eye, normalised frame."""
 
-    eye: Sequence[float] = (1.1, 0.75, 1.5)
-    look_at: Sequence[float] = (0.0, 0.0, 0.0)
-    up: Sequence[float] = (0.0, 1.0, 0.0)
-    fov_y_degrees: float = 35.0
-    near: float = 0.01
-    far: float = 10.0
+    direction: Sequence[float] = (0.75, 0.42, 1.0)
 
     def __post_init__(self) -> None:
-        for name in _VECTORS:
-            value = getattr(self, name)
-            good = isinstance(value, list | tuple) and len(value) == 3 and all(_is_number(item) for item in value)
-            if not good:
-                raise ValueError(f"{name} must be three finite numbers, got {value!r}")
-            object.__setattr__(self, name, tuple(float(item) for item in value))
-        for name in ("fov_y_degrees", "near", "far"):
-            if not _is_number(getattr(self, name)):
-                raise ValueError(f"{name} must be a finite number, got {getattr(self, name)!r}")
-        self.camera(16, 16)
+        value = self.direction
+        good = isinstance(value, list | tuple) and len(value) == 3 and all(_is_number(item) for item in value)
+        if not good or not any(value):
+            raise ValueError(f"direction must be three finite numbers that are not all 0, got {value!r}")
+        object.__setattr__(self, "direction", tuple(float(item) for item in value))
 
-    def camera(self, width: int, height: int) -> Camera:
-        return Camera.look_at(self.eye, self.look_at, self.up, fov_y_degrees=self.fov_y_degrees, width=width,
-                              height=height, near=self.near, far=self.far)
+    def camera(self) -> Camera:
+        """A camera that looks at the origin from there."""
+        eye = torch.tensor(self.direction, dtype=torch.float64)
+        return Camera.look_at(2 * eye / eye.norm(), (0, 0, 0))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

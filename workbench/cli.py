@@ -181,7 +181,7 @@ class Doctor:
 
 def require_graphics(display: bool) -> None:
     """Says what is missing before Polyscope could crash on it."""
-    from workbench.app import NoGraphics, check_graphics
+    from workbench.graphics import NoGraphics, check_graphics
 
     try:
         check_graphics(display=display)
@@ -205,11 +205,12 @@ def fit_headless(opened: Opened, iterations: int | None, out: Path, input_frame:
 
 def show(opened: Opened, out: Path, paused: bool, input_frame: bool = False) -> int:
     """Opens the window; where iterations were made, the mesh and the metrics go beside the checkpoint afterwards."""
-    from workbench.app import NoGraphics, open_window
+    from workbench.app import open_window
+    from workbench.graphics import NoGraphics
 
     start = opened.run.iteration
     try:
-        code = open_window(opened.run, title=opened.title, out_dir=out, paused=paused)
+        code = open_window(opened.run, title=opened.title, out_dir=out, paused=paused, home=opened.view.camera())
     except NoGraphics as error:
         raise InputError(str(error)) from None
     if opened.run.iteration > start:

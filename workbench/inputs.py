@@ -93,15 +93,16 @@ def open_what(
     overrides: settings of the fit that replace the scene's, None where not given. Raises InputError.
     """
     overrides = {key: value for key, value in (overrides or {}).items() if value is not None}
+    # how far to go may be said of any run; all else is settled in a checkpoint, or in code
+    without_iterations = {key: value for key, value in overrides.items() if key != "iterations"}
     script, _, function = what.rpartition(":")
     if script.endswith(".py"):
-        _refuse(overrides, up, "a trainer of one's own")
+        _refuse(without_iterations, up, "a trainer of one's own")
         return _open_script(Path(script), function)
     if what.endswith(".py"):
         raise InputError(f"{what}: name the function that makes the run too, as in {what}:make_run")
     if what.endswith(".safetensors"):
-        # a resumed schedule may be longer, all else is the checkpoint's
-        _refuse({key: value for key, value in overrides.items() if key != "iterations"}, up, "a checkpoint")
+        _refuse(without_iterations, up, "a checkpoint")
         return _open_checkpoint(Path(what), device, overrides.get("iterations"))
     return _open_scene(what, device, up, overrides)
 
@@ -134,15 +135,16 @@ def _open_checkpoint(path: Path, device: str, iterations: int | None) -> Opened:
 
     from sparseflex.checkpoint import load_run
     from sparseflex.scene import ViewConfig
+    from sparseflex.training.config import from_table
 
     with input_errors():
         run = load_run(path, device)
         if iterations is not None:
             run.config = dataclasses.replace(run.config, iterations=iterations)
     beside = read_metrics(path.parent)
-    back = torch.tensor(beside.get("input_from_normalized", torch.eye(4).tolist()), dtype=torch.float64)
     with input_errors():
-        view = ViewConfig(**beside.get("view", {}))
+        back = torch.tensor(beside.get("input_from_normalized", torch.eye(4).tolist()), dtype=torch.float64)
+        view = from_table(ViewConfig, beside.get("view", {}), f"{path.parent / 'metrics.json'} [view]")
     return Opened(run, beside.get("name", path.stem), beside.get("title", path.stem), view, back)
 
 

@@ -1,0 +1,367 @@
+"""The command line: what it writes, its exit codes, and that bad input gets one clear line and loses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from fake_run import FakeRun
+
+from sparseflex import quality
+from sparseflex.data import load_mesh, save_mesh
+from sparseflex.mesh import Mesh
+from sparseflex.scene import ViewConfig
+from sparseflex.shapes import solids
+from workbench import cli, headless, inputs
+from workbench.headless import CHECKPOINT, FIGURE, MESH, METRICS
+from workbench.inputs import InputError, Opened, open_what
+
+ROOT = Path(__file__).parent.parent
+SMALL = '[target]\nshape = "cloth"\nfolds = 3\n[fit]\nresolution = 12\niterations = 4\nimage_size = 32\n'
+
+
+@pytest.fixture(autouse=True)
+def no_display(monkeypatch, tmp_path):
+    """No window, and recordings/ of the test's own."""
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """Pictures are the business of test_figures.py, here one is noted; few samples and views keep quality quick."""
+    asked = []
+    monkeypatch.setattr(quality, "N_SAMPLES", 500)
+    monkeypatch.setattr(quality, "N_VIEWS", 2)
+    monkeypatch.setattr(headless, "write_figure", lambda opened, out: (asked.append(out), (out / FIGURE).touch()))
+    return asked
+
+
+@pytest.fixture
+def scene(tmp_path):
+    (tmp_path / "small.toml").write_text(SMALL)
+    return "small.toml"
+
+
+def refused(capsys, *arguments: str) -> str:
+    """Runs the command, which must end with exit code 2 and one line on stderr; returns that line."""
+    assert cli.main(list(arguments)) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1 and said.err.startswith("workbench: ")
+    return said.err.removeprefix("workbench: ").strip()
+
+
+# what works
+
+
+def test_fit_headless_writes_everything(scene, figures, capsys):
+    assert cli.main(["fit", scene, "--headless", "--out", "o/deep", "--device", "cpu"]) == 0
+    out = Path("o/deep")
+    assert sorted(path.name for path in out.iterdir()) == sorted([MESH, FIGURE, METRICS, CHECKPOINT])
+    metrics = json.loads((out / METRICS).read_text())
+    assert (metrics["name"], metrics["iteration"], metrics["finished"]) == ("small", 4, True)
+    assert metrics["frame"] == "normalized"
+    assert metrics["config"]["resolution"] == 12 and metrics["scalars"]["loss"] > 0
+    assert list(metrics["quality"]) == ["fitted", "untrained", "exact_sdf"]
+    assert torch.tensor(metrics["input_from_normalized"]).shape == (4, 4)
+    said = capsys.readouterr()
+    for name in (MESH, FIGURE, METRICS, CHECKPOINT):
+        assert str(out / name) in said.out
+    assert "fit small" in said.err and "loss" in said.err and "voxels" in said.err
+
+
+def test_flags_win_over_the_scene_and_the_default_folder_has_its_name(scene, figures):
+    assert cli.main(["fit", scene, "--headless", "--iterations", "2", "--resolution", "10", "--seed", "7",
+                     "--visibility-ratio", "0.5"]) == 0
+    config = json.loads(Path("recordings/small", METRICS).read_text())["config"]
+    assert (config["iterations"], config["resolution"], config["seed"], config["visibility_ratio"]) == (2, 10, 7, 0.5)
+
+
+def test_view_headless_never_trains(scene, figures):
+    assert cli.main(["view", scene, "--headless", "--out", "o"]) == 0
+    assert sorted(path.name for path in Path("o").iterdir()) == sorted([FIGURE, METRICS])
+    metrics = json.loads(Path("o", METRICS).read_text())
+    assert metrics["iteration"] == 0 and list(metrics["quality"]) == ["untrained", "exact_sdf"]
+
+
+def test_a_checkpoint_is_viewed_and_gone_on_with(scene, figures):
+    assert cli.main(["fit", scene, "--headless", "--out", "o"]) == 0
+    first = json.loads(Path("o", METRICS).read_text())
+    assert cli.main(["view", f"o/{CHECKPOINT}", "--headless", "--out", "v"]) == 0
+    seen = json.loads(Path("v", METRICS).read_text())
+    for key in ("name", "iteration", "scalars", "config", "input_from_normalized", "view"):
+        assert seen[key] == first[key], key
+    assert seen["quality"]["fitted"] == first["quality"]["fitted"]
+    assert cli.main(["fit", f"o/{CHECKPOINT}", "--headless", "--iterations", "6", "--out", "w"]) == 0
+    assert json.loads(Path("w", METRICS).read_text())["iteration"] == 6
+
+
+def test_the_input_frame_is_that_of_the_file(figures, tmp_path):
+    vertices, faces = solids.sphere(10.0, 2)
+    save_mesh("ball.obj", Mesh(torch.from_numpy(vertices + [5, 0, 0]), torch.from_numpy(faces)))
+    flags = ["--headless", "--resolution", "12", "--iterations", "2", "--up", "z"]
+    assert cli.main(["fit", "ball.obj", "--out", "a", "--input-frame", *flags]) == 0
+    assert cli.main(["fit", "ball.obj", "--out", "b", *flags]) == 0
+    moved, normal = load_mesh("a/mesh.ply"), load_mesh("b/mesh.ply")
+    centre = moved.input_from_normalized[:3, 3]
+    assert torch.allclose(centre, torch.tensor([5.0, 0, 0]).double(), atol=2.0) and centre[0] > 3
+    assert float(moved.input_from_normalized[:3, :3].norm()) > 15 * float(normal.input_from_normalized[:3, :3].norm())
+
+
+def test_eval_compares_in_the_targets_frame(scene, figures, capsys):
+    vertices, faces = solids.sphere(3.0, 3)
+    save_mesh("ball.ply", Mesh(torch.from_numpy(vertices + 7), torch.from_numpy(faces)))
+    flags = ["--headless", "--resolution", "12", "--iterations", "2"]
+    cli.main(["fit", "ball.ply", "--out", "a", "--input-frame", *flags])
+    cli.main(["fit", "ball.ply", "--out", "b", *flags])
+    capsys.readouterr()
+    rows = []
+    for folder in "ab":
+        assert cli.main(["eval", f"{folder}/{MESH}", "ball.ply", "--json"]) == 0
+        rows.append(json.loads(capsys.readouterr().out))
+    assert [row["frame"] for row in rows] == ["same", "normalized"]
+    assert rows[0]["chamfer"] == pytest.approx(rows[1]["chamfer"], rel=1e-3) and rows[0]["resolution"] == 12
+    fitted = json.loads(Path("b", METRICS).read_text())["quality"]["fitted"]
+    assert rows[1]["f_score_0.01"] == pytest.approx(fitted["f_score_0.01"], abs=0.02)
+    assert cli.main(["eval", "ball.ply", "ball.ply"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].split()[0] == "chamfer" and float(said[1].split()[1]) < 1e-6
+
+
+def test_scenes_lists_them_all(capsys):
+    assert cli.main(["scenes"]) == 0
+    said = capsys.readouterr().out
+    for path in (ROOT / "scenes").glob("*.toml"):
+        assert f"\n{path.stem}" in "\n" + said
+
+
+def test_demo_runs_headless_without_a_display(figures, monkeypatch, capsys, scene):
+    monkeypatch.setattr(cli, "DEMO_SCENE", scene)
+    assert cli.main(["demo"]) == 0
+    assert "no display: the demo runs headless" in capsys.readouterr().out
+    assert Path("recordings/demo", MESH).exists()
+
+
+def test_the_demo_scene_is_one_of_the_bundled():
+    assert (ROOT / "scenes" / f"{cli.DEMO_SCENE}.toml").exists()
+
+
+def test_with_a_display_the_window_opens(figures, monkeypatch, scene):
+    """The window itself is the business of test_app.py; here: what it is opened with, and what is left afterwards."""
+    import workbench.app
+    import workbench.graphics
+
+    seen = []
+
+    def open_window(run, *, title, out_dir, paused, home):
+        seen.append((title, Path(out_dir), paused))
+        run.run_iteration()
+        return 0
+
+    monkeypatch.setattr("workbench.system_check.has_display", lambda: True)
+    monkeypatch.setattr(workbench.graphics, "check_graphics", lambda display=True: None)
+    monkeypatch.setattr(workbench.app, "open_window", open_window)
+    assert cli.main(["fit", scene, "--out", "f"]) == 0 and cli.main(["view", scene, "--out", "v"]) == 0
+    assert seen == [("small", Path("f"), False), ("small", Path("v"), True)]
+    assert Path("f", MESH).exists() and json.loads(Path("f", METRICS).read_text())["finished"] is None
+
+
+# one's own trainer
+
+OWN = """
+import sys
+sys.path.insert(0, {tests!r})
+from fake_run import FakeRun
+def make_run(): return FakeRun(resolution=8)
+def no_run(): return object()
+"""
+
+
+def test_a_trainer_of_ones_own(figures, capsys):
+    Path("mine.py").write_text(OWN.format(tests=str(ROOT / "tests")))
+    assert cli.main(["fit", "mine.py:make_run", "--headless", "--iterations", "3", "--out", "o"]) == 0
+    assert json.loads(Path("o", METRICS).read_text())["iteration"] == 3 and load_mesh("o/mesh.ply").mesh.n_faces > 10
+    capsys.readouterr()
+    assert "name one with --iterations" in refused(capsys, "fit", "mine.py:make_run", "--headless", "--out", "o")
+    assert "lacks name, stages, iteration" in refused(capsys, "view", "mine.py:no_run", "--headless")
+    assert "has no function 'make'; it has" in refused(capsys, "view", "mine.py:make", "--headless")
+    assert "mine.py:make_run" in refused(capsys, "view", "mine.py", "--headless")
+    assert "none.py: no such file" in refused(capsys, "view", "none.py:make_run", "--headless")
+    said = refused(capsys, "fit", "mine.py:make_run", "--headless", "--resolution", "9")
+    assert said == "--resolution does not apply to a trainer of one's own"
+
+
+# bad input
+
+BAD = {
+    "no such file": (["fit", "no.obj"], "no.obj: no such file"),
+    "no such scene": (["fit", "hause"], "hause: no such file, and no scene of that name; scenes are"),
+    "not a mesh": (["fit", "text.ply"], "text.ply: not a readable .ply mesh"),
+    "another type": (["fit", "text.txt"], "text.txt: unknown type '.txt'; allowed are .toml (a scene), .obj"),
+    "empty": (["fit", "empty.obj"], "empty.obj: holds no triangles"),
+    "NaN": (["fit", "nan.obj"], "nan.obj: 1 of 3 vertices are NaN or infinite, the first is vertex 1"),
+    "degenerate": (["fit", "line.obj"], "line.obj: every triangle is degenerate"),
+    "zero extent": (["fit", "point.obj"], "point.obj: the bounding box has zero extent"),
+    "unknown scene key": (["fit", "bad.toml"], "bad.toml [fit]: unknown key 'resolutoin'; allowed are"),
+    "scene key out of range": (["fit", "far.toml"], "far.toml [fit]: visibility_ratio must be in (0, 1], got 3"),
+    "resolution 0": (["fit", "small.toml", "--resolution", "0"],
+                     "resolution must be a whole number in [4, 4096], got 0"),
+    "absurd resolution": (["fit", "small.toml", "--resolution", "90000"], "resolution 90000 would take about"),
+    "ratio 0": (["fit", "small.toml", "--visibility-ratio", "0"], "visibility_ratio must be in (0, 1], got 0"),
+    "ratio above 1": (["fit", "small.toml", "--visibility-ratio", "1.5"],
+                      "visibility_ratio must be in (0, 1], got 1.5"),
+    "NaN ratio": (["fit", "small.toml", "--visibility-ratio", "nan"], "visibility_ratio must be in (0, 1], got nan"),
+    "iterations 0": (["fit", "small.toml", "--iterations", "0"],
+                     "iterations must be a whole number in [1, "),
+    "negative seed": (["fit", "small.toml", "--seed", "-1"], "seed must be a whole number in [0, "),
+    "up of a shape": (["fit", "small.toml", "--up", "z"], "small.toml [target]: up applies to mesh files"),
+    "no device": (["fit", "small.toml", "--device", "gpu"],
+                  "--device must be one of auto, cpu, cuda, cuda:N, got 'gpu'"),
+    "no checkpoint": (["fit", "no.safetensors"], "no.safetensors"),
+    "broken checkpoint": (["fit", "text.safetensors"], "text.safetensors"),
+    "resolution of a checkpoint": (["fit", "text.safetensors", "--resolution", "8"],
+                                   "--resolution does not apply to a checkpoint"),
+}
+
+
+@pytest.fixture
+def bad_files():
+    Path("small.toml").write_text(SMALL)
+    for suffix in ("ply", "txt", "safetensors"):
+        Path(f"text.{suffix}").write_text("hello\n")
+    Path("empty.obj").write_text("")
+    Path("nan.obj").write_text("v 0 0 0\nv nan 0 0\nv 0 1 0\nf 1 2 3\n")
+    Path("line.obj").write_text("v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n")
+    Path("point.obj").write_text("v 1 1 1\nv 1 1 1\nv 1 1 1\nf 1 2 3\n")
+    Path("bad.toml").write_text(SMALL + "resolutoin = 3\n")
+    Path("far.toml").write_text(SMALL + "visibility_ratio = 3\n")
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gets_one_line_and_exit_code_2(case, bad_files, capsys):
+    arguments, said = BAD[case]
+    assert said in refused(capsys, *arguments, "--headless", "--out", "o")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_no_cuda_where_asked_for(scene, capsys):
+    assert "finds no CUDA device" in refused(capsys, "fit", scene, "--headless", "--device", "cuda")
+
+
+def test_fit_without_a_display_says_headless(scene, capsys):
+    assert refused(capsys, "fit", scene).endswith("add --headless to fit without one")
+    assert "--headless" in refused(capsys, "view", scene)
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_any_work(scene, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "open_what", lambda *_, **__: pytest.fail("work was begun"))
+    Path("file").touch()
+    assert "--out file/o: can't be written to" in refused(capsys, "fit", scene, "--headless", "--out", "file/o")
+    assert "--out file: can't be written to" in refused(capsys, "fit", scene, "--headless", "--out", "file")
+    assert "--out /proc/o: can't be written to" in refused(capsys, "fit", scene, "--headless", "--out", "/proc/o")
+
+
+def test_missing_graphics_are_told_before_any_work(scene, capsys, monkeypatch):
+    from workbench import graphics
+
+    def lacking(display=True):
+        raise graphics.NoGraphics("missing on this system: libEGL.so.1; run: apt-get install -y libegl1")
+
+    monkeypatch.setattr(graphics, "check_graphics", lacking)
+    said = refused(capsys, "fit", scene, "--headless")
+    assert said == "missing on this system: libEGL.so.1; run: apt-get install -y libegl1"
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["fit"], ["fit", "a", "b"], ["fit", "a", "--resolution", "x"],
+                                       ["fit", "a", "--no-such-flag"]])
+def test_bad_usage_ends_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_warnings_are_told_and_no_errors(figures, capsys):
+    vertices, faces = solids.sphere(1.0, 2)
+    faces = faces.copy()
+    faces[3] = faces[3, ::-1]
+    save_mesh("m.obj", Mesh(torch.from_numpy(vertices), torch.from_numpy(faces)))
+    with open("m.obj", "a") as file:
+        file.write("f 1 1 2\n")
+    assert cli.main(["view", "m.obj", "--headless", "--resolution", "8", "--out", "o"]) == 0
+    said = capsys.readouterr().err
+    assert "m: 1 triangles without area were dropped" in said and "m: 3 edges join triangles" in said
+
+
+# nothing is lost
+
+
+def opened(run) -> Opened:
+    return Opened(run, "mine", "Mine", ViewConfig(), torch.eye(4, dtype=torch.float64))
+
+
+def test_an_error_of_the_run_leaves_its_state(tmp_path, figures, capsys):
+    with pytest.raises(ArithmeticError):
+        headless.run_headless(opened(FakeRun(8, fail_at=(3, "render"))), 9, tmp_path)
+    assert (tmp_path / CHECKPOINT).exists()
+    assert f"the state is in {tmp_path / CHECKPOINT}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_between_stages_leaves_everything(tmp_path, figures, capsys, number, code):
+    class Interrupted(FakeRun):
+        def run_stage(self, stage):
+            super().run_stage(stage)
+            if (self.iteration, stage) == (3, "render"):
+                os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    assert headless.run_headless(opened(Interrupted(8)), 50, tmp_path) == code
+    assert signal.getsignal(number) is before
+    assert (tmp_path / CHECKPOINT).exists() and load_mesh(tmp_path / MESH).mesh.n_faces > 0
+    metrics = json.loads((tmp_path / METRICS).read_text())
+    assert metrics["finished"] is False and metrics["iteration"] == 3
+    assert f"stopped at iteration 3 of 50; saved {tmp_path / CHECKPOINT}" in capsys.readouterr().err
+
+
+def test_ctrl_c_of_a_real_process(tmp_path):
+    """A whole process, as a user has it: 130, a checkpoint that opens, no traceback."""
+    (tmp_path / "small.toml").write_text(SMALL.replace("iterations = 4", "iterations = 100000"))
+    command = [sys.executable, "-m", "workbench.cli", "fit", str(tmp_path / "small.toml"), "--headless", "--out", "o"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    with open(tmp_path / "err", "w") as errors:
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=errors)
+        limit = time.monotonic() + 60
+        while "loss" not in (tmp_path / "err").read_text() and time.monotonic() < limit:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    said = (tmp_path / "err").read_text()
+    assert "stopped at iteration" in said and "Traceback" not in said
+    run = open_what(str(tmp_path / "o" / CHECKPOINT)).run
+    assert run.iteration > 0
+    run.run_iteration()
+
+
+def test_metrics_hold_no_nan(tmp_path):
+    run = FakeRun(8, only_scalars=True)
+    run._scalars = {"loss": float("nan"), "near": float("inf")}
+    headless.write_metrics(opened(run), tmp_path, {})
+    assert json.loads((tmp_path / METRICS).read_text())["scalars"] == {"loss": None, "near": None}
+
+
+def test_scene_folders_are_found_in_a_checkout():
+    assert ROOT / "scenes" in inputs.scene_folders()
+
+
+def test_input_errors_are_one_line():
+    with pytest.raises(InputError, match="^a b$"), inputs.input_errors():
+        raise ValueError("a\n  b")
