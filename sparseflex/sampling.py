@@ -92,7 +92,7 @@ def orbit_camera(
     near = max(distance - radius, _NEAREST_EYE)
     return Camera.look_at(
         middle + distance * direction, middle, fov_y_degrees=fov_y_degrees, width=width, height=height,
-        near=near, far=max(distance + radius, 2 * near),
+        near=near, far=max(distance + radius, 1.1 * near),
     )  # fmt: skip
 
 

@@ -259,7 +259,7 @@ def test_lpips_errors_name_file_and_key(lpips_weights, tmp_path):
         losses.load_lpips("")
     partial = {key: value for key, value in weights.items() if key != "features.5.bias" and not key.startswith("lin")}
     torch.save(partial, tmp_path / "partial.pt")
-    with pytest.raises(ValueError, match="lacks 6 of 31 tensors, the first is lin0.model.1.weight; .*PerceptualSimilarity"):
+    with pytest.raises(ValueError, match="lacks 6 of 31 tensors, the first is lin0.model.1.weight; .*Similarity"):
         losses.load_lpips(tmp_path / "partial.pt")
     torch.save(weights | {"lin2.model.1.weight": torch.zeros(1, 3, 1, 1)}, tmp_path / "shape.pt")
     with pytest.raises(ValueError, match=r"lin2.model.1.weight must have shape \(1, 256, 1, 1\), got \(1, 3, 1, 1\)"):
