@@ -37,7 +37,8 @@ def load_checkpoint(path: str | Path) -> tuple[str, dict[str, Any]]:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
-                raise ValueError(f"{path} is no run's checkpoint: format must be {FORMAT!r}, got {metadata.get('format')!r}")
+                found = metadata.get("format")
+                raise ValueError(f"{path} is no run's checkpoint: format must be {FORMAT!r}, got {found!r}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             return metadata["run"], _join(json.loads(metadata["state"]), tensors)
     except (SafetensorError, json.JSONDecodeError, KeyError, OSError) as error:

@@ -20,7 +20,7 @@ CHUNK = 1 << 17
 
 
 class Surface(NamedTuple):
-    """The voxels that the surface passes through: rows, case (+256 where inverted), number of their first dual vertex."""
+    """Voxels that the surface passes through: rows, case (+256 where inverted), number of their first dual vertex."""
 
     rows: Int[Tensor, "S"]
     case: Int[Tensor, "S"]

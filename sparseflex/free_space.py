@@ -1,7 +1,7 @@
 """Free space: what a target's depth map says about the sign of the SDF between the camera and the surface.
 
-The rendering losses only move surface that is there; where a random start left none, nothing pulls. But along the ray of
-a pixel there is no surface between the near plane and the depth seen, so all of it lies on one side: outside where the
+The rendering losses only move surface that is there; where a random start left none, nothing pulls. But along a pixel's
+ray there is no surface between the near plane and the depth seen, so all of it lies on one side: outside where the
 surface seen shows its front, inside where it shows its back (a near plane has cut it open). Space carving (Kutulakos
 and Seitz 2000) and the free-space half of depth fusion (Curless and Levoy 1996), as a loss on corner values.
 """

@@ -221,7 +221,8 @@ class SparseVoxels:
     def section(self, active: Bool[Tensor, "N"]) -> Section:
         """The active voxels as a set of their own, corners renumbered in the same order."""
         if active.shape != (self.n_voxels,) or active.dtype != torch.bool:
-            raise ValueError(f"active must be a ({self.n_voxels},) bool tensor, got {tuple(active.shape)} {active.dtype}")
+            got = f"{tuple(active.shape)} {active.dtype}"
+            raise ValueError(f"active must be a ({self.n_voxels},) bool tensor, got {got}")
         voxel_rows = active.nonzero().squeeze(1)
         corners = self.corners_by_slot.index_select(1, voxel_rows)
         used = torch.zeros(self.n_corners, dtype=torch.bool, device=self.device)
@@ -237,11 +238,12 @@ class SparseVoxels:
     def prune(self, kept: Bool[Tensor, "N"]) -> SparseVoxels:
         """The kept voxels, in the same order."""
         if kept.shape != (self.n_voxels,) or kept.dtype != torch.bool:
-            raise ValueError(f"kept must be a ({self.n_voxels},) bool tensor, got {tuple(kept.shape)} {kept.dtype}")
+            got = f"{tuple(kept.shape)} {kept.dtype}"
+            raise ValueError(f"kept must be a ({self.n_voxels},) bool tensor, got {got}")
         return SparseVoxels._trusted(self.voxel_ijk[kept], self.resolution)
 
     def subdivide(self) -> SparseVoxels:
-        """Each voxel's eight children at twice the resolution, 2·ijk + {0, 1}³, z fastest; row 8·i + c is child c of i."""
+        """The eight children 2·ijk + {0, 1}³ of each voxel at twice the resolution; row 8·i + c is child c, z fastest."""
         if 2 * self.resolution > MAX_RESOLUTION:
             raise ValueError(f"resolution must be at most {MAX_RESOLUTION}, got {2 * self.resolution}")
         offsets = torch.tensor([(x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 1)], device=self.device)

@@ -1,4 +1,4 @@
-"""FitRun: a SparseFlex optimised from rendering losses against a target mesh, section by section (method.md, 3 and 4)."""
+"""FitRun: a SparseFlex optimised against renderings of a target mesh, section by section (method.md, 3 and 4)."""
 
 from __future__ import annotations
 

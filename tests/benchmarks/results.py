@@ -2,8 +2,8 @@
 
     python tests/benchmarks/results.py MESH… [--scenes] [--out workbench/docs]
 
-Rows: the untrained parameters, the extraction of the exact signed distance on the touched voxels, the fit. --scenes adds
-the house and the nested shells with and without cuts, windows and interior cameras.
+Rows: the untrained parameters, the extraction of the exact signed distance on the touched voxels, the fit. --scenes
+adds the house and the nested shells with and without cuts, windows and interior cameras.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _OUTSIDE_ONLY = {"cut_share": 0.0, "window_share": 0.0, "interior_share": 0.0, "
 def clay(mesh: sf.Mesh, eye: tuple[float, float, float], near: float = 0.2) -> Image.Image:
     """The mesh in clay, backs of faces in sky blue, on white."""
     side = _SIZE * _SUPERSAMPLING
-    camera = sf.Camera.look_at(eye, (0, 0, 0), fov_y_degrees=34, width=side, height=side, near=near, far=6)
+    camera = sf.Camera.look_at(eye, (0, 0, 0), fov_y_degrees=30, width=side, height=side, near=near, far=6)
     own, turned = render_maps(mesh, camera), render_maps(mesh, camera, two_sided=True)
     is_back = (own.normal * turned.normal).sum(2) < 0
     right = torch.linalg.cross(camera.forward_world, camera.up_world).float()
@@ -129,7 +129,8 @@ def main() -> None:
     config = FitConfig(iterations=arguments.iterations)
     arguments.out.mkdir(parents=True, exist_ok=True)
     head = ["mesh", "what", *(title for title, _ in _COLUMNS.values()), "s"]
-    page = ["# Results", "", "Made by `make results MESHES=…`; what the columns mean stands in `sparseflex/quality.py`.",
+    page = ["# Results", "",
+            "Made by `make results MESHES=…`; what the columns mean stands in `sparseflex/quality.py`.",
             f"Resolution {config.resolution}, {config.iterations} iterations, `random` initial SDF, two CPU cores.", "",
             "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for path in arguments.meshes:
