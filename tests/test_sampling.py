@@ -33,6 +33,13 @@ def as_mesh(made) -> Mesh:
     return Mesh(torch.tensor(made.vertices, dtype=torch.float32), torch.tensor(made.faces, dtype=torch.int64))
 
 
+def settings(**changes) -> FitConfig:
+    """Orbit cameras that cut nothing, but for the changes."""
+    plain = {"orbit_share": 1.0, "zoom_share": 0.0, "interior_share": 0.0, "cut_share": 0.0, "window_share": 0.0,
+             "visibility_ratio": 1.0}  # fmt: skip
+    return FitConfig(**(plain | changes))
+
+
 def shells() -> Mesh:
     """A ball's shell around a smaller one."""
     outer, inner = trimesh.creation.icosphere(3, 0.5), trimesh.creation.icosphere(2, 0.2)
@@ -52,7 +59,7 @@ def offset_box() -> Mesh:
 @pytest.fixture(scope="module")
 def shell_sampler() -> CameraSampler:
     shares = {"orbit_share": 0.5, "zoom_share": 0.2, "interior_share": 0.3, "cut_share": 0.5, "window_share": 0.2}
-    return CameraSampler(shells(), FitConfig(image_size=64, **shares))
+    return CameraSampler(shells(), settings(image_size=64, **shares))
 
 
 def draw(sampler: CameraSampler, n: int, seed: int = 0) -> list:
@@ -115,7 +122,7 @@ def test_planes_enclose_cut_or_open_a_window(shell_sampler):
 
 
 def test_window_is_left_to_adapt_frustum_where_a_ratio_is_asked_for():
-    config = FitConfig(visibility_ratio=0.3, cut_share=0.0, window_share=1.0)
+    config = settings(visibility_ratio=0.3, window_share=1.0)
     for sampled in draw(CameraSampler(offset_box(), config), 20):
         depths = sampled.camera.depth_of(offset_box().vertices.double())
         assert sampled.cut == "window"
@@ -123,7 +130,7 @@ def test_window_is_left_to_adapt_frustum_where_a_ratio_is_asked_for():
 
 
 def test_several_cameras_an_iteration_and_objects_off_the_origin():
-    sampler = CameraSampler(offset_box(), FitConfig(cameras=3, zoom_share=1.0, cut_share=0.0))
+    sampler = CameraSampler(offset_box(), settings(cameras=3, zoom_share=1.0))
     cameras = sampler.sample(torch.Generator().manual_seed(0))
     assert len(cameras) == 3
     tree = TriangleTree(offset_box())
@@ -150,7 +157,7 @@ def test_places_in_an_open_target_and_where_nothing_fits():
     with pytest.raises(ValueError, match="clearance must be above 0, got 0"):
         interior_places(shells(), 0.0)
     with pytest.raises(ValueError, match="no interior camera fits"):
-        CameraSampler(sheet(), FitConfig(interior_share=0.5), clearance=5.0)
+        CameraSampler(sheet(), settings(interior_share=0.5), clearance=5.0)
 
 
 def test_places_prefer_the_inside():
@@ -173,7 +180,7 @@ def test_interior_camera_in_a_wall_is_refused():
 def test_targets_without_vertices_are_refused():
     empty = Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64))
     with pytest.raises(ValueError, match="target must have finite vertices, got 0"):
-        CameraSampler(empty, FitConfig())
+        CameraSampler(empty, settings())
     with pytest.raises(ValueError, match="target must have finite vertices"):
         Extent.of(torch.tensor([[0.0, 0.0, math.nan]]))
 
@@ -231,7 +238,7 @@ def test_fixed_views_without_target_see_the_unit_box():
 
 
 def test_config_changes_take_effect_with_the_next_camera(shell_sampler):
-    sampler = CameraSampler(offset_box(), FitConfig(cut_share=0.0))
+    sampler = CameraSampler(offset_box(), settings())
     assert {sampled.cut for sampled in draw(sampler, 20)} == {"none"}
     sampler.config = dataclasses.replace(sampler.config, cut_share=1.0)
     assert {sampled.cut for sampled in draw(sampler, 20)} == {"near"}
