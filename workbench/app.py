@@ -17,11 +17,11 @@ from sparseflex.training.run import Run
 from workbench import theme
 from workbench.commands import Command, NextIteration, NextStage, Pause, Play, RequestFields, SaveCheckpoint
 from workbench.engine import Engine, SaveRun, save_checkpoint
+from workbench.graphics import NoGraphics, check_graphics, default_size, start_polyscope
 from workbench.input_watch import InputWatch
 from workbench.layout import Layout, Rect, scale_for
 from workbench.pacing import Pacer
 from workbench.snapshot import Snapshot
-from workbench.system_check import WINDOW_NEEDS, install_command, missing, package_manager
 from workbench.view_state import LAYERS, ViewState
 
 ASK_AHEAD_SECS = 0.08
@@ -31,21 +31,6 @@ NAP_SECS = 0.012
 STOP_SECS = 15.0
 
 Scripted = Callable[["Window"], bool]
-
-
-class NoGraphics(RuntimeError):
-    """The window can't be opened on this machine; the message is one line and says what would help."""
-
-
-def check_graphics(display: bool = True) -> None:
-    """Raises NoGraphics where Polyscope would crash or fail: libraries missing, or no display to open a window on."""
-    lacking = missing(WINDOW_NEEDS) if sys.platform.startswith("linux") else []
-    if lacking:
-        names = ", ".join(need.name for need in lacking)
-        raise NoGraphics(f"missing on this system: {names}; run: {install_command(lacking, package_manager())}")
-    if display and sys.platform.startswith("linux"):
-        if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-            raise NoGraphics("no display: neither DISPLAY nor WAYLAND_DISPLAY is set; --headless works without one")
 
 
 def open_window(
@@ -70,12 +55,15 @@ def open_window(
     """
     check_graphics()
     view = view or ViewState()
+    view.title = title
     view.checkpoint_path = Path(out_dir) / "checkpoint.safetensors"
     if home is not None:
         view.home_direction = tuple((-home.forward_world).tolist())
     engine = Engine(run, save)
     try:
         window = Window(engine, view, title, fps, size)
+    except NoGraphics:
+        raise
     except RuntimeError as error:
         raise NoGraphics(f"the window could not be opened: {error}") from None
     engine.start()
@@ -99,7 +87,7 @@ def _save_on_closing(engine: Engine, run: Run, path: Path, save: SaveRun, ended:
     if not ended:
         print(f"not saved: stage {last.stage_next} did not end within {STOP_SECS:g} s", file=sys.stderr)
         return 1
-    if last.session_iterations == 0 and run.iteration == last.iteration:
+    if engine.n_iterations == 0:
         return 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,6 +131,8 @@ class Window:
         self.failed, self.n_frames = "", 0
         self._ps = ps
         self._input = InputWatch()
+        if not (self._input.works or "WAYLAND_DISPLAY" in os.environ or not sys.platform.startswith("linux")):
+            raise NoGraphics(f"no display: {os.environ.get('DISPLAY')!r} can't be opened; --headless works without one")
         self._pacer = Pacer(fps)
         self._closing = False
         self._awaited: int | None = None
@@ -165,7 +155,7 @@ class Window:
             news = self.engine.snapshots.latest().serial != self._drawn_serial
             wait = self._pacer.secs_until_due(now, training, news)
             if wait <= ASK_AHEAD_SECS:
-                self._ask(training)
+                self._guarded(self._ask, training)
             if wait > 0:
                 time.sleep(min(wait, NAP_SECS))
                 if self._input.poll():
@@ -202,20 +192,16 @@ class Window:
         self._drawn_serial = self.engine.snapshots.latest().serial
         self.snapshot = self.engine.snapshots.latest()
         started = time.monotonic()
-        if not self.failed:
-            try:
-                self._update_scene(self._pacer.scene_due(now, training))
-            except Exception:  # noqa: BLE001 - the window's boundary: shown in the window, and in the exit code
-                self._fail()
+        self._guarded(self._update_scene, self._pacer.scene_due(now, training))
         with_scene = self._ps.get_redraw_requested()
         self._ps.frame_tick()
         self._pacer.drawn(started, time.monotonic(), with_scene)
-        stats = self.view.redraw
-        stats.scene_secs, stats.ui_secs = self._pacer.scene_secs, self._pacer.ui_secs
-        stats.share = self._pacer.share(time.monotonic())
         self.n_frames += 1
 
     def _update_scene(self, due: bool) -> None:
+        stats = self.view.redraw
+        stats.scene_secs, stats.ui_secs = self._pacer.scene_secs, self._pacer.ui_secs
+        stats.share = self._pacer.share(time.monotonic())
         selected = self.view.selected_camera(self.snapshot)
         if due:
             self.view.split.update(self.snapshot.fields.get("voxels"), None if selected is None else selected.camera)
@@ -236,21 +222,23 @@ class Window:
         """The view that shows everything in what the panels leave free."""
         self.scene.go_home(self.view, self._ps.get_window_size(), self._free())
 
-    def _fail(self) -> None:
-        self.failed = self.failed or traceback.format_exc()
-        print(self.failed, file=sys.stderr)
-        self.engine.send(Pause())
-
     # The panels
 
-    def _guarded_callback(self) -> None:
+    def _guarded(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Does the work unless something has failed before; a failure is shown in the window and in the exit code."""
+        if self.failed:
+            return
         try:
-            if self.failed:
-                self._draw_failure("The window failed; the run is paused. Close it to save the run.", self.failed)
-            else:
-                self._callback()
-        except Exception:  # noqa: BLE001 - the UI boundary: an exception that left it would break every later redraw
-            self._fail()
+            work(*arguments)
+        except Exception:  # noqa: BLE001 - the UI's boundary: what left a callback would break every later redraw
+            self.failed = traceback.format_exc()
+            print(self.failed, file=sys.stderr)
+            self.engine.send(Pause())
+
+    def _guarded_callback(self) -> None:
+        self._guarded(self._callback)
+        if self.failed:
+            self._draw_failure("The window failed; the run is paused. Close the window to save it.", self.failed)
 
     def _callback(self) -> None:
         im, view = self.ui.im, self.view
@@ -313,7 +301,7 @@ class Window:
         from workbench.panels import status
 
         em = self.ui.em
-        width, height = 24 * em, 24 * em
+        width, height = 24 * em, 20.5 * em
         with self._pane("keys", (free[0] + (free[2] - width) / 2, free[1] + (free[3] - height) / 2, width, height)):
             status.draw_keys(self.ui)
 
@@ -332,20 +320,27 @@ class Window:
     def _pressed(self, key: str, repeat: bool = False) -> bool:
         return self.ui.im.IsKeyPressed(getattr(self.ui.im, "ImGuiKey_" + key), repeat)
 
+    def _modifier(self, name: str) -> bool:
+        """Whether Shift or Ctrl counts for the keys pressed now: where redraws are slow it may be up again already."""
+        im = self.ui.im
+        sides = [getattr(im, f"ImGuiKey_{side}{name}") for side in ("Left", "Right")]
+        return any(im.IsKeyDown(key) or im.IsKeyReleased(key) for key in sides)
+
     def _keys_held(self) -> bool:
         im = self.ui.im
         names = ("Space", "RightArrow", "LeftBracket", "RightBracket", "Tab", "G", "E", "B", "H", "Slash")
         return any(im.IsKeyDown(getattr(im, "ImGuiKey_" + name)) for name in names)
 
     def _keys(self) -> list[Command]:
-        view, snapshot, io = self.view, self.snapshot, self.ui.im.GetIO()
+        view, snapshot = self.view, self.snapshot
         commands: list[Command] = []
-        if io.KeyCtrl:
+        shift = self._modifier("Shift")
+        if self._modifier("Ctrl"):
             return [SaveCheckpoint(view.checkpoint_path)] if self._pressed("S") else []
         if self._pressed("Space"):
             commands.append(Pause() if snapshot.playing else Play())
         if self._pressed("RightArrow", repeat=True):
-            commands.append(NextStage() if io.KeyShift else NextIteration())
+            commands.append(NextStage() if shift else NextIteration())
         if self._pressed("LeftBracket"):
             view.step_camera(snapshot, -1)
         if self._pressed("RightBracket"):
@@ -357,46 +352,9 @@ class Window:
             view.toggle_layer("target")
         if self._pressed("H"):
             self.go_home()
-        if self._pressed("Slash") and io.KeyShift:
+        if self._pressed("Slash") and shift:
             view.show_keys = not view.show_keys
         for number, name in enumerate(LAYERS, start=1):
             if self._pressed(str(number)):
                 view.toggle_layer(name)
         return commands
-
-
-def start_polyscope(title: str, headless: bool = False) -> None:
-    """Sets Polyscope up for this project, once a process: quiet, no panels of its own, y up, dark, no floor."""
-    import polyscope as ps
-    import polyscope.imgui as psim
-    import polyscope.implot as implot
-
-    if not ps.is_initialized():
-        ps.set_use_prefs_file(False)
-        ps.set_verbosity(0)
-        ps.set_program_name(title)
-        ps.set_ui_scale(1.0)
-        ps.set_allow_headless_backends(headless)
-        ps.set_configure_imgui_style_callback(lambda: theme.apply(psim, implot))
-        ps.init("openGL3_egl" if headless else "openGL3_glfw")
-    ps.set_print_prefix("")
-    ps.set_frame_tick_limit_fps_mode("ignore_limits")
-    ps.set_build_default_gui_panels(False)
-    ps.set_open_imgui_window_for_user_callback(False)
-    ps.set_ground_plane_mode("none")
-    ps.set_up_dir("y_up")
-    ps.set_front_dir("z_front")
-    ps.set_autocenter_structures(False)
-    ps.set_autoscale_structures(False)
-    ps.set_automatically_compute_scene_extents(False)
-    ps.set_length_scale(1.0)
-    ps.set_bounding_box((-0.5, -0.5, -0.5), (0.5, 0.5, 0.5))
-    ps.set_transparency_mode("none")
-    ps.set_background_color(theme.linear(theme.BACKGROUND))
-
-
-def default_size(screen: tuple[int, int] | None) -> tuple[int, int]:
-    """Nine tenths of the screen, at least what fits, at most 2560 x 1440; 1600 x 900 where the screen is unknown."""
-    if screen is None:
-        return 1600, 900
-    return min(max(int(0.9 * screen[0]), 1280), screen[0], 2560), min(max(int(0.9 * screen[1]), 720), screen[1], 1440)

@@ -145,6 +145,11 @@ class Engine:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
+    @property
+    def n_iterations(self) -> int:
+        """Iterations made since the engine was built."""
+        return self._run.iteration - self._started_at_iteration
+
     def stop(self, timeout_secs: float = 10.0) -> bool:
         """Sends Stop and waits; False where a stage didn't end in time (the thread then dies with the process)."""
         if self.alive:
@@ -296,7 +301,7 @@ class Engine:
             stage_secs=frozen({stage: cost.secs for stage, cost in self._costs.items()}),
             stage_peak_bytes=frozen({stage: cost.peak_bytes for stage, cost in self._costs.items()}),
             iterations_per_sec=self._rate(),
-            session_iterations=run.iteration - self._started_at_iteration,
+            session_iterations=self.n_iterations,
         )
 
     def _rate(self) -> float:

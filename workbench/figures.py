@@ -19,7 +19,7 @@ from sparseflex.mesh import Mesh
 from sparseflex.render import render_maps
 from sparseflex.training.run import Run
 from workbench import theme
-from workbench.app import check_graphics, start_polyscope
+from workbench.graphics import check_graphics, start_polyscope
 from workbench.snapshot import MeshArrays
 from workbench.split import Split
 

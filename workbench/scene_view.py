@@ -76,7 +76,7 @@ class SceneView:
     def places(self, view: ViewState, aspect: float) -> tuple[dict[int, tuple[float, float]], tuple[float, float]]:
         """Where each place's centre lies (right, up), and the size of the whole, in world units."""
         slots = sorted({slot for _, slot in self._places.values()})
-        sizes = [WITH_FRUSTUM if slot == 0 and "frustum" in self._places else ALONE for slot in slots]
+        sizes = [WITH_FRUSTUM if slot == 0 and view.layers["frustum"] else ALONE for slot in slots]
         if not view.side_by_side or not slots:
             return dict.fromkeys(slots, (0.0, 0.0)), (max(sizes, default=ALONE),) * 2
         centres, whole = arranged(sizes, aspect)

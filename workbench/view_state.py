@@ -47,6 +47,7 @@ class ViewState:
     scalar of the second plot ("" for the default).
     """
 
+    title: str = ""
     layers: dict[str, bool] = dataclasses.field(
         default_factory=lambda: {name: name not in ("cameras", "sdf") for name in LAYERS}
     )

@@ -14,7 +14,7 @@ MAX_RUN = 1_000_000
 def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     commands: list[Command] = []
     able = snapshot.failure is None and not snapshot.stopped
-    ui.text(snapshot.run_name, MUTED)
+    ui.text(view.title or snapshot.run_name, MUTED)
     ui.text(f"Iteration {count(snapshot.iteration)}", size=1.5)
     wide = (ui.width - 2 * 0.5 * ui.em) / 3
     if snapshot.playing:

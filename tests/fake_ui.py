@@ -1,0 +1,81 @@
+"""FakeUi: stands in for ImGui and ImPlot in panel tests; records what is drawn and answers as a user would."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from workbench.ui import Ui
+
+ANSWERS = {
+    "GetFontSize": lambda: 15.0,
+    "GetContentRegionAvail": lambda: (280.0, 600.0),
+    "GetCursorScreenPos": lambda: (10.0, 10.0),
+    "GetCursorPosX": lambda: 10.0,
+    "GetTextLineHeight": lambda: 15.0,
+    "GetFrameHeight": lambda: 23.0,
+    "CalcTextSize": lambda text, *_: (7.0 * len(text), 15.0),
+    "BeginPlot": lambda *_: True,
+    "BeginTable": lambda *_: True,
+}
+
+
+class FakeModule:
+    """Any function exists, does nothing and is recorded in calls; controls answer as `uses` says, by their label."""
+
+    def __init__(self, uses: dict[str, Any], calls: list[tuple]) -> None:
+        self._uses, self._calls = uses, calls
+        self._style = type("Style", (), {"FontScaleMain": 1.0})()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith(("ImGui", "ImPlot", "ImAxis")):
+            return 0
+
+        def call(*arguments: Any) -> Any:
+            self._calls.append((name, *arguments))
+            if name == "GetStyle":
+                return self._style
+            if name == "GetWindowDrawList":
+                return self
+            if name == "Button":
+                return self._uses.get(arguments[0], False)
+            if name in ("Checkbox", "InputInt", "SliderFloat", "Combo"):
+                used = self._uses.get(arguments[0])
+                return (used is not None, arguments[1] if used is None else used)
+            return ANSWERS.get(name, lambda *_: None)(*arguments)
+
+        return call
+
+
+class FakeTextures:
+    def __init__(self) -> None:
+        self.shown: dict[str, np.ndarray] = {}
+        self._sources: dict[str, Any] = {}
+
+    def is_shown(self, name: str, source: Any) -> bool:
+        return self._sources.get(name) is source
+
+    def show(self, name: str, source: Any, pixels: np.ndarray | None) -> str:
+        self._sources[name] = source
+        if pixels is not None:
+            self.shown[name] = pixels
+        return name
+
+
+class FakeUi(Ui):
+    """uses: what the user does, by the label of the control: {"Play": True, "##iterations": 25}."""
+
+    def __init__(self, uses: dict[str, Any] | None = None) -> None:
+        self.calls: list[tuple] = []
+        module = FakeModule(uses or {}, self.calls)
+        super().__init__(module, module, FakeTextures())
+
+    @property
+    def texts(self) -> list[str]:
+        """All text drawn, in order."""
+        drawn = {"TextColored": 2, "TextUnformatted": 1, "AddText": 3, "Button": 1, "Checkbox": 1}
+        return [call[drawn[call[0]]] for call in self.calls if call[0] in drawn]
+
+    def says(self, part: str) -> bool:
+        return any(part in text for text in self.texts)

@@ -1,0 +1,325 @@
+"""Panels: what they show of a snapshot and which commands come of using them; no window, no Polyscope."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+from fake_run import FakeRun
+from fake_ui import FakeUi
+
+from workbench import layout, theme
+from workbench.commands import (
+    ChangeSetting,
+    Command,
+    NextIteration,
+    NextStage,
+    Pause,
+    Play,
+    RequestFields,
+    RunIterations,
+)
+from workbench.engine import Engine
+from workbench.pacing import SCENE_SHARE, UI_SHARE, Pacer
+from workbench.panels import frustum, layers, maps, plots, scalars, status, transport
+from workbench.snapshot import Failure, Snapshot
+from workbench.view_state import LAYERS, ViewState
+
+PANELS = (transport, frustum, layers, maps, plots, scalars, status)
+ALL = frozenset({"voxels", "mesh", "target", "corner_sdf"} | {
+    f"{origin}_{name}" for origin in ("rendered", "target") for name in ("depth", "normal", "mask")})
+
+
+def snapshot_after(*commands: Command, run: FakeRun | None = None) -> Snapshot:
+    engine = Engine(run or FakeRun())
+    engine.start()
+    for command in commands:
+        engine.send(command)
+    engine.send(RequestFields(ALL))
+    wanted = run.stop_at if run is not None and hasattr(run, "stop_at") else None
+    try:
+        return engine.snapshots.wait_for(
+            lambda s: s.answers > 0 and not s.playing and (wanted is None or s.iteration == wanted), 20)
+    finally:
+        assert engine.stop()
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Snapshot:
+    """The fake run after three iterations."""
+    run = FakeRun()
+    run.stop_at = 3
+    return snapshot_after(RunIterations(3), run=run)
+
+
+@pytest.fixture
+def view(fitted: Snapshot) -> ViewState:
+    state = ViewState()
+    state.split.update(fitted.fields["voxels"], fitted.cameras[0].camera)
+    return state
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel.__name__)
+@pytest.mark.parametrize("only_scalars", [False, True])
+def test_every_panel_draws_a_new_run_and_one_with_scalars_only(panel: ModuleType, only_scalars: bool) -> None:
+    snapshot = snapshot_after(run=FakeRun(only_scalars=only_scalars))
+    assert panel.draw(FakeUi(), ViewState(), snapshot) == []
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel.__name__)
+def test_drawing_alone_sends_nothing(panel: ModuleType, fitted: Snapshot, view: ViewState) -> None:
+    ui = FakeUi()
+    assert panel.draw(ui, view, fitted) == []
+    assert ui.texts
+
+
+def test_panels_know_nothing_of_polyscope() -> None:
+    code = "import sys; from workbench.panels import frustum, layers, maps, plots, scalars, status, transport; "
+    code += "assert not [name for name in sys.modules if 'polyscope' in name]"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("label", "command"),
+    [("Play", Play()), ("Stage", NextStage()), ("Iteration", NextIteration()), ("Run", RunIterations(10))],
+)
+def test_transport_buttons(label: str, command: Command, fitted: Snapshot, view: ViewState) -> None:
+    assert transport.draw(FakeUi({label: True}), view, fitted) == [command]
+
+
+def test_transport_while_playing(fitted: Snapshot, view: ViewState) -> None:
+
+    playing = dataclasses.replace(fitted, playing=True, iterations_per_sec=12.34)
+    ui = FakeUi({"Pause": True})
+    assert transport.draw(ui, view, playing) == [Pause()]
+    assert "Play" not in ui.texts and ui.says("12.3 it/s")
+
+
+def test_transport_number_of_iterations_stays_in_range(fitted: Snapshot, view: ViewState) -> None:
+    transport.draw(FakeUi({"##iterations": 25}), view, fitted)
+    assert view.n_iterations == 25
+    transport.draw(FakeUi({"##iterations": -5}), view, fitted)
+    assert view.n_iterations == 1
+
+
+def test_transport_says_what_a_stage_cost(fitted: Snapshot) -> None:
+    assert "last time" in transport.stage_tip(fitted, "render") and "MB" in transport.stage_tip(fitted, "render")
+    assert transport.stage_tip(Snapshot(), "render") == "has not run yet"
+
+
+def test_frustum_shows_counts_planes_and_asks_for_a_ratio(fitted: Snapshot, view: ViewState) -> None:
+    ui = FakeUi({"α asked##ratio": 0.25})
+    assert frustum.draw(ui, view, fitted) == [ChangeSetting("visibility_ratio", 0.25)]
+    counts = view.split.counts
+    assert sum(counts.values()) == fitted.fields["voxels"].n_voxels and counts["near_cut"] > 0 < counts["far_cut"]
+    for name, label in frustum.CATEGORY_LABELS.items():
+        assert ui.says(f"{label} {counts[name]:,}")
+    assert ui.says(f"near {fitted.cameras[0].camera.near:.4f}")
+    assert ui.says(f"{counts['active'] / view.split.n_voxels:.4f}")
+
+
+def test_choosing_a_camera_pins_it_and_following_lets_go(fitted: Snapshot) -> None:
+    view = ViewState()
+    assert view.selected_camera(fitted) is fitted.cameras[0]
+    frustum.draw(FakeUi({">": True}), view, fitted)
+    assert view.pinned is fitted.cameras[1]
+    frustum.draw(FakeUi({"<": True}), view, fitted)
+    frustum.draw(FakeUi({"<": True}), view, fitted)
+    assert view.pinned is fitted.cameras[-1]  # around the end
+    frustum.draw(FakeUi({"##camera": 1}), view, fitted)
+    assert view.pinned is fitted.cameras[1]
+    frustum.draw(FakeUi({"Follow the run's camera": True}), view, fitted)
+    assert view.pinned is None
+
+
+def test_a_pinned_camera_stays_when_the_run_forgets_it(fitted: Snapshot) -> None:
+
+    view = ViewState()
+    view.select_camera(fitted, 2)
+    later = dataclasses.replace(fitted, cameras=fitted.cameras[:2])
+    assert view.selected_index(later) == -1
+    assert view.selected_camera(later) is fitted.cameras[2]
+    frustum.draw(FakeUi({"##camera": 1}), view, later)  # entry 0 is the forgotten one
+    assert view.pinned is fitted.cameras[0]
+
+
+def test_layers_toggle_and_fields_follow(fitted: Snapshot, view: ViewState) -> None:
+    assert "corner_sdf" not in view.wanted_fields(fitted)
+    layers.draw(FakeUi({f"##layer{LAYERS.index('sdf') + 1}": True}), view, fitted)
+    assert view.layers["sdf"] and "corner_sdf" in view.wanted_fields(fitted)
+    layers.draw(FakeUi({f"##layer{LAYERS.index('mesh') + 1}": True}), view, fitted)
+    assert not view.layers["mesh"] and "mesh" not in view.wanted_fields(fitted)
+    view.show_panels = False
+    assert not [name for name in view.wanted_fields(fitted) if name.startswith("rendered")]
+    assert ViewState().wanted_fields(Snapshot()) == frozenset()
+
+
+def test_whole_surface_is_shown_where_the_run_has_it(fitted: Snapshot) -> None:
+
+    view = ViewState()
+    assert view.field_of("mesh", fitted) == "mesh"
+    both = dataclasses.replace(fitted, field_kinds={**fitted.field_kinds, "surface": "mesh"})
+    assert view.field_of("mesh", both) == "surface" and "surface" in view.wanted_fields(both)
+    layers.draw(FakeUi({"Section only": True}), view, both)
+    assert view.field_of("mesh", both) == "mesh" and view.field_of("target", both) == "target"
+
+
+def test_maps_show_pairs_and_send_each_once(fitted: Snapshot, view: ViewState) -> None:
+    ui = FakeUi()
+    maps.draw(ui, view, fitted)
+    assert len(ui.textures.shown) == 9
+    for pixels in ui.textures.shown.values():
+        assert pixels.shape == (64, 64, 3) and pixels.min() >= 0 and pixels.max() <= 1
+    ui.textures.shown.clear()
+    maps.draw(ui, view, fitted)
+    assert not ui.textures.shown  # the same arrays: nothing to send
+    view.show_difference = False
+    ui = FakeUi()
+    maps.draw(ui, view, fitted)
+    assert len(ui.textures.shown) == 6
+
+
+def test_difference_maps_by_hand() -> None:
+    rendered, target = np.array([[1.0, 0.0, 1.5]], np.float32), np.array([[1.0, 2.0, 2.0]], np.float32)
+    pixels = maps.colour_difference("depth", rendered, target)
+    assert np.allclose(pixels[0, 0], maps.BACK)  # equal
+    assert np.allclose(pixels[0, 1], theme.ACCENT)  # hit in one only
+    assert np.allclose(pixels[0, 2], theme.ACCENT)  # more than a tenth of the range apart
+    up, tilted = np.array([[[0.0, 1.0, 0.0]]]), np.array([[[0.0, np.cos(np.pi / 6), np.sin(np.pi / 6)]]])
+    half = maps.colour_difference("normal", up, tilted)  # 30 of 60 degrees
+    assert np.allclose(half[0, 0], (maps.BACK + np.array(theme.ACCENT)) / 2, atol=1e-6)
+
+
+def test_depth_maps_share_a_range_and_leave_the_background_dark() -> None:
+    near, far = np.array([[1.0, 0.0]]), np.array([[0.0, 3.0]])
+    a, b = maps.colour_map("depth", near, near, far), maps.colour_map("depth", far, near, far)
+    assert np.allclose(a[0, 0], maps.viridis(np.array(1.0))) and np.allclose(b[0, 1], maps.viridis(np.array(0.12)))
+    assert np.allclose(a[0, 1], maps.BACK)
+
+
+def test_plots_draw_loss_and_terms(fitted: Snapshot, view: ViewState) -> None:
+    ui = FakeUi()
+    plots.draw(ui, view, fitted)
+    lines = {call[1]: call for call in ui.calls if call[0] == "PlotLine"}
+    assert {"loss", "loss_depth"} <= set(lines)
+    assert np.allclose(lines["loss"][2], [1, 2, 3]) and np.allclose(lines["loss"][3], np.exp(-np.arange(1, 4) / 20))
+    assert any(call[0] == "SetupAxisScale" for call in ui.calls)
+    view.log_scale = False
+    ui = FakeUi({"##scalar": 1})
+    plots.draw(ui, view, fitted)
+    assert not any(call[0] == "SetupAxisScale" for call in ui.calls) and view.plotted
+
+
+def test_thinned_keeps_extremes_and_order() -> None:
+    xs = np.arange(100_000, dtype=np.float64)
+    ys = np.sin(xs / 1000)
+    ys[54_321], ys[7] = 50.0, np.nan
+    thin_xs, thin_ys = plots.thinned(xs, ys)
+    assert len(thin_xs) <= plots.MAX_POINTS and np.all(np.diff(thin_xs) > 0)
+    assert thin_ys.max() == 50.0 and np.isfinite(thin_ys).all() and thin_ys.min() == np.nanmin(ys)
+    assert np.array_equal(thin_ys, ys[thin_xs.astype(int)])
+    assert len(plots.thinned(xs[:5], np.full(5, np.nan))[0]) == 0
+
+
+def test_scalars_name_every_number_of_the_run(fitted: Snapshot, view: ViewState) -> None:
+    ui = FakeUi()
+    scalars.draw(ui, view, fitted)
+    assert ui.says("loss_depth") and ui.says(f"{fitted.scalars['loss']:.4g}")
+    assert scalars.shown("faces", 12345.0) == "12,345" and scalars.shown("peak_bytes", 2e9) == "2,000 MB"
+    assert scalars.shown("stage_secs", 0.0421) == "42 ms" and scalars.shown("loss", float("nan")) == "nan"
+
+
+def test_status_line(fitted: Snapshot) -> None:
+
+    assert status.line(fitted)[0] == "Paused"
+    assert "before render" in status.line(dataclasses.replace(fitted, stage_next="render"))[0]
+    assert status.line(dataclasses.replace(fitted, notice="saved x"))[0] == "saved x"
+    failure = Failure("render", 7, "ValueError: bad", "Traceback ...")
+    text, colour = status.line(dataclasses.replace(fitted, failure=failure))
+    assert text == "Failed in render, iteration 7: ValueError: bad" and colour == theme.BAD
+
+
+def test_long_status_is_shortened_to_the_room_it_has() -> None:
+    ui = FakeUi()
+    short = status.shortened(ui, "x" * 1000, 280.0)
+    assert short.endswith("…") and 7 * len(short) <= 280 < 7 * (len(short) + 1)
+    assert status.shortened(ui, "short", 280.0) == "short"
+
+
+def test_all_keys_are_listed() -> None:
+    ui = FakeUi()
+    status.draw_keys(ui)
+    for key in ("Space", "Right", "Shift + Right", "Tab", "G", "E", "?"):
+        assert key in ui.texts
+
+
+@pytest.mark.parametrize("size", [(1280, 720), (1600, 900), (1920, 1080), (2560, 1440), (3840, 2160)])
+def test_columns_and_bar_fit_the_window_and_do_not_overlap(size: tuple[int, int]) -> None:
+    em = theme.FONT_PIXELS * layout.scale_for(*size)
+    made = layout.Layout.of(*size, em)
+    rects = [made.left, made.right, made.bar, made.free]
+    for x, y, width, height in rects:
+        assert x >= 0 and y >= 0 and width > 0 and height > 0 and x + width <= size[0] and y + height <= size[1]
+    for i, a in enumerate(rects):
+        for b in rects[i + 1 :]:
+            apart = a[0] + a[2] <= b[0] or b[0] + b[2] <= a[0] or a[1] + a[3] <= b[1] or b[1] + b[3] <= a[1]
+            assert apart
+    assert made.free[2] > 0.4 * size[0]
+
+
+@pytest.mark.parametrize("aspect", [0.5, 1.2, 3.0])
+@pytest.mark.parametrize("sizes", [[1.2], [1.7, 1.3], [1.7, 1.3, 1.3], [1.0, 1.0, 2.0, 0.5]])
+def test_arranged_squares_do_not_overlap(sizes: list[float], aspect: float) -> None:
+    centres, (width, height) = layout.arranged(sizes, aspect)
+    for i, (x, y) in enumerate(centres):
+        assert abs(x) + sizes[i] / 2 <= width / 2 + 1e-9 and abs(y) + sizes[i] / 2 <= height / 2 + 1e-9
+        for j in range(i):
+            gap = (sizes[i] + sizes[j]) / 2 - 1e-9
+            assert abs(x - centres[j][0]) >= gap or abs(y - centres[j][1]) >= gap
+    assert layout.arranged([], aspect)[0] == []
+
+
+def simulated(pacer: Pacer, ui_secs: float, scene_secs: float, secs: float = 30.0) -> tuple[float, int, float]:
+    """Redraws as the window would, on a clock of its own: the share of time drawn, how many, the longest pause."""
+    now, busy, n_redraws, last, longest = 0.0, 0.0, 0, 0.0, 0.0
+    while now < secs:
+        wait = pacer.secs_until_due(now, training=True, news=True)
+        if wait > 0:
+            now += wait
+            continue
+        with_scene = pacer.scene_due(now, training=True)
+        cost = scene_secs if with_scene else ui_secs
+        pacer.drawn(now, now + cost, with_scene)
+        longest, last = max(longest, now - last), now
+        now, busy, n_redraws = now + cost, busy + cost, n_redraws + 1
+    return busy / now, n_redraws, longest
+
+
+@pytest.mark.parametrize(("ui_secs", "scene_secs"), [(0.02, 0.2), (0.03, 0.46), (0.015, 0.1)])
+def test_slow_redraws_keep_to_their_share_while_training(ui_secs: float, scene_secs: float) -> None:
+    share, n_redraws, _ = simulated(Pacer(), ui_secs, scene_secs)
+    assert share <= UI_SHARE + SCENE_SHARE + 0.02
+    assert n_redraws > 10
+
+
+def test_fast_redraws_are_smooth() -> None:
+    share, n_redraws, longest = simulated(Pacer(), 0.0004, 0.0008)
+    assert n_redraws > 30 * 50 and longest < 0.1 and share < 0.15
+
+
+def test_interaction_redraws_at_once_and_alarms_are_false_only_once() -> None:
+    pacer = Pacer()
+    pacer.drawn(0.0, 0.3, True)
+    pacer.drawn(0.3, 0.33, False)
+    assert pacer.secs_until_due(0.34, training=True, news=False) > 0.3
+    pacer.alarm(0.35)  # something moved: look
+    assert pacer.secs_until_due(0.35, training=True, news=False) <= 1 / 60
+    pacer.drawn(0.36, 0.39, False)  # it wasn't for this window
+    pacer.alarm(0.4)
+    assert pacer.secs_until_due(0.4, training=True, news=False) > 0.3
+    pacer.touch(0.5)
+    assert pacer.secs_until_due(0.5, training=True, news=False) <= 1 / 60 and pacer.scene_due(0.5, training=True)

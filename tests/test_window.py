@@ -1,0 +1,224 @@
+"""The real window on a display of its own (Xvfb), driven by keys and clicks as a user would (xdotool)."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_run import FakeRun
+from window_driver import TITLE
+
+from workbench.app import open_window
+from workbench.graphics import NoGraphics
+
+TESTS = Path(__file__).parent
+WAIT_SECS = 60.0
+
+
+@pytest.fixture(scope="module")
+def display() -> Iterator[str]:
+    """An X server for this module; xvfb gives a free display number itself."""
+    read_end, write_end = os.pipe()
+    server = subprocess.Popen(
+        ["Xvfb", "-displayfd", str(write_end), "-screen", "0", "1000x640x24", "+extension", "GLX", "-nolisten", "tcp"],
+        pass_fds=[write_end], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )
+    os.close(write_end)
+    try:
+        ready = select.select([read_end], [], [], WAIT_SECS)[0]
+        number = os.read(read_end, 16).decode().strip() if ready else ""
+        if not number:
+            pytest.fail("Xvfb did not start")
+        yield f":{number}"
+    finally:
+        os.close(read_end)
+        server.terminate()
+        server.wait(WAIT_SECS)
+
+
+class Driven:
+    """A window in a process of its own: its states by lines, keys and clicks to it."""
+
+    def __init__(self, display: str, out: Path, *options: str) -> None:
+        self._environment = {**os.environ, "DISPLAY": display, "OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1"}
+        self._environment.pop("WAYLAND_DISPLAY", None)
+        self.process = subprocess.Popen(
+            [sys.executable, str(TESTS / "window_driver.py"), str(out), *options], cwd=TESTS.parent,
+            env={**self._environment, "PYTHONPATH": str(TESTS.parent)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        self.state: dict[str, Any] = {}
+        self._buffer = b""
+        try:
+            self.wait(lambda s: s["frames"] == 3)
+            found = self.tool("search", "--sync", "--name", TITLE).split()
+            self.window = found[-1]
+            self.tool("windowfocus", self.window)
+        except BaseException:
+            self.process.kill()
+            self.process.communicate()
+            raise
+
+    def tool(self, *arguments: str) -> str:
+        done = subprocess.run(["xdotool", *arguments], env=self._environment, capture_output=True, text=True,
+                              timeout=WAIT_SECS, check=True)
+        return done.stdout
+
+    def key(self, *names: str) -> None:
+        for name in names:
+            self.tool("key", "--delay", "40", name)
+
+    def click(self, x: int, y: int) -> None:
+        self.tool("mousemove", "--window", self.window, str(x), str(y))
+        time.sleep(0.3)
+        self.tool("mousedown", "1")
+        time.sleep(0.15)
+        self.tool("mouseup", "1")
+
+    def wait(self, accept: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Reads states until one is accepted; the window's own errors are part of the failure."""
+        deadline = time.monotonic() + WAIT_SECS
+        while not (self.state and accept(self.state)):
+            if not select.select([self.process.stdout], [], [], max(deadline - time.monotonic(), 0))[0]:
+                raise TimeoutError(f"the state stayed {self.state}")
+            part = os.read(self.process.stdout.fileno(), 65536)
+            if not part:
+                raise RuntimeError(self.process.stderr.read().decode())
+            *lines, self._buffer = (self._buffer + part).split(b"\n")
+            for line in lines:
+                if line.startswith(b"{"):
+                    self.state = json.loads(line)
+                    if accept(self.state):
+                        break
+        return self.state
+
+    def close(self, by: int = signal.SIGINT) -> tuple[int, str, str]:
+        """Exit code and output after a signal."""
+        self.process.send_signal(by)
+        return self.ended()
+
+    def ended(self) -> tuple[int, str, str]:
+        out, error = self.process.communicate(timeout=WAIT_SECS)
+        return self.process.returncode, out.decode(), error.decode()
+
+
+@pytest.fixture
+def drive(display: str, tmp_path: Path) -> Iterator[Callable[..., Driven]]:
+    opened: list[Driven] = []
+
+    def start(*options: str) -> Driven:
+        opened.append(Driven(display, tmp_path, *options))
+        return opened[-1]
+
+    yield start
+    for driven in opened:
+        if driven.process.poll() is None:
+            driven.process.kill()
+            driven.process.communicate()
+
+
+@pytest.fixture(autouse=True)
+def programs(need_programs: Callable[..., None], request: pytest.FixtureRequest) -> None:
+    need_programs("Xvfb", "xdotool")
+
+
+def test_keys_step_play_pause_and_choose(drive: Callable[..., Driven], tmp_path: Path) -> None:
+    window = drive()
+    first = window.state
+    assert first["iteration"] == 0 and not first["playing"] and first["panels"]
+    window.key("shift+Right")
+    assert window.wait(lambda s: s["stage_next"] == "render")["iteration"] == 0
+    window.key("Right")
+    window.wait(lambda s: s["iteration"] == 1 and s["stage_next"] == "sample_cameras")
+    window.wait(lambda s: {"mesh", "voxels", "target", "rendered_depth"} <= set(s["fields"]))
+    window.key("space")
+    window.wait(lambda s: s["playing"] and s["iteration"] > 3)
+    window.key("space")
+    window.wait(lambda s: not s["playing"])
+    window.key("bracketright")
+    assert window.wait(lambda s: not s["following"])["camera"] == 1
+    window.key("bracketleft")
+    window.wait(lambda s: s["camera"] == 0)
+    for key, what in (("g", "target"), ("1", "active"), ("5", "mesh")):
+        assert what in window.state["layers"]
+        window.key(key)
+        window.wait(lambda s, what=what: what not in s["layers"])
+    assert "sdf" not in window.state["layers"]
+    window.key("9")
+    window.wait(lambda s: "sdf" in s["layers"] and "corner_sdf" in s["fields"])
+    for key, what in (("e", "difference"), ("Tab", "panels"), ("Tab", "panels"), ("question", "keys")):
+        before = window.state[what]
+        window.key(key)
+        window.wait(lambda s, what=what, before=before: s[what] != before)
+    window.key("ctrl+s")
+    window.wait(lambda s: s["notice"].startswith("saved"))
+    assert int((tmp_path / "checkpoint.safetensors").read_text()) == window.state["iteration"]
+    code, out, _ = window.close()
+    assert code == 0 and f"iteration {window.state['iteration']} saved" in out
+
+
+def test_buttons_and_the_close_button(drive: Callable[..., Driven], tmp_path: Path) -> None:
+    window = drive()
+    window.click(115, 60)  # Stage, the second of the three buttons
+    window.wait(lambda s: s["stage_next"] == "render")
+    window.click(185, 60)  # Iteration
+    window.wait(lambda s: s["iteration"] == 1)
+    window.click(45, 60)  # Play
+    window.wait(lambda s: s["playing"] and s["iteration"] > 2)
+    window.tool("windowquit", window.window)  # what a window manager's close button sends
+    code, _, _ = window.ended()
+    assert code == 0 and int((tmp_path / "checkpoint.safetensors").read_text()) > 2
+
+
+def test_closed_untouched_nothing_is_written(drive: Callable[..., Driven], tmp_path: Path) -> None:
+    code, _, _ = drive().close()
+    assert code == 0 and not list(tmp_path.iterdir())
+
+
+def test_a_failing_run_shows_and_exits_with_one(drive: Callable[..., Driven], tmp_path: Path) -> None:
+    window = drive("--fail-at", "2", "--playing")
+    state = window.wait(lambda s: s["failure"])
+    assert state["failure"] == "ArithmeticError: the loss is not finite"
+    code, _, error = window.close()
+    assert code == 1 and "failed in render, iteration 2: ArithmeticError" in error
+    assert (tmp_path / "checkpoint.safetensors").read_text() == "2"  # what was reached is not lost
+
+
+@pytest.mark.parametrize(("what", "error"), [("layers", "TypeError"), ("edited", "AttributeError")])
+def test_a_failing_window_shows_and_exits_with_one(
+    what: str, error: str, drive: Callable[..., Driven], tmp_path: Path
+) -> None:
+    """Spoiled layers fail while the main loop asks and updates, spoiled edits in the middle of a panel."""
+    window = drive("--break-ui", what)
+    window.key("Right")
+    assert window.wait(lambda s: s["failed"])["failed"].startswith(error)
+    frame = window.state["frames"]
+    window.wait(lambda s: s["frames"] >= frame)
+    code, _, error = window.close()
+    assert code == 1 and "Traceback" in error
+    assert (tmp_path / "checkpoint.safetensors").read_text() == "1"
+
+
+def test_a_run_with_scalars_only(drive: Callable[..., Driven]) -> None:
+    window = drive("--only-scalars", "--playing")
+    window.wait(lambda s: s["iteration"] > 2)
+    assert window.state["fields"] == [] and not window.state["failed"]
+    assert window.close()[0] == 0
+
+
+def test_no_display_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, display in (("unset", None), ("unreachable", ":4242")):
+        monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+        monkeypatch.delenv("DISPLAY", raising=False)
+        if display is not None:
+            monkeypatch.setenv("DISPLAY", display)
+        with pytest.raises(NoGraphics, match="^no display: .*--headless works without one$"):
+            open_window(FakeRun(), title=name, out_dir=tmp_path)

@@ -1,0 +1,69 @@
+"""Opens the real window on a FakeRun and prints its state as a JSON line whenever it changes; for test_window.py."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from fake_run import FakeRun
+
+from sparseflex.training.run import Run
+from workbench.app import Window, open_window
+
+TITLE = "workbench under test"
+
+
+def state_of(window: Window) -> dict[str, Any]:
+    snapshot, view = window.snapshot, window.view
+    return {
+        "iteration": snapshot.iteration,
+        "stage_next": snapshot.stage_next,
+        "playing": snapshot.playing,
+        "failure": snapshot.failure.message if snapshot.failure else "",
+        "notice": snapshot.notice,
+        "layers": [name for name, shown in (view.layers or {}).items() if shown],
+        "fields": sorted(snapshot.fields),
+        "camera": view.selected_index(snapshot),
+        "following": view.pinned is None,
+        "panels": view.show_panels,
+        "keys": view.show_keys,
+        "difference": view.show_difference,
+        "failed": window.failed.splitlines()[-1] if window.failed else "",
+        "frames": window.n_frames if window.n_frames < 3 else 3,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--fail-at", type=int)
+    parser.add_argument("--only-scalars", action="store_true")
+    parser.add_argument("--break-ui", choices=("layers", "edited"), help="what of the view to spoil at iteration 1")
+    parser.add_argument("--playing", action="store_true")
+    arguments = parser.parse_args()
+    fail_at = None if arguments.fail_at is None else (arguments.fail_at, "render")
+    run = FakeRun(12, fail_at=fail_at, stage_secs=0.002, only_scalars=arguments.only_scalars)
+    last: dict[str, Any] = {}
+
+    def report(window: Window) -> bool:
+        nonlocal last
+        state = state_of(window)
+        if state != last:
+            last = state
+            print(json.dumps(state), flush=True)
+        if arguments.break_ui and window.snapshot.iteration == 1:
+            setattr(window.view, arguments.break_ui, None)
+        return False
+
+    def save(path: Path, saved: Run) -> None:
+        path.write_text(str(saved.iteration))
+
+    return open_window(run, title=TITLE, out_dir=arguments.out, paused=not arguments.playing, scripted=report,
+                       save=save, size=(1000, 640))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
