@@ -201,7 +201,7 @@ class SparseVoxels:
 
     @functools.cached_property
     def lattice_edges(self) -> Int[Tensor, "L 2"]:
-        """Every edge of any voxel once, as (lower corner, upper corner) rows, int64, sorted by lower corner and axis."""
+        """Every edge of any voxel once: (lower corner, upper corner) rows, int64, sorted by lower corner and axis."""
         c = self.corners_by_slot
         upper = torch.full((3 * self.n_corners,), -1, dtype=torch.int32, device=self.device)
         for axis, step in enumerate((1, 2, 4)):
@@ -243,7 +243,7 @@ class SparseVoxels:
         return SparseVoxels._trusted(self.voxel_ijk[kept], self.resolution)
 
     def subdivide(self) -> SparseVoxels:
-        """The eight children 2·ijk + {0, 1}³ of each voxel at twice the resolution; row 8·i + c is child c, z fastest."""
+        """The children 2·ijk + {0, 1}³ of each voxel at twice the resolution; row 8·i + c is child c, z fastest."""
         if 2 * self.resolution > MAX_RESOLUTION:
             raise ValueError(f"resolution must be at most {MAX_RESOLUTION}, got {2 * self.resolution}")
         offsets = torch.tensor([(x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 1)], device=self.device)
