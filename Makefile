@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # the first Python on the path that is new enough; `make PYTHON=… demo` takes another
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && { echo $$p; exit; }; done; echo python3)
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c tests/constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet -c tests/constraints.txt
 INSTALLED := $(VENV)/.installed
 INSTALLED_TESTS := $(VENV)/.installed-with-tests
 
