@@ -27,7 +27,9 @@ def icosphere_like(n_rows: int, radius: float) -> Mesh:
     right = (column + 1) % n_columns
     a, b = row * n_columns + column, row * n_columns + right
     c, d = a + n_columns, b + n_columns
-    faces = torch.cat([torch.stack([a, c, d], -1).reshape(-1, 3), torch.stack([a, d, b], -1).reshape(-1, 3)])
+    # the first and the last row have one triangle a column: at the poles the other one has no area
+    lower, upper = torch.stack([a, c, d], -1)[:-1], torch.stack([a, d, b], -1)[1:]
+    faces = torch.cat([lower.reshape(-1, 3), upper.reshape(-1, 3)])
     return Mesh(vertices, faces)
 
 

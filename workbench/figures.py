@@ -81,7 +81,7 @@ def render_figure(
         raise ValueError(f"width and height must be at least 320 x 240 pixels, got {width} x {height}")
     check_graphics(display=False)
     direction = np.array(HOME_DIRECTION) if home is None else -home.forward_world.numpy()
-    subject = Subject.of(run, home or Camera.look_at(direction * 2, (0, 0, 0), fov_y_degrees=FOV_DEGREES))
+    subject = Subject.of(run, home or Camera.look_at((direction * 2).tolist(), (0, 0, 0), fov_y_degrees=FOV_DEGREES))
     plate = Plate(subject, direction / np.linalg.norm(direction), width, height)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     plate.draw().save(path)
@@ -183,7 +183,7 @@ class Plate:
         half = width // 2
         size = SUPERSAMPLING * half, SUPERSAMPLING * height
         eye, centre = framed(self._frame(), self._direction, half / height)
-        camera = Camera.look_at(eye, centre, fov_y_degrees=FOV_DEGREES, width=size[0], height=size[1])
+        camera = Camera.look_at(eye.tolist(), centre.tolist(), fov_y_degrees=FOV_DEGREES, width=size[0], height=size[1])
         picture = Image.new("RGB", (width, height), PAPER)
         for index, mesh in enumerate((self._subject.surface, self._subject.target)):
             maps = render_maps(mesh, camera, backend="torch")
@@ -240,7 +240,9 @@ def _drawing(
     import polyscope as ps
 
     start_polyscope("SparseFlex workbench", headless=True)
-    before = ps.get_window_size(), ps.get_view_as_json(), ps.get_vertical_fov_degrees(), ps.get_background_color()
+    size, view, fov, back = (ps.get_window_size(), ps.get_camera_view_matrix(), ps.get_vertical_fov_degrees(),
+                             ps.get_background_color())
+    middle = ps.get_view_center()
     towards = eye - centre
     aside = np.cross((0.0, 1.0, 0.0), towards)
     aside = ASIDE * (aside / np.linalg.norm(aside) if np.linalg.norm(aside) > 1e-9 else np.array([1.0, 0.0, 0.0]))
@@ -256,7 +258,8 @@ def _drawing(
     finally:
         for structure in structures:
             structure.remove()
-        ps.set_window_size(*before[0])
-        ps.set_view_from_json(before[1])
-        ps.set_vertical_fov_degrees(before[2])
-        ps.set_background_color(before[3][:3])
+        ps.set_window_size(*size)
+        ps.set_camera_view_matrix(view)
+        ps.set_view_center_raw(middle)
+        ps.set_vertical_fov_degrees(fov)
+        ps.set_background_color(back[:3])

@@ -31,15 +31,16 @@ def start_polyscope(title: str, headless: bool = False) -> None:
     import polyscope.imgui as psim
     import polyscope.implot as implot
 
-    if not ps.is_initialized():
-        ps.set_use_prefs_file(False)
-        ps.set_verbosity(0)
-        ps.set_program_name(title)
-        ps.set_ui_scale(1.0)
-        ps.set_allow_headless_backends(headless)
-        ps.set_configure_imgui_style_callback(lambda: theme.apply(psim, implot))
-        ps.init("openGL3_egl" if headless else "openGL3_glfw")
+    if ps.is_initialized():
+        return
+    ps.set_use_prefs_file(False)
+    ps.set_verbosity(0)
     ps.set_print_prefix("")
+    ps.set_program_name(title)
+    ps.set_ui_scale(1.0)
+    ps.set_allow_headless_backends(headless)
+    ps.set_configure_imgui_style_callback(lambda: theme.apply(psim, implot))
+    ps.init("openGL3_egl" if headless else "openGL3_glfw")
     ps.set_frame_tick_limit_fps_mode("ignore_limits")
     ps.set_build_default_gui_panels(False)
     ps.set_open_imgui_window_for_user_callback(False)

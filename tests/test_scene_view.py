@@ -1,0 +1,225 @@
+"""Scene view and figures without a window (EGL): structures follow snapshots, pictures match, nothing is left over."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fake_run import FakeRun, icosphere_like
+from PIL import Image
+
+from sparseflex.camera import Camera
+from sparseflex.frustum import active_voxels
+from sparseflex.voxels import SparseVoxels
+from workbench.field_copies import FieldCopies
+from workbench.figures import FOV_DEGREES, framed, render_figure
+from workbench.graphics import default_size, start_polyscope
+from workbench.snapshot import MeshArrays, Snapshot
+from workbench.split import CATEGORIES, Split
+from workbench.view_state import ViewState
+
+ps = pytest.importorskip("polyscope")
+
+ALL = ("voxels", "corner_sdf", "mesh", "target")
+FREE = (0.0, 0.0, 480.0, 360.0)
+
+
+def snapshot_of(run: FakeRun, iterations: int) -> Snapshot:
+    for _ in range(iterations):
+        for stage in run.stages:
+            run.run_stage(stage)
+    copies = FieldCopies(run)
+    copies.start(ALL, 0)
+    return Snapshot(iteration=run.iteration, cameras=tuple(run.cameras()), field_kinds=run.fields,
+                    fields=copies.finish())
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Snapshot:
+    return snapshot_of(FakeRun(24), 3)
+
+
+@pytest.fixture
+def scene() -> Iterator[Any]:
+    from workbench.scene_view import SceneView
+
+    start_polyscope("tests", headless=True)
+    ps.set_window_size(480, 360)
+    view = SceneView()
+    yield view
+    view.clear()
+    assert not structure_names()
+
+
+def structure_names() -> set[str]:
+    """Names of what Polyscope holds, of all kinds that the scene view uses."""
+    kinds = (("sparse_volume_grid", (*CATEGORIES,)), ("surface_mesh", ("mesh", "target")), ("point_cloud", ("sdf",)),
+             ("curve_network", ("frustum", "frustum rays", "frustum near", "frustum far", "cameras")))
+    return {name for kind, names in kinds for name in names if getattr(ps, f"has_{kind}")(name)}
+
+
+def show(scene: Any, snapshot: Snapshot, view: ViewState) -> None:
+    selected = view.selected_camera(snapshot)
+    view.split.update(snapshot.fields.get("voxels"), None if selected is None else selected.camera)
+    scene.update(snapshot, view)
+    scene.go_home(view, (480, 360), FREE)
+    scene.arrange(view, 480 / 360)
+
+
+def test_layers_decide_what_is_there(scene: Any, fitted: Snapshot) -> None:
+    view = ViewState()
+    show(scene, fitted, view)
+    voxels = {name for name in CATEGORIES if view.split.counts[name]}
+    frustum = {"frustum", "frustum rays", "frustum near", "frustum far"}
+    assert structure_names() == voxels | {"mesh", "target"} | frustum
+    for name in voxels:
+        assert ps.get_sparse_volume_grid(name).n_cells() == view.split.counts[name]
+    for name in view.layers:
+        view.layers[name] = not view.layers[name]
+    show(scene, fitted, view)
+    assert structure_names() == {"sdf", "cameras"}
+    assert ps.get_curve_network("cameras").n_edges() == 8 * (len(fitted.cameras) - 1)
+
+
+def test_only_what_changed_is_drawn_anew(scene: Any, fitted: Snapshot) -> None:
+    view = ViewState()
+    show(scene, fitted, view)
+    before = {name: structures for name, (structures, _) in scene._places.items()}
+    show(scene, dataclasses.replace(fitted, iteration=9, serial=9), view)
+    assert all(scene._places[name][0] is structures for name, structures in before.items())
+    old = fitted.fields["mesh"]
+    fields = {**fitted.fields, "mesh": MeshArrays(old.vertices.copy(), old.faces)}
+    show(scene, dataclasses.replace(fitted, fields=fields), view)
+    assert {name for name in before if scene._places[name][0] is not before[name]} == {"mesh"}
+    view.select_camera(fitted, 1)
+    show(scene, fitted, view)
+    assert scene._places["target"][0] is before["target"]
+    assert scene._places["active"][0] is not before["active"]
+
+
+def test_snapshots_without_fields_and_empty_ones(scene: Any) -> None:
+    show(scene, Snapshot(), ViewState())
+    assert not structure_names()
+    empty = SparseVoxels(torch.zeros(0, 3, dtype=torch.int32), 8)
+    nothing = MeshArrays(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32))
+    fields = {"voxels": empty, "mesh": nothing, "target": nothing, "corner_sdf": np.zeros(0, np.float32)}
+    view = ViewState()
+    view.layers["sdf"] = True
+    show(scene, Snapshot(fields=fields, field_kinds=FakeRun(8).fields), view)
+    assert not structure_names()
+
+
+def test_side_by_side_faces_the_view_and_in_one_place_is_the_origin(scene: Any, fitted: Snapshot) -> None:
+    view = ViewState()
+    show(scene, fitted, view)
+    ps.look_at((0.0, 0.0, 5.0), (0.0, 0.0, 0.0))
+    scene.arrange(view, 3.0)
+    places = [np.asarray(ps.get_surface_mesh(name).get_position()) for name in ("mesh", "target")]
+    grid = np.asarray(ps.get_sparse_volume_grid("active").get_position())
+    assert grid[0] < places[0][0] < places[1][0] and np.allclose([p[1:] for p in (*places, grid)], 0, atol=1e-4)
+    view.side_by_side = False
+    scene.arrange(view, 3.0)
+    assert np.allclose(ps.get_surface_mesh("target").get_position(), 0)
+
+
+def test_split_agrees_with_the_frustum_and_is_computed_once(fitted: Snapshot) -> None:
+    voxels, camera = fitted.fields["voxels"], fitted.cameras[0].camera
+    split = Split()
+    split.update(voxels, camera)
+    assert np.array_equal(split.rows("active"), active_voxels(voxels, camera).numpy())
+    assert sum(split.counts.values()) == voxels.n_voxels
+    assert int(split.histogram.counts.sum()) == voxels.n_voxels - split.counts["outside"]
+    known = split._category
+    split.update(voxels, camera)
+    assert split._category is known
+    split.update(voxels, None)
+    assert split.counts["active"] == voxels.n_voxels and split.histogram is None
+    split.update(None, camera)
+    assert split.n_voxels == 0 and not split.rows("active").any()
+
+
+def test_vertex_normals_against_a_loop() -> None:
+    from workbench.scene_view import vertex_normals
+
+    mesh = icosphere_like(5, 0.3)
+    arrays = MeshArrays(mesh.vertices.numpy(), mesh.faces.int().numpy())
+    expected = np.zeros((mesh.n_vertices, 3))
+    for a, b, c in arrays.faces:
+        p, q, r = arrays.vertices[[a, b, c]].astype(np.float64)
+        for corner in (a, b, c):
+            expected[corner] += np.cross(q - p, r - p)
+    lengths = np.linalg.norm(expected, axis=1, keepdims=True)
+    assert np.allclose(vertex_normals(arrays), expected / np.maximum(lengths, 1e-300))
+
+
+def test_planes_far_away_are_not_drawn() -> None:
+    from workbench.scene_view import drawn_planes
+
+    camera = Camera.look_at((0, 0, 2), (0, 0, 0), near=1.7, far=2.2)
+    assert drawn_planes(camera) == (1.7, 2.2, True, True)
+    near, far, has_near, has_far = drawn_planes(camera.with_planes(0.01, 2.2))
+    assert near == pytest.approx(1.38) and far == 2.2 and not has_near and has_far
+    near, far, has_near, has_far = drawn_planes(camera.with_planes(0.01, 100.0))
+    assert far == pytest.approx(2.62) and not has_near and not has_far
+    assert drawn_planes(camera.with_planes(5.0, 6.0)) == (5.0, 6.0, True, True)
+
+
+@pytest.mark.parametrize("aspect", [0.5, 1.0, 2.0])
+def test_framed_points_fit_tightly(aspect: float) -> None:
+    points = np.random.default_rng(3).uniform(-0.5, 0.5, (200, 3)) * (1.0, 0.3, 0.6) + (0.2, 0.1, -0.3)
+    direction = np.array([0.75, 0.42, 1.0])
+    direction /= np.linalg.norm(direction)
+    eye, centre = framed(points, direction, aspect, fill=1.0)
+    eye, centre = eye.tolist(), centre.tolist()
+    camera = Camera.look_at(eye, centre, fov_y_degrees=FOV_DEGREES, width=round(400 * aspect), height=400)
+    clip = np.c_[points, np.ones(200)] @ camera.clip_from_world.numpy().T
+    spread = np.abs(clip[:, :2] / clip[:, 3:]).max(axis=0)
+    assert spread.max() == pytest.approx(1.0, abs=5e-3) and spread.min() <= 1.0 + 5e-3
+
+
+def test_scene_matches_its_golden(scene: Any, fitted: Snapshot, assert_matches_golden: Any) -> None:
+    view = ViewState()
+    view.layers["cameras"] = True
+    show(scene, fitted, view)
+    assert_matches_golden(ps.screenshot_to_buffer(transparent_bg=False), "scene_view")
+
+
+def test_figure_matches_its_golden(fitted: Snapshot, tmp_path: Path, assert_matches_golden: Any) -> None:
+    run = FakeRun(24)
+    snapshot_of(run, 3)
+    render_figure(run, tmp_path / "new" / "figure.png", 640, 480)
+    assert_matches_golden(tmp_path / "new" / "figure.png", "figure")
+
+
+def test_figure_leaves_the_scene_as_it_was(scene: Any, fitted: Snapshot, tmp_path: Path) -> None:
+    show(scene, fitted, ViewState())
+    before = ps.screenshot_to_buffer(transparent_bg=False)
+    render_figure(FakeRun(8), tmp_path / "figure.png", 320, 240)
+    after = ps.screenshot_to_buffer(transparent_bg=False)
+    assert ps.get_window_size() == (480, 360)
+    assert np.abs(after.astype(int) - before.astype(int)).max() <= 2
+
+
+def test_figures_of_runs_that_have_little(tmp_path: Path) -> None:
+    path = tmp_path / "figure.png"
+    render_figure(FakeRun(only_scalars=True), path, 400, 300)
+    assert Image.open(path).size == (400, 300)
+    render_figure(FakeRun(8), path, 333, 250)  # at iteration 0: voxels and target
+    pixels = np.asarray(Image.open(path).convert("RGB"))
+    assert pixels.shape == (250, 333, 3) and (pixels < 200).any(-1).mean() > 0.05
+    with pytest.raises(ValueError, match="at least 320 x 240 pixels, got 100 x 100"):
+        render_figure(FakeRun(8), path, 100, 100)
+
+
+@pytest.mark.parametrize(
+    ("screen", "size"),
+    [(None, (1600, 900)), ((1920, 1080), (1728, 972)), ((1280, 720), (1280, 720)), ((800, 600), (800, 600)),
+     ((3840, 2160), (2560, 1440))],
+)
+def test_default_size_fits_the_screen(screen: tuple[int, int] | None, size: tuple[int, int]) -> None:
+    assert default_size(screen) == size
