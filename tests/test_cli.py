@@ -19,7 +19,7 @@ from sparseflex.data import load_mesh, save_mesh
 from sparseflex.mesh import Mesh
 from sparseflex.scene import ViewConfig
 from sparseflex.shapes import solids
-from workbench import cli, headless, inputs
+from workbench import bench, cli, headless, inputs
 from workbench.headless import CHECKPOINT, FIGURE, MESH, METRICS
 from workbench.inputs import InputError, Opened, open_what
 
@@ -141,6 +141,25 @@ def test_scenes_lists_them_all(capsys):
     said = capsys.readouterr().out
     for path in (ROOT / "scenes").glob("*.toml"):
         assert f"\n{path.stem}" in "\n" + said
+
+
+def test_bench_runs_what_is_named(capsys, monkeypatch, tmp_path):
+    for name, value, ok in (("one", 0.5, True), ("two", 3.0, False)):
+        row = {"name": f"number {name}", "value": value, "unit": "x", "reach": "<= 1", "ok": ok}
+        (tmp_path / f"bench_of_{name}.py").write_text(f"def rows(): return [{row}]\n")
+    monkeypatch.setattr(bench.run_benchmarks, "__defaults__", (tmp_path,))
+    assert cli.main(["bench", "of_two"]) == 0
+    said = capsys.readouterr().out.split()
+    assert said == ["of_two", "number", "two", "3", "x", "<=", "1", "missed"]
+    assert cli.main(["bench", "--json"]) == 0
+    assert [row["ok"] for row in json.loads(capsys.readouterr().out)] == [True, False]
+    assert "no benchmark 'three'; there are of_one, of_two" in refused(capsys, "bench", "three")
+
+
+def test_the_benchmarks_of_the_project_are_found():
+    assert "extraction" in bench.benchmark_names(bench.FOLDER)
+    with pytest.raises(InputError, match="needs a checkout"):
+        bench.run_benchmarks([], False, Path("nowhere"))
 
 
 def test_demo_runs_headless_without_a_display(figures, monkeypatch, capsys, scene):

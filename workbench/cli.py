@@ -1,4 +1,4 @@
-"""The command line: `workbench view | fit | demo | eval | scenes | doctor`; each command is a typed dataclass."""
+"""The command line: `workbench view | fit | demo | eval | bench | scenes | doctor`; a typed dataclass for each."""
 
 from __future__ import annotations
 
@@ -148,6 +148,21 @@ class Eval:
 
 
 @dataclasses.dataclass(frozen=True)
+class Bench:
+    """Measure speed and memory on this machine, beside what is to be reached; takes minutes."""
+
+    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Benchmarks to run, all where none is named."""
+    json: bool = False
+    """Print one JSON list."""
+
+    def run(self) -> int:
+        from workbench.bench import run_benchmarks
+
+        return run_benchmarks(self.names, self.json)
+
+
+@dataclasses.dataclass(frozen=True)
 class Scenes:
     """List the scenes."""
 
@@ -221,10 +236,12 @@ def show(opened: Opened, out: Path, paused: bool, input_frame: bool = False) -> 
     return code
 
 
-COMMANDS = {"view": View, "fit": Fit, "demo": Demo, "eval": Eval, "scenes": Scenes, "doctor": Doctor}
+COMMANDS = {
+    "view": View, "fit": Fit, "demo": Demo, "eval": Eval, "bench": Bench, "scenes": Scenes, "doctor": Doctor,
+}
 
 
-def parse(arguments: list[str] | None) -> View | Fit | Demo | Eval | Scenes | Doctor:
+def parse(arguments: list[str] | None) -> View | Fit | Demo | Eval | Bench | Scenes | Doctor:
     """The command with its options; bad usage ends the process with exit code 2."""
     commands = tuple(
         Annotated[command, tyro.conf.subcommand(name, prefix_name=False)] for name, command in COMMANDS.items()
