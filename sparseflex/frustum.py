@@ -112,9 +112,11 @@ def _dtype(device: torch.device) -> torch.dtype:
 
 
 def _rounding(rows: Float[Tensor, "k 4"], device: torch.device) -> float:
-    """By how much _affine_chunks may be off: four products and their sum, and the rounded coefficients."""
-    size = float((0.5 * rows[:, :3].abs().sum(dim=1) + rows[:, 3].abs()).amax())
-    return 4 * torch.finfo(_dtype(device)).eps * size
+    """By how much _affine_chunks may be off: four products and their sum, the rounded coefficients, and the centres,
+    which are float32."""
+    linear, offset = 0.5 * rows[:, :3].abs().sum(dim=1), rows[:, 3].abs()
+    error = 4 * torch.finfo(_dtype(device)).eps * (linear + offset) + torch.finfo(torch.float32).eps * linear
+    return float(error.amax())
 
 
 def _affine_chunks(voxels: SparseVoxels, rows: Float[Tensor, "k 4"]) -> Iterator[tuple[slice, Float[Tensor, "k n"]]]:
@@ -136,10 +138,11 @@ def _affine_chunks(voxels: SparseVoxels, rows: Float[Tensor, "k 4"]) -> Iterator
 def _clip(voxels: SparseVoxels, camera: Camera, index: Int[Tensor, "M"]) -> Float[Tensor, "3 M"]:
     """x, y and w (the depth) of some centres in clip coordinates, float64: what decides in every doubtful case.
 
-    So neither chunks and threads nor the device move a voxel across a plane.
+    So neither chunks and threads nor the device move a voxel across a plane, and lattice planes stay planes.
     """
     rows = camera.clip_from_world[[0, 1, 3]].to(voxels.device)
-    return torch.addmm(rows[:, 3:], rows[:, :3], voxels.centers_by_axis[:, index].double())
+    centers = (voxels.voxel_ijk[index].double() + 0.5) / voxels.resolution - 0.5
+    return torch.addmm(rows[:, 3:], rows[:, :3], centers.T)
 
 
 def _lateral_rows(camera: Camera) -> Float[Tensor, "4 4"]:

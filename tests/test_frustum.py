@@ -33,12 +33,16 @@ def random_voxels(n: int, resolution: int, seed: int) -> SparseVoxels:
     return SparseVoxels(ijk, resolution)
 
 
+def centers64(voxels: SparseVoxels) -> torch.Tensor:
+    return (voxels.voxel_ijk.double() + 0.5) / voxels.resolution - 0.5
+
+
 def depths_and_sides(voxels: SparseVoxels, camera: Camera) -> list[tuple[float, bool]]:
     """Slow twin: for each voxel its depth, and whether it is laterally visible, one by one in Python floats."""
     matrix = camera.camera_from_world.tolist()
     tan_x, tan_y = camera.tan_half_fov
     result = []
-    for point in voxels.centers.double().tolist():
+    for point in centers64(voxels).tolist():
         x, y, z = (sum(matrix[row][k] * point[k] for k in range(3)) + matrix[row][3] for row in range(3))
         result.append((-z, -z > 0 and abs(x) <= tan_x * -z and abs(y) <= tan_y * -z))
     return result
@@ -200,6 +204,53 @@ def test_planes_stand_between_ranks_however_close():
     camera = Camera.look_at(eye, eye + torch.tensor([4e-7, 0.0, -1.0], dtype=torch.float64), fov_y_degrees=60)
     assert adapt_frustum(voxels, camera, 1 / 3, anchor="back").active.tolist() == [False, True, False]
     assert adapt_frustum(voxels, camera, 2 / 3, anchor="front").active.tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("anchor", ["front", "back", "centre"])
+def test_equal_depths_enter_together_in_spite_of_rounding(method, anchor):
+    """Seen along (3, 2, 1) the depth is 3i + 2j + k in lattice steps; in floating point equal sums differ a little."""
+    axis = torch.arange(12)
+    voxels = SparseVoxels(torch.cartesian_prod(axis, axis, axis), 12)
+    camera = Camera.look_at((2.1, 1.4, 0.7), (0, 0, 0), fov_y_degrees=60)
+    layer = voxels.voxel_ijk.long() @ torch.tensor([3, 2, 1])
+    depths = camera.depth_of(centers64(voxels))
+    assert max(len(set(depths[layer == step].tolist())) for step in range(66)) > 1  # so rounding does show
+    for ratio in torch.linspace(0.02, 1, 60).tolist():
+        fit = adapt_frustum(voxels, camera, ratio, method, anchor)
+        inside, outside = set(layer[fit.active].tolist()), set(layer[~fit.active].tolist())
+        assert inside and not inside & outside
+        if method == "exact":
+            ends = torch.bincount(layer, minlength=67)[[min(inside), max(inside)]]
+            wanted = round(ratio * voxels.n_voxels)
+            assert wanted <= int(fit.active.sum()) <= wanted + int(ends.sum()) - 2
+
+
+def test_every_voxel_decided_in_float64_gives_the_same(monkeypatch):
+    """The slow path that only doubtful voxels take."""
+    voxels = random_voxels(2000, 32, 3)
+    camera = Camera.look_at((1.3, 0.7, 1.9), (0.1, 0, 0), fov_y_degrees=25, near=1.9, far=2.5)
+    fast = active_voxels(voxels, camera), split_voxels(voxels, camera), adapt_frustum(voxels, camera, 0.3).trace
+    monkeypatch.setattr(frustum, "_rounding", lambda rows, device: 1e3)
+    slow = active_voxels(voxels, camera), split_voxels(voxels, camera), adapt_frustum(voxels, camera, 0.3).trace
+    assert all(torch.equal(a, b) for a, b in zip(fast, slow, strict=True))
+    assert set(adapt_frustum(voxels, camera, 0.3).active.nonzero()[:, 0].tolist()) == slow_window(
+        voxels, camera, 0.3, "front"
+    )
+
+
+def test_iterative_planes_never_cross():
+    """Columns of unevenly spread voxels seen end on: the planes' guesses would overtake each other."""
+    camera = Camera.look_at((0, 0, 1.2), (0, 0, 0), fov_y_degrees=30)
+    for seed in range(80):
+        generator = torch.Generator().manual_seed(seed)
+        power = 1 + 5 * float(torch.rand((), generator=generator))
+        depth = torch.unique((1023 * torch.rand(40, generator=generator) ** power).long())
+        depth = 1023 - depth if seed % 2 else depth
+        voxels = SparseVoxels(torch.stack([torch.full_like(depth, 512)] * 2 + [depth], dim=1), 1024)
+        fit = adapt_frustum(voxels, camera, 0.2, "iterative", "random", generator)
+        assert int(fit.active.sum()) == round(0.2 * voxels.n_voxels)
+        assert bool((fit.trace[:, 0] < fit.trace[:, 1]).all())
 
 
 def test_front_windows_are_nested():
