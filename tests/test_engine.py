@@ -117,6 +117,17 @@ def test_a_request_while_paused_is_answered_and_copies_only_what_is_asked(start:
     assert run.n_reads["mesh"] == 1
 
 
+def test_the_whole_surface_is_a_field_of_every_run_that_can_extract_it(start: StartEngine) -> None:
+    class Extracting(FakeRun):
+        def extract(self):
+            return self._target
+
+    snapshot = ask(start(Extracting()), "surface")
+    assert snapshot.field_kinds["surface"] == "mesh" and snapshot.asked == {"surface"}
+    assert len(snapshot.fields["surface"].faces) == 960
+    assert "surface" not in ask(start(FakeRun()), "surface").field_kinds
+
+
 def test_published_arrays_are_copies_and_read_only(start: StartEngine) -> None:
     run = FakeRun()
     engine = start(run)

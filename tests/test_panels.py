@@ -5,13 +5,18 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
-from fake_run import FakeRun
+from fake_run import FakeRun, icosphere_like
 from fake_ui import FakeUi
 
+from sparseflex.checkpoint import load_run, save_checkpoint
+from sparseflex.training.config import FitConfig
+from sparseflex.training.fit import FitRun
+from sparseflex.training.run import Run
 from workbench import layout, theme
 from workbench.commands import (
     ChangeSetting,
@@ -34,7 +39,7 @@ ALL = frozenset({"voxels", "mesh", "target", "corner_sdf"} | {
     f"{origin}_{name}" for origin in ("rendered", "target") for name in ("depth", "normal", "mask")})
 
 
-def snapshot_after(*commands: Command, run: FakeRun | None = None) -> Snapshot:
+def snapshot_after(*commands: Command, run: Run | None = None) -> Snapshot:
     engine = Engine(run or FakeRun())
     engine.start()
     for command in commands:
@@ -148,14 +153,15 @@ def test_a_pinned_camera_stays_when_the_run_forgets_it(fitted: Snapshot) -> None
 
 
 def test_layers_toggle_and_fields_follow(fitted: Snapshot, view: ViewState) -> None:
-    assert "corner_sdf" not in view.wanted_fields(fitted)
+    assert "corner_sdf" not in view.scene_fields(fitted)
     layers.draw(FakeUi({f"##layer{LAYERS.index('sdf') + 1}": True}), view, fitted)
-    assert view.layers["sdf"] and "corner_sdf" in view.wanted_fields(fitted)
+    assert view.layers["sdf"] and "corner_sdf" in view.scene_fields(fitted)
     layers.draw(FakeUi({f"##layer{LAYERS.index('mesh') + 1}": True}), view, fitted)
-    assert not view.layers["mesh"] and "mesh" not in view.wanted_fields(fitted)
+    assert not view.layers["mesh"] and "mesh" not in view.scene_fields(fitted)
+    assert "rendered_depth" in view.panel_fields(fitted) and "rendered_depth" not in view.scene_fields(fitted)
     view.show_panels = False
-    assert not [name for name in view.wanted_fields(fitted) if name.startswith("rendered")]
-    assert ViewState().wanted_fields(Snapshot()) == frozenset()
+    assert not view.panel_fields(fitted)
+    assert ViewState().scene_fields(Snapshot()) == frozenset()
 
 
 def test_whole_surface_is_shown_where_the_run_has_it(fitted: Snapshot) -> None:
@@ -163,7 +169,7 @@ def test_whole_surface_is_shown_where_the_run_has_it(fitted: Snapshot) -> None:
     view = ViewState()
     assert view.field_of("mesh", fitted) == "mesh"
     both = dataclasses.replace(fitted, field_kinds={**fitted.field_kinds, "surface": "mesh"})
-    assert view.field_of("mesh", both) == "surface" and "surface" in view.wanted_fields(both)
+    assert view.field_of("mesh", both) == "surface" and "surface" in view.scene_fields(both)
     layers.draw(FakeUi({"Section only": True}), view, both)
     assert view.field_of("mesh", both) == "mesh" and view.field_of("target", both) == "target"
 
@@ -236,6 +242,7 @@ def test_scalars_name_every_number_of_the_run(fitted: Snapshot, view: ViewState)
 def test_status_line(fitted: Snapshot) -> None:
 
     assert status.line(fitted)[0] == "Paused"
+    assert "Space plays" in status.line(Snapshot())[0]
     assert "before render" in status.line(dataclasses.replace(fitted, stage_next="render"))[0]
     assert status.line(dataclasses.replace(fitted, notice="saved x"))[0] == "saved x"
     failure = Failure("render", 7, "ValueError: bad", "Traceback ...")
@@ -323,3 +330,34 @@ def test_interaction_redraws_at_once_and_alarms_are_false_only_once() -> None:
     assert pacer.secs_until_due(0.4, training=True, news=False) > 0.3
     pacer.touch(0.5)
     assert pacer.secs_until_due(0.5, training=True, news=False) <= 1 / 60 and pacer.scene_due(0.5, training=True)
+
+
+def all_that_is_shown(snapshot: Snapshot) -> tuple[list[str], list[np.ndarray], list[np.ndarray]]:
+    """Texts, images and curves of all panels."""
+    ui, view = FakeUi(), ViewState()
+    selected = view.selected_camera(snapshot)
+    view.split.update(snapshot.fields["voxels"], selected.camera)
+    for panel in PANELS:
+        assert panel.draw(ui, view, snapshot) == []
+    tips = [transport.stage_tip(snapshot, stage) for stage in snapshot.stages]
+    labels = [frustum.camera_label(camera) for camera in snapshot.cameras]
+    curves = [array for call in ui.calls if call[0] in ("PlotLine", "PlotBars", "PlotInfLines")
+              for array in call[2:] if isinstance(array, np.ndarray)]
+    return ui.texts + tips + labels, list(ui.textures.shown.values()), curves
+
+
+def test_a_reopened_checkpoint_shows_the_same_numbers(tmp_path: Path) -> None:
+    run = FitRun(icosphere_like(8, 0.4), FitConfig(resolution=12, image_size=32, visibility_ratio=0.4))
+    run.stop_at = 4
+    closed = snapshot_after(RunIterations(4), run=run)
+    save_checkpoint(tmp_path / "run.safetensors", run)
+    reopened = snapshot_after(run=load_run(tmp_path / "run.safetensors"))
+    assert reopened.iteration == 4 and reopened.session_iterations == 0
+    assert dict(reopened.scalars) == dict(closed.scalars)
+    assert reopened.history.names == closed.history.names
+    assert np.array_equal(reopened.history.table, closed.history.table, equal_nan=True)
+    assert set(reopened.fields) == set(closed.fields) >= {"mesh", "voxels", "rendered_depth"}
+    before, after = all_that_is_shown(closed), all_that_is_shown(reopened)
+    assert before[0] == after[0] and len(before[1]) == 9 and len(before[2]) > 10
+    for a, b in zip(before[1] + before[2], after[1] + after[2], strict=True):
+        assert np.array_equal(a, b, equal_nan=True)

@@ -128,6 +128,7 @@ class Window:
 
         self.engine, self.view = engine, view
         self.snapshot: Snapshot = engine.snapshots.latest()
+        self._of_scene = self.snapshot  # the last one with all that the scene needs: it may come more rarely
         self.failed, self.n_frames = "", 0
         self._ps = ps
         self._input = InputWatch()
@@ -178,19 +179,24 @@ class Window:
         self._ps.screenshot(str(path), transparent_bg=False, include_UI=True)
 
     def _ask(self, training: bool) -> None:
-        """Keeps one request under way while the run moves, and asks anew when other fields are wanted."""
-        latest = self.engine.snapshots.latest()
+        """Keeps one request under way while the run moves, and asks anew when other fields are wanted.
+
+        What only the scene needs is asked for when the scene is to be redrawn: a whole surface has its price.
+        """
+        latest, view = self.engine.snapshots.latest(), self.view
         if self._awaited is not None and latest.answers > self._awaited:
             self._awaited = None
-        names = self.view.wanted_fields(latest)
+        names = view.panel_fields(latest)
+        if self._pacer.scene_due(time.monotonic() + ASK_AHEAD_SECS, training):
+            names |= view.scene_fields(latest)
         stale = training and latest.serial == self._drawn_serial
         if self._awaited is None and (stale or names != self._names):
             self._names, self._awaited = names, latest.answers
             self.engine.send(RequestFields(names))
 
     def _redraw(self, now: float, training: bool) -> None:
-        self._drawn_serial = self.engine.snapshots.latest().serial
         self.snapshot = self.engine.snapshots.latest()
+        self._drawn_serial = self.snapshot.serial
         started = time.monotonic()
         self._guarded(self._update_scene, self._pacer.scene_due(now, training))
         with_scene = self._ps.get_redraw_requested()
@@ -202,10 +208,12 @@ class Window:
         stats = self.view.redraw
         stats.scene_secs, stats.ui_secs = self._pacer.scene_secs, self._pacer.ui_secs
         stats.share = self._pacer.share(time.monotonic())
-        selected = self.view.selected_camera(self.snapshot)
+        if self.view.scene_fields(self.snapshot) <= self.snapshot.asked:
+            self._of_scene = self.snapshot
         if due:
-            self.view.split.update(self.snapshot.fields.get("voxels"), None if selected is None else selected.camera)
-            self.scene.update(self.snapshot, self.view)
+            selected = self.view.selected_camera(self._of_scene)
+            self.view.split.update(self._of_scene.fields.get("voxels"), None if selected is None else selected.camera)
+            self.scene.update(self._of_scene, self.view)
         free = self._free()
         whole = self.scene.places(self.view, free[2] / max(free[3], 1.0))[1]
         home = (whole, free, self._ps.get_window_size())

@@ -29,7 +29,7 @@ from workbench.commands import (
     SaveCheckpoint,
     Stop,
 )
-from workbench.field_copies import FieldCopies
+from workbench.field_copies import FieldCopies, fields_of
 from workbench.mailbox import Mailbox
 from workbench.snapshot import Failure, History, Snapshot, frozen
 
@@ -271,7 +271,7 @@ class Engine:
             if self._next == 0 or not running or late:
                 names, self._asked, self._doing = self._asked, None, "reading fields"
                 started = time.perf_counter()
-                snapshot = self._describe()
+                snapshot = dataclasses.replace(self._describe(), asked=names)
                 self._copies.start(names, self._stages_run)
                 self._coming = _Coming(snapshot, time.perf_counter() - started)
         if self._coming is not None and (not running or self._copies.ready()):
@@ -297,7 +297,7 @@ class Engine:
             history=self._history.view(),
             cameras=tuple(run.cameras()),
             settings=frozen(run.settings),
-            field_kinds=frozen(run.fields),
+            field_kinds=frozen(fields_of(run)),
             stage_secs=frozen({stage: cost.secs for stage, cost in self._costs.items()}),
             stage_peak_bytes=frozen({stage: cost.peak_bytes for stage, cost in self._costs.items()}),
             iterations_per_sec=self._rate(),

@@ -11,10 +11,27 @@ import torch
 from torch import Tensor
 
 from sparseflex.mesh import Mesh
-from sparseflex.training.run import Run
+from sparseflex.training.run import FieldKind, Run
 from workbench.snapshot import MeshArrays, frozen
 
 _NUMPY_READY = {torch.bool, torch.uint8, torch.int32, torch.int64, torch.float32}
+
+
+SURFACE = "surface"
+"""The whole surface, as a mesh: a field that every run has that can `extract()` it; "mesh" may be a section only."""
+
+
+def fields_of(run: Run) -> Mapping[str, FieldKind]:
+    """The run's fields, and the surface where the run can extract it."""
+    extra: dict[str, FieldKind] = {SURFACE: "mesh"} if callable(getattr(run, "extract", None)) else {}
+    return {**extra, **run.fields}
+
+
+def read_field(run: Run, name: str) -> Any:
+    """The field's value, or None where no stage has made it yet; see fields_of."""
+    if name == SURFACE and name not in run.fields:
+        return run.extract()
+    return run.read_field(name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +58,7 @@ class FieldCopies:
 
     def start(self, names: Iterable[str], moment: int) -> None:
         """Begins copying the named fields; moment is a number that grows with every stage run."""
-        kinds = self._run.fields
+        kinds = fields_of(self._run)
         self._pending, self._arrived = {}, None
         for name in sorted(set(names) & set(kinds)):
             known = self._cache.get(name)
@@ -61,7 +78,7 @@ class FieldCopies:
         return frozen(self._pending)
 
     def _copy(self, name: str, kind: str, known: _Cached | None, moment: int) -> _Cached | None:
-        source = self._run.read_field(name)
+        source = read_field(self._run, name)
         if source is None:
             self._cache.pop(name, None)
             return None

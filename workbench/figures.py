@@ -19,6 +19,7 @@ from sparseflex.mesh import Mesh
 from sparseflex.render import render_maps
 from sparseflex.training.run import Run
 from workbench import theme
+from workbench.field_copies import SURFACE, fields_of, read_field
 from workbench.graphics import check_graphics, start_polyscope
 from workbench.snapshot import MeshArrays
 from workbench.split import Split
@@ -47,8 +48,8 @@ class Subject:
     @classmethod
     def of(cls, run: Run, home: Camera) -> Subject:
         """Reads the run's present state; a run that hasn't rendered yet gets a camera of its own."""
-        kinds = run.fields
-        read = {name: run.read_field(name) for name in ("voxels", "surface", "mesh", "target") if name in kinds}
+        wanted = ["voxels", "target"] + ([SURFACE if SURFACE in fields_of(run) else "mesh"] if run.iteration else [])
+        read = {name: read_field(run, name) for name in wanted if name in fields_of(run)}
         voxels = read.get("voxels")
         voxels = None if voxels is None else voxels.to("cpu")
         cameras = run.cameras()
@@ -58,7 +59,7 @@ class Subject:
             camera = adapt_frustum(voxels, home, ratio, anchor="centre").camera
         split = Split()
         split.update(voxels, camera)
-        surface = read.get("surface", read.get("mesh")) if run.iteration > 0 else None
+        surface = read.get(SURFACE, read.get("mesh"))
         surface, target = (None if mesh is None else mesh.detach().to("cpu") for mesh in (surface, read.get("target")))
         return cls(run.name, split, camera, surface, target, run.iteration)
 

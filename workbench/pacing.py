@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 
-UI_SHARE, SCENE_SHARE = 0.04, 0.09
+UI_SHARE, SCENE_SHARE = 0.04, 0.08
 """Most of the time that redraws may take while the run trains and nobody touches the window: panels, whole scene."""
 
 INTERACTION_SECS = 0.8

@@ -61,7 +61,7 @@ class Snapshot:
     voxel set is unchanged), "mesh" a MeshArrays, all others read-only numpy arrays. A field that no stage has made
     yet is absent. The same array object in two snapshots means: unchanged.
     stage_secs and stage_peak_bytes: what each stage cost when it ran last; publish_secs is what copying the fields
-    of this snapshot cost the engine; answers is the number of RequestFields answered so far.
+    of this snapshot cost the engine; asked holds the names that fields answers, answers how often that happened so far.
     """
 
     serial: int = 0
@@ -84,6 +84,7 @@ class Snapshot:
     iterations_per_sec: float = float("nan")
     publish_secs: float = 0.0
     answers: int = 0
+    asked: frozenset[str] = frozenset()
     session_iterations: int = 0
     stopped: bool = False
 

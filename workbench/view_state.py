@@ -96,12 +96,15 @@ class ViewState:
         whole = layer == "mesh" and "surface" in snapshot.field_kinds and not self.section_only
         return "surface" if whole else layer
 
-    def wanted_fields(self, snapshot: Snapshot) -> frozenset[str]:
-        """The fields that what is shown now needs, of those that the run has."""
+    def scene_fields(self, snapshot: Snapshot) -> frozenset[str]:
+        """The fields that the scene needs now, of those that the run has."""
         wanted = {"voxels"}  # the frustum panel counts them whatever the layers
         wanted |= {self.field_of(name, snapshot) for name in ("mesh", "target") if self.layers[name]}
         if self.layers["sdf"]:
             wanted.add("corner_sdf")
-        if self.show_panels:
-            wanted |= {f"{origin}_{name}" for origin in ("rendered", "target") for name in MAPS}
         return frozenset(wanted & set(snapshot.field_kinds))
+
+    def panel_fields(self, snapshot: Snapshot) -> frozenset[str]:
+        """The fields that the panels need now, of those that the run has."""
+        names = {f"{origin}_{name}" for origin in ("rendered", "target") for name in MAPS}
+        return frozenset(names & set(snapshot.field_kinds)) if self.show_panels else frozenset()

@@ -23,8 +23,10 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     if selected is None:
         ui.text("No camera yet: the first stage makes one.", theme.MUTED)
         return commands
-    ui.text(f"near {selected.camera.near:.4f}", theme.MUTED)
-    ui.text_right(f"far {selected.camera.far:.4f}", theme.MUTED)
+    # the camera that the counts below belong to: while the run plays, the scene follows more slowly than the panels
+    camera = view.split.camera or selected.camera
+    ui.text(f"near {camera.near:.4f}", theme.MUTED)
+    ui.text_right(f"far {camera.far:.4f}", theme.MUTED)
     if view.split.n_voxels:
         _draw_counts(ui, view)
         _draw_histogram(ui, view)

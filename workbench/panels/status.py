@@ -35,6 +35,8 @@ def line(snapshot: Snapshot) -> tuple[str, theme.Colour]:
         return "Running", theme.GOOD
     if snapshot.iteration_under_way:
         return f"Paused within an iteration, before {snapshot.stage_next}", theme.TEXT
+    if snapshot.iteration == 0:
+        return "Paused before the first iteration: Space plays, the right arrow steps", theme.TEXT
     return "Paused", theme.TEXT
 
 

@@ -51,6 +51,10 @@ def stage_tip(snapshot: Snapshot, stage: str) -> str:
 
 
 def _draw_costs(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
+    """Numbers of the moment, so only while it lasts: at rest, a window shows the run's own numbers and no others."""
+    if not snapshot.playing:
+        ui.text("paused", MUTED)
+        return
     rate = snapshot.iterations_per_sec
-    ui.text(f"{rate:.1f} it/s" if rate == rate else "paused" if not snapshot.playing else "running", MUTED)
+    ui.text(f"{rate:.1f} it/s" if rate == rate else "running", MUTED)
     ui.text_right(f"copies {milliseconds(snapshot.publish_secs)}, drawing {view.redraw.share:.0%}", MUTED)
