@@ -242,15 +242,16 @@ def test_every_voxel_decided_in_float64_gives_the_same(monkeypatch):
 def test_iterative_planes_never_cross():
     """Columns of unevenly spread voxels seen end on: the planes' guesses would overtake each other."""
     camera = Camera.look_at((0, 0, 1.2), (0, 0, 0), fov_y_degrees=30)
-    for seed in range(80):
+    for seed in (*range(60), 246, 551, 660, 708):  # the last ones cross unless each plane bounds the other
         generator = torch.Generator().manual_seed(seed)
         power = 1 + 5 * float(torch.rand((), generator=generator))
         depth = torch.unique((1023 * torch.rand(40, generator=generator) ** power).long())
         depth = 1023 - depth if seed % 2 else depth
         voxels = SparseVoxels(torch.stack([torch.full_like(depth, 512)] * 2 + [depth], dim=1), 1024)
-        fit = adapt_frustum(voxels, camera, 0.2, "iterative", "random", generator)
-        assert int(fit.active.sum()) == round(0.2 * voxels.n_voxels)
-        assert bool((fit.trace[:, 0] < fit.trace[:, 1]).all())
+        for ratio in (0.05, 0.2):
+            fit = adapt_frustum(voxels, camera, ratio, "iterative", "random", generator)
+            assert int(fit.active.sum()) == round(ratio * voxels.n_voxels)
+            assert bool((fit.trace[:, 0] < fit.trace[:, 1]).all())
 
 
 def test_front_windows_are_nested():
