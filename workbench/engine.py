@@ -124,10 +124,9 @@ class Engine:
         self._ended_at: collections.deque[float] = collections.deque(maxlen=64)
         self._last_publish = -math.inf
         self._doing = ""
-        # a run that measures its own stages keeps the costs over a checkpoint; any other is measured here
-        own_costs = getattr(run, "stage_costs", None)
-        self._costs: Mapping[str, StageCost] = {} if own_costs is None else own_costs
-        self._meter = StageMeter(getattr(run, "device", "cpu")) if own_costs is None else None
+        # a run that measures its own stages keeps stage_costs over a checkpoint; any other is measured here
+        self._costs: dict[str, StageCost] = {}
+        self._meter = None if hasattr(run, "stage_costs") else StageMeter(getattr(run, "device", "cpu"))
         self._shown = Snapshot(run_name=run.name, stages=self._stages, stage_next=self._stages[0])
         self._shown = self._describe()
         self.snapshots: Mailbox[Snapshot] = Mailbox(self._shown)
@@ -288,6 +287,7 @@ class Engine:
     def _describe(self) -> Snapshot:
         """The run as it stands, all but its fields."""
         run = self._run
+        costs = self._costs if self._meter is not None else run.stage_costs
         return dataclasses.replace(
             self._shown,
             iteration=run.iteration,
@@ -298,8 +298,8 @@ class Engine:
             cameras=tuple(run.cameras()),
             settings=frozen(run.settings),
             field_kinds=frozen(fields_of(run)),
-            stage_secs=frozen({stage: cost.secs for stage, cost in self._costs.items()}),
-            stage_peak_bytes=frozen({stage: cost.peak_bytes for stage, cost in self._costs.items()}),
+            stage_secs=frozen({stage: cost.secs for stage, cost in costs.items()}),
+            stage_peak_bytes=frozen({stage: cost.peak_bytes for stage, cost in costs.items()}),
             iterations_per_sec=self._rate(),
             session_iterations=self.n_iterations,
         )

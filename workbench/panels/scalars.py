@@ -31,7 +31,7 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
         return []
     for name in names:
         ui.im.TableNextColumn()
-        ui.text(name, theme.MUTED, size=0.88)
+        ui.text(name, theme.MUTED, size=0.8)
         ui.text_right(shown(name, snapshot.scalars[name]))
     ui.im.EndTable()
     return []
