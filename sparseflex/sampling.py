@@ -262,7 +262,7 @@ class CameraSampler:
         self.extent = Extent.of(target.vertices)
         self._vertices = target.vertices.detach().to("cpu", torch.float64)
         surface = sample_points(target, 4096, torch.Generator().manual_seed(1)).points
-        self._looked_at = surface.to("cpu", torch.float64) if target.n_faces else self._vertices
+        self._looked_at = surface.to("cpu", torch.float64) if surface.shape[0] else self._vertices
         self.places = interior_places(target, clearance) if config.interior_share > 0 else None
         # planes that enclose the object leave room for the voxels around its surface
         self._room = max(0.02, 4.0 / config.resolution)

@@ -185,6 +185,11 @@ def test_targets_without_vertices_are_refused():
         Extent.of(torch.tensor([[0.0, 0.0, math.nan]]))
 
 
+def test_a_target_without_area_is_looked_at_by_its_vertices():
+    cloud = Mesh(torch.rand(9, 3), torch.zeros(0, 3, dtype=torch.int64))
+    assert {sampled.kind for sampled in draw(CameraSampler(cloud, settings(zoom_share=1.0)), 20)} == {"orbit", "zoom"}
+
+
 def test_orbit_camera_stands_where_the_angles_say():
     assert orbit_camera(0, 0, 2).eye_world.tolist() == pytest.approx([0, 0, 2])
     assert orbit_camera(90, 0, 2).eye_world.tolist() == pytest.approx([2, 0, 0], abs=1e-9)
