@@ -14,13 +14,14 @@ INSTALLED_TESTS := $(VENV)/.installed-with-tests
 # idle OpenMP threads must sleep, not spin: with a second process on the machine small tensor operations get 10 times slower otherwise
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help install demo test lint bench doctor clean
+.PHONY: help install demo test lint bench results doctor clean
 
 help:
 	@echo 'make demo     install what is missing and open the demo scene, training (without a display: headless)'
 	@echo 'make test     install what is missing and run the tests'
 	@echo 'make lint     ruff and the layer contracts'
 	@echo 'make bench    speed and memory, as ratios measured in one run'
+	@echo 'make results  fit MESHES="…" and two scenes, and write the results page'
 	@echo 'make doctor   what works on this machine, and what mends the rest'
 	@echo 'make clean    remove .venv and caches'
 
@@ -37,6 +38,10 @@ lint: $(INSTALLED_TESTS)
 
 bench: $(INSTALLED_TESTS)
 	@$(BIN)/python -m workbench.cli bench
+
+# MESHES="a.obj b.obj": fits each and writes the table and pictures of workbench/docs/results.md
+results: $(INSTALLED_TESTS)
+	@$(BIN)/python tests/benchmarks/results.py --scenes $(MESHES)
 
 doctor: install
 	@$(BIN)/python -m workbench.cli doctor
