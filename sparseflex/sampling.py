@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -191,6 +192,10 @@ class InteriorPlaces:
     clearance: float
 
 
+class NoPlace(ValueError):
+    """No point of the target's box keeps the clearance to its surface."""
+
+
 def interior_places(target: Mesh, clearance: float = DEFAULT_CLEARANCE) -> InteriorPlaces:
     """Places for interior cameras in the target's bounding box.
 
@@ -198,7 +203,7 @@ def interior_places(target: Mesh, clearance: float = DEFAULT_CLEARANCE) -> Inter
     distance), and of them those that have surface in at least three quarters of all directions: inside rooms, between
     shells, inside bodies. Where none is so enclosed (a cloth), the most enclosed tenth serves. Solid matter isn't told
     from hollow: a mesh says where its surface is, not what it is made of, and what the camera sees from within a
-    closed body is the surface from behind. Raises ValueError where no point keeps the clearance.
+    closed body is the surface from behind. Raises NoPlace where no point keeps the clearance.
     """
     from sparseflex.metrics import point_to_triangle_distance
 
@@ -210,7 +215,7 @@ def interior_places(target: Mesh, clearance: float = DEFAULT_CLEARANCE) -> Inter
     distances = point_to_triangle_distance(candidates, target)
     clear = distances >= clearance
     if not bool(clear.any()):
-        raise ValueError(f"no interior camera fits: no point keeps a clearance of {clearance:g} to the surface")
+        raise NoPlace(f"no interior camera fits: no point keeps a clearance of {clearance:g} to the surface")
     candidates, distances = candidates[clear], distances[clear]
     share = _surrounded(candidates, target, extent)
     enclosed = share >= _ENCLOSED
@@ -252,7 +257,8 @@ class CameraSampler:
     """Draws the cameras of an iteration by the shares in a FitConfig; all randomness comes from the generator.
 
     Setting up with interior_share > 0 takes about a second (interior_places); drawing a camera under 2 ms.
-    Raises ValueError where the target has no vertices, or no place for an interior camera.
+    Where no point keeps the clearance (a flat sheet), `places` is None and zoom cameras take the interior ones' share.
+    Raises ValueError where the target has no vertices.
     """
 
     def __init__(self, target: Mesh, config: FitConfig, clearance: float = DEFAULT_CLEARANCE) -> None:
@@ -263,7 +269,10 @@ class CameraSampler:
         self._vertices = target.vertices.detach().to("cpu", torch.float64)
         surface = sample_points(target, 4096, torch.Generator().manual_seed(1)).points
         self._looked_at = surface.to("cpu", torch.float64) if surface.shape[0] else self._vertices
-        self.places = interior_places(target, clearance) if config.interior_share > 0 else None
+        self.places = None
+        if config.interior_share > 0:
+            with contextlib.suppress(NoPlace):
+                self.places = interior_places(target, clearance)
         # planes that enclose the object leave room for the voxels around its surface
         self._room = max(0.02, 4.0 / config.resolution)
 

@@ -115,13 +115,13 @@ def test_initial_sdf(kind):
 
 
 def test_it_is_a_run_and_learns():
-    run = small_run(iterations=60)
+    run = small_run(iterations=150)
     assert isinstance(run, Run) and tuple(run.stages) == STAGES
     losses = []
-    for _ in range(60):
+    for _ in range(150):
         run.run_iteration()
         losses.append(run.scalars()["loss"])
-    assert sum(losses[-10:]) < 0.6 * sum(losses[:10])
+    assert sum(losses[-10:]) < 0.25 * sum(losses[:10])
     wanted = {"iteration", "loss", "voxels", "active", "visible_fraction", "vertices", "faces", "near", "far",
               "grad_norm", "stage_secs", "peak_bytes", "loss_depth", "loss_normal", "loss_mask", "loss_ssim",
               "loss_dev", "loss_sign"}
@@ -132,7 +132,15 @@ def test_it_is_a_run_and_learns():
         assert value is not None or kind == "trace", name
     mesh = run.extract()
     radius = mesh.vertices.abs().sum(1)  # 0.5 on the octahedron
-    assert float((radius - 0.5).abs().mean()) < 0.5 / 16
+    assert float((radius - 0.5).abs().mean()) < 0.4 / 16  # 1.03 / 16 before the first iteration
+
+
+def test_a_flat_target_has_no_room_for_interior_cameras_and_fits_all_the_same():
+    corners = torch.tensor([[-0.5, 0, -0.5], [0.5, 0, -0.5], [0.5, 0, 0.5], [-0.5, 0, 0.5]])
+    run = FitRun(sf.Mesh(corners, torch.tensor([[0, 1, 2], [0, 2, 3]])), SMALL)
+    for _ in range(8):
+        run.run_iteration()
+    assert {seen.kind for seen in run.cameras()} <= {"orbit", "zoom"} and run.scalars()["faces"] > 0
 
 
 def test_stages_come_in_order():
