@@ -16,6 +16,7 @@ from PIL import Image
 from sparseflex.camera import Camera
 from sparseflex.frustum import active_voxels
 from sparseflex.voxels import SparseVoxels
+from workbench.creases import with_creases
 from workbench.field_copies import FieldCopies
 from workbench.figures import FOV_DEGREES, framed, render_figure
 from workbench.graphics import default_size, start_polyscope
@@ -155,6 +156,24 @@ def test_vertex_normals_against_a_loop() -> None:
             expected[corner] += np.cross(q - p, r - p)
     lengths = np.linalg.norm(expected, axis=1, keepdims=True)
     assert np.allclose(vertex_normals(arrays), expected / np.maximum(lengths, 1e-300))
+
+
+def test_creases_of_a_cube_and_of_a_sphere() -> None:
+    corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)], np.float32)
+    quads = np.array([[0, 1, 3, 2], [4, 6, 7, 5], [0, 4, 5, 1], [2, 3, 7, 6], [0, 2, 6, 4], [1, 5, 7, 3]])
+    cube = MeshArrays(corners, np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]]).astype(np.int32))
+    creased = with_creases(cube)
+    assert len(creased.vertices) == 24  # each side has its own four
+    assert np.array_equal(creased.vertices[creased.faces], cube.vertices[cube.faces])
+    assert len(with_creases(cube, degrees=100).vertices) == 8
+    flipped = cube.faces.copy()
+    flipped[0] = flipped[0][::-1]  # its winding against its neighbours': an edge that bends by 180°
+    assert len(with_creases(MeshArrays(corners, flipped)).vertices) == 26
+    sphere = icosphere_like(16, 0.4)
+    smooth = with_creases(MeshArrays(sphere.vertices.numpy(), sphere.faces.int().numpy()))
+    assert len(smooth.vertices) == len(np.unique(sphere.faces))
+    empty = MeshArrays(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32))
+    assert with_creases(empty) is empty
 
 
 def test_planes_far_away_are_not_drawn() -> None:

@@ -168,7 +168,8 @@ class Plate:
         from workbench.scene_view import draw_mesh
 
         arrays = MeshArrays(mesh.vertices.numpy(), mesh.faces.numpy())
-        return self._scene(lambda: draw_mesh("figure mesh", arrays, colour), self._frame(), width, height)
+        creased = mesh is self._subject.target
+        return self._scene(lambda: draw_mesh("figure mesh", arrays, colour, creased=creased), self._frame(), width, height)
 
     def _frame(self) -> Float[np.ndarray, "P 3"]:
         """Points that surface and target share a frame by, so that they are seen alike."""

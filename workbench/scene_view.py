@@ -14,6 +14,7 @@ from jaxtyping import Float
 from sparseflex.camera import Camera
 from sparseflex.voxels import SparseVoxels
 from workbench import theme
+from workbench.creases import with_creases
 from workbench.layout import Rect, arranged
 from workbench.snapshot import MeshArrays, Snapshot
 from workbench.split import CATEGORIES, Split
@@ -52,7 +53,7 @@ class SceneView:
             mesh = snapshot.fields.get(view.field_of(name, snapshot))
             colour = view.mesh_colour if name == "mesh" else "clay"
             key = (mesh, colour) if layers[name] and mesh is not None and len(mesh.faces) else None
-            self._keep(name, key, lambda n=name, m=mesh, c=colour: draw_mesh(n, m, COLOURS[n], c), slot)
+            self._keep(name, key, lambda n=name, m=mesh, c=colour: draw_mesh(n, m, COLOURS[n], c, n == "target"), slot)
         key = (camera,) if layers["frustum"] and camera is not None else None
         self._keep("frustum", key, lambda: draw_frustum(camera), slot=0)
         others = tuple(known.camera for known in snapshot.cameras if known.camera is not camera)
@@ -150,8 +151,16 @@ def draw_sdf(voxels: SparseVoxels, sdf: Float[np.ndarray, "C"]) -> list[Any]:
 COLOURS = {"mesh": theme.MESH, "target": theme.TARGET}
 
 
-def draw_mesh(name: str, mesh: MeshArrays, colour: theme.Colour, shading: str = "clay") -> list[Any]:
-    """A surface, shaded smoothly ("clay") or coloured by its normals ("normal"); its inside is brown."""
+MAX_CREASED_FACES = 400_000
+"""Larger meshes are shaded without creases, which take some 2 µs a face to find."""
+
+
+def draw_mesh(
+    name: str, mesh: MeshArrays, colour: theme.Colour, shading: str = "clay", creased: bool = False
+) -> list[Any]:
+    """A surface, shaded ("clay") or coloured by its normals ("normal"); creased keeps sharp edges. Its inside is brown."""
+    if creased and len(mesh.faces) <= MAX_CREASED_FACES:
+        mesh = with_creases(mesh)
     structure = ps.register_surface_mesh(
         name, mesh.vertices, mesh.faces, color=theme.lit(colour), material="flat" if shading == "normal" else "clay",
         smooth_shade=True,
