@@ -169,7 +169,11 @@ class Plate:
 
         arrays = MeshArrays(mesh.vertices.numpy(), mesh.faces.numpy())
         creased = mesh is self._subject.target
-        return self._scene(lambda: draw_mesh("figure mesh", arrays, colour, creased=creased), self._frame(), width, height)
+
+        def draw() -> list[Any]:
+            return draw_mesh("figure mesh", arrays, colour, creased=creased)
+
+        return self._scene(draw, self._frame(), width, height)
 
     def _frame(self) -> Float[np.ndarray, "P 3"]:
         """Points that surface and target share a frame by, so that they are seen alike."""
