@@ -286,6 +286,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_any_work(scene, capsys, 
     assert "--out file/o: can't be written to" in refused(capsys, "fit", scene, "--headless", "--out", "file/o")
     assert "--out file: can't be written to" in refused(capsys, "fit", scene, "--headless", "--out", "file")
     assert "--out /proc/o: can't be written to" in refused(capsys, "fit", scene, "--headless", "--out", "/proc/o")
+    assert "--out /proc: can't be written to" in refused(capsys, "fit", scene, "--headless", "--out", "/proc")
 
 
 def test_missing_graphics_are_told_before_any_work(scene, capsys, monkeypatch):

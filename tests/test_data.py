@@ -265,6 +265,20 @@ def test_the_sign_is_right_where_only_a_vertex_is_near():
     assert (signed_distance(mesh, points) < 0).tolist() == inside.tolist()
 
 
+def test_many_slivers_at_a_vertex_do_not_outvote_its_other_faces():
+    """One side of a sharp tetrahedron is cut into 40 slivers that meet at the tip: each counts by its angle alone."""
+    n = 40
+    row = torch.linspace(-0.5, 0.5, n + 1).double()
+    base = torch.stack([torch.ones_like(row), torch.full_like(row, 0.1), row], 1)
+    vertices = torch.cat([torch.tensor([[0.0, 0, 0], [1, -0.1, 0]]).double(), base])
+    faces = [[0, k + 3, k + 2] for k in range(n)] + [[1, k + 2, k + 3] for k in range(n)]
+    mesh = Mesh(vertices, torch.tensor([*faces, [0, 2, 1], [0, 1, n + 2]]))
+    assert winding_report(mesh).n_inconsistent == winding_report(mesh).n_boundary == 0
+    points = torch.rand(300, 3).double() * 0.2 - torch.tensor([0.2, 0.1, 0.1])
+    inside = solid_angle_inside(vertices.numpy(), mesh.faces.numpy(), points.numpy())
+    assert ((signed_distance(mesh, points) < 0).numpy() == inside).all() and not inside.all()
+
+
 def test_signed_distance_of_spheres_sheets_and_nothing():
     vertices, faces = solids.sphere(0.4, 4)
     points = torch.rand(500, 3) - 0.5
