@@ -158,7 +158,7 @@ MAX_CREASED_FACES = 400_000
 def draw_mesh(
     name: str, mesh: MeshArrays, colour: theme.Colour, shading: str = "clay", creased: bool = False
 ) -> list[Any]:
-    """A surface with a brown inside, shaded ("clay") or coloured by its normals ("normal"); creased: edges stay sharp."""
+    """A surface with a brown inside, shaded ("clay") or coloured by normals ("normal"); creased: edges stay sharp."""
     if creased and len(mesh.faces) <= MAX_CREASED_FACES:
         mesh = with_creases(mesh)
     structure = ps.register_surface_mesh(
