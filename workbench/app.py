@@ -212,7 +212,8 @@ class Window:
             self._of_scene = self.snapshot
         if due:
             selected = self.view.selected_camera(self._of_scene)
-            self.view.split.update(self._of_scene.fields.get("voxels"), None if selected is None else selected.camera)
+            camera, label = (None, "") if selected is None else (selected.camera, selected.label)
+            self.view.split.update(self._of_scene.fields.get("voxels"), camera, label)
             self.scene.update(self._of_scene, self.view)
         free = self._free()
         whole = self.scene.places(self.view, free[2] / max(free[3], 1.0))[1]

@@ -23,10 +23,13 @@ class Split:
     def __init__(self) -> None:
         self.voxels: SparseVoxels | None = None
         self.camera: Camera | None = None
+        self.label = ""
         self._category = np.zeros(0, np.uint8)
         self._histogram: DepthHistogram | None = None
 
-    def update(self, voxels: SparseVoxels | None, camera: Camera | None) -> None:
+    def update(self, voxels: SparseVoxels | None, camera: Camera | None, label: str = "") -> None:
+        """label: what the camera is called where its planes and counts are shown."""
+        self.label = label
         if voxels is self.voxels and camera is self.camera:
             return
         self.voxels, self.camera, self._histogram = voxels, camera, None

@@ -30,6 +30,11 @@ class RunCamera:
     n_active: int | None = None
     iteration: int | None = None
 
+    @property
+    def label(self) -> str:
+        """Such as 'orbit 12': the kind and the iteration, where it is known."""
+        return self.kind if self.iteration is None else f"{self.kind} {self.iteration}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
@@ -44,6 +49,10 @@ class Setting:
 @runtime_checkable
 class Run(Protocol):
     """A run that advances in named stages.
+
+    A run may also have `history` (scalar names to equally long sequences, kept over a checkpoint), `stage_costs` (stage
+    names to StageCost, where it measures itself), `extract()` (the whole surface as a Mesh) and `device`; they are used
+    where they are.
 
     One iteration is run_stage(s) for every s of stages, in that order; after the last one iteration has grown
     by one. Nothing else changes the run, so that it can stop between any two stages. All of it is called from

@@ -25,6 +25,8 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
         return commands
     # the camera that the counts below belong to: while the run plays, the scene follows more slowly than the panels
     camera = view.split.camera or selected.camera
+    if view.split.label and view.split.label != selected.label:
+        ui.text(f"the scene still shows {view.split.label}:", theme.MUTED)
     ui.text(f"near {camera.near:.4f}", theme.MUTED)
     ui.text_right(f"far {camera.far:.4f}", theme.MUTED)
     if view.split.n_voxels:
@@ -35,10 +37,7 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
 
 def camera_label(camera: RunCamera) -> str:
     """Such as 'orbit 12, loss 0.031': kind, iteration, loss."""
-    parts = [camera.kind if camera.iteration is None else f"{camera.kind} {camera.iteration}"]
-    if camera.loss is not None:
-        parts.append(f"loss {camera.loss:.3g}")
-    return ", ".join(parts)
+    return camera.label if camera.loss is None else f"{camera.label}, loss {camera.loss:.3g}"
 
 
 def _draw_choice(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
