@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sparseflex.camera import Camera
 from sparseflex.rim import RimReport, add_halo, rim_report
+from sparseflex.threads import small_scans_on_one_thread
 
 if TYPE_CHECKING:
     from sparseflex.voxels import SparseVoxels
@@ -44,7 +45,7 @@ _HIDDEN = _BINS + 1  # bin _BINS itself takes the depths that rounding puts on t
 # by how much of a bin the rounded bin position may be off; measured 2e-3
 _BIN_SLACK = 0.02
 # voxels a chunk: its few float32 rows stay in cache, yet the cost of a call doesn't show; a GPU wants few launches
-_CPU_CHUNK = 262_144
+_CPU_CHUNK = 131_072
 _CUDA_CHUNK = 8_388_608
 # planes stand this part of a voxel beyond the outermost chosen centre, or half the gap to the next one if less
 _BEYOND_VOXELS = 1e-3
@@ -183,6 +184,7 @@ def _bins_between(bins: Int[Tensor, "N"], low: int, high: int) -> Bool[Tensor, "
     return (2 * bins).sub_(low + high).abs_().sub_(high - low + 1).clamp_(max=0).bool()
 
 
+@small_scans_on_one_thread
 def active_voxels(voxels: SparseVoxels, camera: Camera) -> Bool[Tensor, "N"]:
     """The voxels whose centre lies in the camera's frustum, near and far planes included (V_active in the paper)."""
     depth = camera.clip_from_world[3]
@@ -199,6 +201,7 @@ def active_voxels(voxels: SparseVoxels, camera: Camera) -> Bool[Tensor, "N"]:
     return active
 
 
+@small_scans_on_one_thread
 def split_voxels(voxels: SparseVoxels, camera: Camera) -> UInt8[Tensor, "N"]:
     """Each voxel's Category: outside laterally (or behind the eye), cut by near, cut by far, or active."""
     seen = _see(voxels, camera)
@@ -335,6 +338,7 @@ def _first_rank(n_visible: int, n_wanted: int, anchor: str, generator: torch.Gen
     return {"front": 0, "centre": spare // 2, "back": spare}[anchor]
 
 
+@small_scans_on_one_thread
 def adapt_frustum(
     voxels: SparseVoxels,
     camera: Camera,

@@ -22,9 +22,10 @@ def rule_text(field: dataclasses.Field) -> str:
         return "one of " + ", ".join(rule["choices"])
     if "minimum" not in rule:
         return "set"
+    form = "d" if isinstance(field.default, int) else "g"  # whole numbers in full
     low = f"({rule['above']:g}" if rule["above"] is not None else (
-        "(-inf" if rule["minimum"] == -math.inf else f"[{rule['minimum']:g}")
-    high = "inf)" if rule["maximum"] == math.inf else f"{rule['maximum']:g}]"
+        "(-inf" if rule["minimum"] == -math.inf else f"[{rule['minimum']:{form}}")
+    high = "inf)" if rule["maximum"] == math.inf else f"{rule['maximum']:{form}}]"
     return f"in {low}, {high}"
 
 

@@ -17,6 +17,7 @@ from sparseflex.mesh import Mesh
 from sparseflex.render import Maps, render_maps
 from sparseflex.representation import SparseFlex
 from sparseflex.sampling import CameraSampler, SampledCamera
+from sparseflex.threads import SMALL_SECTION, one_thread
 from sparseflex.training.config import FitConfig
 from sparseflex.training.fit_parameters import FitParameters, FitSection, initial_sdf
 from sparseflex.training.fit_state import Shown, camera_from_state, camera_state
@@ -69,6 +70,7 @@ class FitRun:
         self._objective = Objective(config)
         self._meter = StageMeter(device)
         self._next = 0
+        self._n_active = self.voxels.n_voxels
         self._generator_at_start = self.generator.get_state()
         self._scalars: dict[str, float] = {"iteration": 0.0, "voxels": float(self.voxels.n_voxels)}
         self._shown = Shown()
@@ -105,7 +107,8 @@ class FitRun:
         if stage != wanted:
             raise ValueError(f"stage must be {wanted!r}, the next one, got {stage!r}")
         self._meter.start()
-        self._do[stage]()
+        with one_thread(self.voxels.device.type == "cpu" and self._n_active < SMALL_SECTION):
+            self._do[stage]()
         self.stage_costs[stage] = self._meter.stop()
         self._next = (self._next + 1) % len(STAGES)
         if self._next == 0:
@@ -143,7 +146,8 @@ class FitRun:
             active |= inside
         visible_fraction = int(active.sum()) / max(self.voxels.n_voxels, 1)
         active = add_halo(self.voxels, active, self.config.halo)
-        self._scalars |= {"active": float(active.sum()), "visible_fraction": visible_fraction}
+        self._n_active = int(active.sum())
+        self._scalars |= {"active": float(self._n_active), "visible_fraction": visible_fraction}
         self._shown = dataclasses.replace(self._shown, active=active)
         self._show_cameras(n_active)
 
