@@ -10,7 +10,7 @@ import functools
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from sparseflex.voxels import CORNER_OFFSETS
@@ -40,7 +40,6 @@ class EdgeTables(NamedTuple):
     """By edge: first and second corner slot, the lower one, the axis, and the voxel's place among the four around it.
 
     The four voxels around an edge are numbered in lexicographic order of their coordinates.
-    first_is_lower: whether the first listed corner is the lower one.
     """
 
     first: Int[Tensor, "12"]
@@ -48,7 +47,6 @@ class EdgeTables(NamedTuple):
     lower: Int[Tensor, "12"]
     axis: Int[Tensor, "12"]
     place: Int[Tensor, "12"]
-    first_is_lower: Bool[Tensor, "12"]
 
 
 def _face_corners(face: int) -> list[int]:
@@ -126,6 +124,6 @@ def edge_tables(device: torch.device | str = "cpu") -> EdgeTables:
         lower = first if a[axis] == 0 else second
         u, v = (CORNER_OFFSETS[lower][x] for x in range(3) if x != axis)
         # a voxel whose edge lies on its upper side comes before the one whose edge lies on its lower side
-        rows.append((first, second, lower, axis, 2 * (1 - u) + (1 - v), lower == first))
+        rows.append((first, second, lower, axis, 2 * (1 - u) + (1 - v)))
     columns = list(zip(*rows, strict=True))
     return EdgeTables(*(torch.tensor(column) for column in columns))

@@ -42,7 +42,7 @@ def free_space_labels(
     safe = depth.clamp(min=1e-6)
     column, row = x / safe * focal + camera.width / 2, camera.height / 2 - y / safe * focal
     seen = (depth >= camera.near) & (column >= 0) & (column < camera.width) & (row >= 0) & (row < camera.height)
-    pixel = torch.where(seen, row.floor() * camera.width + column.floor(), 0).long()
+    pixel = torch.where(seen, row.floor().long() * camera.width + column.floor().long(), 0)
     far = torch.where(target.hit, target.depth, camera.far)
     nearest = -functional.max_pool2d(-far[None, None], 3, 1, 1).view(-1)
     front, back = _sides(target, camera).view(2, -1)

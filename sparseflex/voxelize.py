@@ -17,7 +17,7 @@ def touched_voxels(
 
     Vertices are in world space. Axes tested: the box's three, the triangle's normal, and their nine edge products.
     """
-    triangles = _split_long(((vertices.double() + 0.5) * resolution)[faces])
+    triangles = _split_long(((vertices.double() + 0.5) * resolution)[faces], -margin, resolution + margin)
     low = (triangles.amin(dim=1) - margin).ceil().long() - 1
     high = (triangles.amax(dim=1) + margin).floor().long()
     low, high = low.clamp(0), high.clamp(max=resolution - 1)
@@ -41,10 +41,12 @@ def touched_voxels(
     return torch.cat(found)
 
 
-def _split_long(triangles: Float[Tensor, "F 3 3"]) -> Float[Tensor, "G 3 3"]:
-    """Halves triangles at the middle of their longest side until every one spans a few voxels only."""
+def _split_long(triangles: Float[Tensor, "F 3 3"], low: float, high: float) -> Float[Tensor, "G 3 3"]:
+    """Halves triangles at the middle of their longest side until every one spans a few voxels only; those that lie
+    outside [low, high]³ are left out."""
     done = []
     while len(triangles):
+        triangles = triangles[((triangles.amax(dim=1) >= low) & (triangles.amin(dim=1) <= high)).all(dim=1)]
         sides = triangles.roll(-1, dims=1) - triangles
         longest = sides.abs().amax(dim=2).argmax(dim=1)
         long = sides.abs().amax(dim=(1, 2)) > _SPLIT_VOXELS

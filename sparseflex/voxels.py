@@ -53,8 +53,8 @@ class SparseVoxels:
 
     def __post_init__(self) -> None:
         ijk, resolution = self.voxel_ijk, self.resolution
-        if not 1 <= resolution <= MAX_RESOLUTION:
-            raise ValueError(f"resolution must be in [1, {MAX_RESOLUTION}], got {resolution}")
+        if not isinstance(resolution, int) or not 1 <= resolution <= MAX_RESOLUTION:
+            raise ValueError(f"resolution must be a whole number in [1, {MAX_RESOLUTION}], got {resolution}")
         if ijk.ndim != 2 or ijk.shape[1] != 3 or ijk.is_floating_point() or ijk.dtype == torch.bool:
             raise ValueError(f"voxel_ijk must be an (N, 3) integer tensor, got {tuple(ijk.shape)} {ijk.dtype}")
         if ijk.shape[0] and (int(ijk.min()) < 0 or int(ijk.max()) >= resolution):
@@ -100,6 +100,8 @@ class SparseVoxels:
         The triangle-box test is exact up to float64 rounding (separating axes). Voxels outside the grid are left out.
         """
         cls(torch.zeros(0, 3, dtype=torch.int32), resolution)  # checks the resolution
+        if not bool(torch.isfinite(mesh.vertices).all()):
+            raise ValueError("vertices must be finite, got NaN or infinity among them")
         if margin < 0:
             raise ValueError(f"margin must be at least 0 voxel widths, got {margin}")
         ijk = touched_voxels(mesh.vertices.detach(), mesh.faces, resolution, margin)

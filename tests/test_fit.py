@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -143,6 +144,11 @@ def test_a_flat_target_has_no_room_for_interior_cameras_and_fits_all_the_same():
     assert {seen.kind for seen in run.cameras()} <= {"orbit", "zoom"} and run.scalars()["faces"] > 0
 
 
+def test_targets_must_be_normalised():
+    with pytest.raises(ValueError, match=r"target must lie in .*, the normalised frame, got coordinates up to 0.7"):
+        FitRun(octahedron(0.7), SMALL)
+
+
 def test_stages_come_in_order():
     run = small_run()
     with pytest.raises(ValueError, match="stage must be 'sample_cameras', the next one, got 'render'"):
@@ -207,6 +213,40 @@ def test_settings_change_while_it_runs():
         run.change_setting("colour", 1)
 
 
+@pytest.mark.parametrize("stop_after", [0, 3])
+def test_a_setting_changed_between_stages_waits_for_the_next_iteration_also_in_a_checkpoint(tmp_path, stop_after):
+    def run_to(resume: bool) -> FitRun:
+        run = small_run()
+        for _ in range(3):
+            run.run_iteration()
+        for stage in STAGES[:stop_after]:
+            run.run_stage(stage)
+        run.change_setting("visibility_ratio", 0.3)
+        run.change_setting("ssim_weight", 0.0)
+        assert run.settings["visibility_ratio"].value == 0.3
+        assert run.config.visibility_ratio == 1.0
+        if resume:
+            save_checkpoint(tmp_path / "c.safetensors", run)
+            run = load_run(tmp_path / "c.safetensors")
+            assert run.settings["visibility_ratio"].value == 0.3
+        for _ in range(4 if stop_after == 0 else 5):
+            run.run_iteration()
+        return run
+
+    straight, resumed = run_to(resume=False), run_to(resume=True)
+    while resumed.iteration < straight.iteration:
+        resumed.run_iteration()
+    while straight.iteration < resumed.iteration:
+        straight.run_iteration()
+    expected = everything(straight)
+    for name, tensor in everything(resumed).items():
+        assert torch.equal(tensor, expected[name]), name
+    assert straight.config.visibility_ratio == 0.3
+    # a term that is no longer there leaves neither value nor history behind
+    assert "loss_ssim" not in straight.scalars() and math.isnan(straight.history["loss_ssim"][-1])
+    assert len({len(column) for column in straight.history.values()}) == 1
+
+
 def test_checkpoints_that_are_none(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such checkpoint"):
         load_checkpoint(tmp_path / "none.safetensors")
@@ -226,6 +266,7 @@ def test_checkpoints_that_are_none(tmp_path):
         ({"visibility_ratio": 0.0}, r"visibility_ratio must be in \(0, 1\], got 0"),
         ({"visibility_ratio": float("nan")}, r"visibility_ratio must be in \(0, 1\], got nan"),
         ({"resolution": 0}, r"resolution must be a whole number in \[4, 4096\], got 0"),
+        ({"halo": 2.0}, r"halo must be a whole number in \[0, 8\], got 2.0"),
         ({"init": "cube"}, "init must be one of random, sphere, points, got 'cube'"),
         ({"orbit_share": 0.0, "zoom_share": 0.0, "interior_share": 0.0}, "must not all be 0"),
         ({"cut_share": 0.8, "window_share": 0.5}, r"cut_share \+ window_share must be in \[0, 1\], got 1.3"),

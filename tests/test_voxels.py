@@ -84,7 +84,8 @@ def test_keys_are_int64_above_1290():
         ([[1, 1, 1], [0, 0, 0], [1, 1, 1]], 4, "unique rows, got 1 repeated"),
         ([[1, 1]], 4, r"\(N, 3\) integer tensor, got \(1, 2\)"),
         ([[0.5, 0.0, 0.0]], 4, "integer tensor"),
-        ([[0, 0, 0]], 0, "resolution must be in"),
+        ([[0, 0, 0]], 512.0, r"resolution must be a whole number in \[1, 2097151\], got 512.0"),
+        ([[0, 0, 0]], 0, "resolution must be a whole number in"),
     ],
 )
 def test_bad_voxels(ijk, resolution, words):
@@ -120,6 +121,15 @@ def test_from_mesh_holds_dense_samples_and_nothing_far():
         # … and each one has a sample within its grown box, up to the samples' spacing
         gap, _ = cKDTree(samples.numpy()).query(voxels.centers.numpy(), p=float("inf"))
         assert gap.max() * resolution < 0.5 + margin + 0.3
+
+
+def test_from_mesh_outside_the_grid():
+    far = torch.tensor([[0.0, 0.0, 0.0], [1e6, 0.0, 0.0], [0.0, 1e6, 3.0]])
+    faces = torch.tensor([[0, 1, 2]])
+    voxels = sf.SparseVoxels.from_mesh(sf.Mesh(far, faces), 8)
+    assert 0 < voxels.n_voxels < 8 * 8 * 3  # the part in the grid, and quickly
+    with pytest.raises(ValueError, match="vertices must be finite"):
+        sf.SparseVoxels.from_mesh(sf.Mesh(far * float("inf"), faces), 8)
 
 
 def test_from_mesh_of_an_axis_plane_is_closed():

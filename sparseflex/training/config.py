@@ -38,7 +38,7 @@ def validate(config: Any, where: str = "") -> None:
         wanted = type(field.default)
         if wanted in (int, float):
             good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-            good = good and not (wanted is int and value != int(value))
+            good = good and not (wanted is int and not isinstance(value, int))
             good = good and rule["minimum"] <= value <= rule["maximum"]
             good = good and (rule["above"] is None or value > rule["above"])
         elif rule["choices"]:
@@ -64,9 +64,11 @@ class FitConfig:
     orbit_share: float = setting(0.45, 0, 1, help="share of orbit cameras, relative to the other kinds")
     zoom_share: float = setting(0.4, 0, 1)
     interior_share: float = setting(0.15, 0, 1)
-    cut_share: float = setting(0.4, 0, 1, help="share of iterations whose near plane cuts the object")
-    window_share: float = setting(0.5, 0, 1, help="share of iterations that see a random depth window only")
-    visibility_ratio: float = setting(1.0, maximum=1, above=0, help="alpha of the paper: share of voxels to activate")
+    cut_share: float = setting(0.4, 0, 1, help="share of cameras whose near plane cuts the object (at alpha = 1)")
+    window_share: float = setting(0.5, 0, 1, help="share of cameras that see a depth window only (at alpha = 1)")
+    visibility_ratio: float = setting(
+        1.0, maximum=1, above=0, help="alpha of the paper: share of voxels to activate; below 1 it sets the planes"
+    )
     planes: str = setting("exact", choices=("exact", "iterative"))
     anchor: str = setting("random", choices=("front", "back", "centre", "random"))
     halo: int = setting(2, 0, 8, help="voxels added around an adapted section, in voxel widths")

@@ -18,7 +18,7 @@ from sparseflex.render import Maps, render_maps
 from sparseflex.representation import SparseFlex
 from sparseflex.sampling import CameraSampler, SampledCamera
 from sparseflex.threads import SMALL_SECTION, one_thread
-from sparseflex.training.config import FitConfig
+from sparseflex.training.config import FitConfig, from_table
 from sparseflex.training.fit_parameters import FitParameters, FitSection, initial_sdf
 from sparseflex.training.fit_state import Shown, camera_from_state, camera_state
 from sparseflex.training.measure import StageCost, StageMeter
@@ -33,6 +33,7 @@ _SURFACE_MARGIN = 0.25
 lets sheets grow past open borders."""
 
 _RECENT_CAMERAS = 64
+_FRAME_SLACK = 1e-4
 
 _FIELDS: dict[str, FieldKind] = {
     "voxels": "voxels", "active": "voxel", "alpha": "voxel", "beta": "voxel", "gamma": "voxel",
@@ -59,6 +60,9 @@ class FitRun:
                  parameters: FitParameters | None = None) -> None:
         self.config, self.iteration = config, 0
         self.target = target.detach().to(device, torch.float32)
+        reach = float(self.target.vertices.abs().amax()) if target.n_vertices else 0.0
+        if not reach <= 0.5 + _FRAME_SLACK:
+            raise ValueError(f"target must lie in [-0.5, 0.5]^3, the normalised frame, got coordinates up to {reach:g}")
         self.generator = torch.Generator().manual_seed(config.seed)
         if parameters is None:
             voxels = SparseVoxels.from_mesh(self.target, config.resolution, _SURFACE_MARGIN)
@@ -66,11 +70,13 @@ class FitRun:
         self.parameters = parameters
         self.stage_costs: dict[str, StageCost] = {}
         self.history: dict[str, list[float]] = {}
-        self._sampler = CameraSampler(self.target, config)
-        self._objective = Objective(config)
+        self._pending: FitConfig | None = None  # settings that take effect with iteration _pending_from
+        self._pending_from = 0
+        self._sampler: CameraSampler | None = None  # made when first needed: a run that is only looked at needs none
+        self._objective: Objective | None = None
         self._meter = StageMeter(device)
         self._next = 0
-        self._n_active = self.voxels.n_voxels
+        self._n_section = self.voxels.n_voxels
         self._generator_at_start = self.generator.get_state()
         self._scalars: dict[str, float] = {"iteration": 0.0, "voxels": float(self.voxels.n_voxels)}
         self._shown = Shown()
@@ -83,9 +89,6 @@ class FitRun:
         self._targets: list[Maps] = []
         self._loss: Tensor | None = None
         self._current: list[RunCamera] = []
-        doing = (self._sample_cameras, self._adapt_frustum, self._activate, self._extract, self._render,
-                 self._loss_terms, self._backward, self._update)
-        self._do = dict(zip(STAGES, doing, strict=True))
 
     @property
     def voxels(self) -> SparseVoxels:
@@ -107,8 +110,8 @@ class FitRun:
         if stage != wanted:
             raise ValueError(f"stage must be {wanted!r}, the next one, got {stage!r}")
         self._meter.start()
-        with one_thread(self.voxels.device.type == "cpu" and self._n_active < SMALL_SECTION):
-            self._do[stage]()
+        with one_thread(self.voxels.device.type == "cpu" and self._n_section < SMALL_SECTION):
+            getattr(self, f"_do_{stage}")()
         self.stage_costs[stage] = self._meter.stop()
         self._next = (self._next + 1) % len(STAGES)
         if self._next == 0:
@@ -119,14 +122,19 @@ class FitRun:
         for stage in STAGES[self._next :]:
             self.run_stage(stage)
 
-    def _sample_cameras(self) -> None:
+    def _do_sample_cameras(self) -> None:
         self._generator_at_start = self.generator.get_state()
+        if self._pending is not None and self.iteration >= self._pending_from:
+            self.config, self._pending = self._pending, None
+        if self._sampler is None:
+            self._sampler = CameraSampler(self.target, self.config)
+        self._sampler.config = self.config
         self._sampled = self._sampler.sample(self.generator)
         self._cameras = [sampled.camera for sampled in self._sampled]
         self._shown = dataclasses.replace(self._shown, trace=None)
         self._show_cameras()
 
-    def _adapt_frustum(self) -> None:
+    def _do_adapt_frustum(self) -> None:
         ratio = self.config.visibility_ratio
         if ratio < 1:
             fits = [
@@ -138,48 +146,52 @@ class FitRun:
         self._scalars |= {"near": self._cameras[0].near, "far": self._cameras[0].far}
         self._show_cameras()
 
-    def _activate(self) -> None:
+    def _do_activate(self) -> None:
         n_active, active = [], torch.zeros(self.voxels.n_voxels, dtype=torch.bool, device=self.voxels.device)
         for camera in self._cameras:
             inside = active_voxels(self.voxels, camera)
             n_active.append(int(inside.sum()))
             active |= inside
-        visible_fraction = int(active.sum()) / max(self.voxels.n_voxels, 1)
+        n_in_frustum = int(active.sum())
         active = add_halo(self.voxels, active, self.config.halo)
-        self._n_active = int(active.sum())
-        self._scalars |= {"active": float(self._n_active), "visible_fraction": visible_fraction}
+        self._n_section = int(active.sum())
+        self._scalars |= {"active": float(n_in_frustum), "section": float(self._n_section)}
+        self._scalars |= {"visible_fraction": n_in_frustum / max(self.voxels.n_voxels, 1)}
         self._shown = dataclasses.replace(self._shown, active=active)
         self._show_cameras(n_active)
 
-    def _extract(self) -> None:
+    def _do_extract(self) -> None:
         self._section = self.parameters.section(self._shown.active)
         self._mesh = extract_mesh(self._section.flex, training=True)
         self._scalars |= {"vertices": float(self._mesh.n_vertices), "faces": float(self._mesh.n_faces)}
         self._shown = dataclasses.replace(self._shown, mesh=self._mesh.detach())
 
-    def _render(self) -> None:
+    def _do_render(self) -> None:
         with torch.no_grad():
             self._targets = [render_maps(self.target, camera) for camera in self._cameras]
         self._rendered = [render_maps(self._mesh, camera) for camera in self._cameras]
         self._shown = self._shown.with_maps(self._rendered[0], self._targets[0])
 
-    def _loss_terms(self) -> None:
+    def _do_loss(self) -> None:
         progress = self.iteration / self.config.iterations
+        if self._objective is None:
+            self._objective = Objective(self.config)
         terms, per_view = self._objective.terms(
             self._rendered, self._targets, self._cameras, self._section, self._mesh, self.config, progress
         )
         self._loss = torch.stack(list(terms.values())).sum()
+        self._scalars = {name: value for name, value in self._scalars.items() if not name.startswith("loss")}
         self._scalars |= {"loss": float(self._loss.detach())}
         self._scalars |= {f"loss_{name}": float(term.detach()) for name, term in terms.items()}
         self._current = [dataclasses.replace(c, loss=loss) for c, loss in zip(self._current, per_view, strict=True)]
 
-    def _backward(self) -> None:
+    def _do_backward(self) -> None:
         if self._loss.requires_grad:  # a section without any surface has nothing to pull on
             self._loss.backward()
         squares = sum(float(grad.square().sum()) for grad in self._section.gradients().values())
         self._scalars |= {"grad_norm": squares**0.5}
 
-    def _update(self) -> None:
+    def _do_update(self) -> None:
         config = self.config
         decay = config.lr_decay ** (self.iteration / config.iterations)
         rates = {"sdf": config.lr_sdf, "deform": config.lr_deform, "weights": config.lr_weights}
@@ -193,9 +205,10 @@ class FitRun:
             "stage_secs": sum(cost.secs for cost in self.stage_costs.values()),
             "peak_bytes": max(cost.peak_bytes for cost in self.stage_costs.values()),
         }
-        for name, value in self._scalars.items():
-            column = self.history.setdefault(name, [float("nan")] * (self.iteration - 1))
-            column.append(value)
+        for name in self._scalars:
+            self.history.setdefault(name, [float("nan")] * (self.iteration - 1))
+        for name, column in self.history.items():
+            column.append(self._scalars.get(name, float("nan")))
         self._recent.extendleft(reversed(self._current))
         self._generator_at_start = self.generator.get_state()
 
@@ -237,15 +250,20 @@ class FitRun:
         for name in _SETTINGS:
             rule = rules[name]
             low = rule["minimum"] if rule["above"] is None else rule["above"] + 1e-3
-            found[name] = Setting(float(getattr(self.config, name)), low, rule["maximum"], rule["help"])
+            found[name] = Setting(float(getattr(self._wanted, name)), low, rule["maximum"], rule["help"])
         return found
+
+    @property
+    def _wanted(self) -> FitConfig:
+        return self.config if self._pending is None else self._pending
 
     def change_setting(self, name: str, value: float) -> None:
         if name not in _SETTINGS:
             raise ValueError(f"setting must be one of {', '.join(_SETTINGS)}, got {name!r}")
-        value = int(value) if isinstance(getattr(self.config, name), int) and value == int(value) else value
-        self.config = dataclasses.replace(self.config, **{name: value})
-        self._sampler.config = self.config
+        if isinstance(getattr(self.config, name), int) and float(value).is_integer():
+            value = int(value)
+        self._pending = dataclasses.replace(self._wanted, **{name: value})
+        self._pending_from = self.iteration + (self._next > 0)
 
     # -- state ------------------------------------------------------------------------------------------------
 
@@ -253,6 +271,8 @@ class FitRun:
         """The state at the start of the current iteration; between stages of one, its stages will run again."""
         return {
             "config": dataclasses.asdict(self.config),
+            "pending": {} if self._pending is None else dataclasses.asdict(self._pending),
+            "pending_from": self._pending_from,
             "iteration": self.iteration,
             "generator": self._generator_at_start,
             "target": {"vertices": self.target.vertices, "faces": self.target.faces},
@@ -270,14 +290,15 @@ class FitRun:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         device = self.voxels.device
-        self.config = FitConfig(**state["config"])
+        self.config = from_table(FitConfig, state["config"], "config")
+        self._pending = from_table(FitConfig, state["pending"], "pending") if state["pending"] else None
+        self._pending_from = state["pending_from"]
         self.iteration, self._next = state["iteration"], 0
         self.target = Mesh(state["target"]["vertices"], state["target"]["faces"]).to(device)
         self.parameters = FitParameters.from_state_dict(state["parameters"], device)
         self.generator.set_state(state["generator"])
         self._generator_at_start = self.generator.get_state()
-        self._sampler = CameraSampler(self.target, self.config)
-        self._objective = Objective(self.config)
+        self._sampler = self._objective = None
         self._scalars = dict(state["scalars"])
         columns = state["history"]["rows"].T.tolist()
         self.history = dict(zip(state["history"]["names"], columns, strict=True))
@@ -291,6 +312,6 @@ class FitRun:
     def from_state_dict(cls, state: Mapping[str, Any], device: torch.device | str = "cpu") -> FitRun:
         parameters = FitParameters.from_state_dict(state["parameters"], device)
         target = Mesh(state["target"]["vertices"], state["target"]["faces"])
-        run = cls(target, FitConfig(**state["config"]), device, parameters)
+        run = cls(target, from_table(FitConfig, state["config"], "config"), device, parameters)
         run.load_state_dict(state)
         return run

@@ -33,13 +33,18 @@ def _status_bytes(key: str) -> int:
     return int(text.split(key + ":")[1].split()[0]) * 1024
 
 
+def resident_bytes() -> int:
+    """Resident memory, once what was freed is given back: memory used again would not count as a peak."""
+    ctypes.CDLL(None).malloc_trim(0)
+    return _status_bytes("VmRSS")
+
+
 class PeakMemory:
     """Highest resident memory between start() and bytes_above_start(), above what was resident at the start."""
 
     def start(self) -> None:
-        ctypes.CDLL(None).malloc_trim(0)  # give back what was freed: memory used again would not count
+        self._before = resident_bytes()
         Path("/proc/self/clear_refs").write_text("5")
-        self._before = _status_bytes("VmRSS")
 
     def bytes_above_start(self) -> int:
         return _status_bytes("VmHWM") - self._before
