@@ -215,7 +215,7 @@ class FitRun:
     def _show_cameras(self, n_active: list[int] | None = None) -> None:
         counts = n_active or [None] * len(self._cameras)
         self._current = [
-            RunCamera(camera, sampled.kind, None, count, self.iteration)
+            RunCamera(camera, sampled.kind, None, count, self.iteration + 1)
             for camera, sampled, count in zip(self._cameras, self._sampled, counts, strict=True)
         ]
 

@@ -22,7 +22,8 @@ trace   a tensor (rounds, 3): near, far and count of each step of the adaptive s
 
 @dataclasses.dataclass(frozen=True)
 class RunCamera:
-    """A camera that the run uses: kind is orbit, zoom, interior or fixed; loss as last seen, or None."""
+    """A camera that the run uses: kind is orbit, zoom, interior or fixed; loss as last seen, or None;
+    iteration: the one that it served, counted from 1."""
 
     camera: Camera
     kind: str

@@ -21,7 +21,7 @@ _SETTLED_FRAMES = 8
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what")
-    parser.add_argument("--iterations", type=int, default=300)
+    parser.add_argument("--iterations", type=int, default=272)
     parser.add_argument("--size", type=int, nargs=2, default=(1600, 900))
     parser.add_argument("--out", type=Path, default=Path("workbench/docs/window.png"))
     arguments = parser.parse_args()

@@ -8,7 +8,7 @@ from workbench.snapshot import Snapshot
 from workbench.ui import Ui, count, megabytes, milliseconds
 from workbench.view_state import ViewState
 
-WHOLE = ("iteration", "voxels", "active", "vertices", "faces")
+WHOLE = ("iteration", "voxels", "active", "section", "vertices", "faces")
 
 SHOWN_ELSEWHERE = ("iteration", "near", "far")
 
