@@ -50,5 +50,5 @@ def test_loss_is_a_hinge_over_labelled_points():
     assert float(loss.detach()) == pytest.approx((0 + 1.05 + 0.05 + 0.03) / 4)
     loss.backward()
     assert sdf.grad.tolist() == pytest.approx([0, -0.25, 0.25, 0, -0.25])
-    assert float(free_space_loss(sdf, torch.zeros(5, dtype=torch.float64))) == 0
-    assert float(free_space_loss(sdf[:0], labels[:0])) == 0
+    assert float(free_space_loss(sdf.detach(), torch.zeros(5, dtype=torch.float64))) == 0
+    assert float(free_space_loss(sdf.detach()[:0], labels[:0])) == 0
