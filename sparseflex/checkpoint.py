@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,13 +21,27 @@ FORMAT = "sparseflex-run-1"
 
 
 def save_checkpoint(path: str | Path, run: Run) -> None:
-    """Writes run.state_dict() to path: first beside it, then renamed, so that a killed process leaves the old file."""
+    """Writes run.state_dict() to path: first beside it, then renamed, so that a killed process leaves the old file.
+
+    Raises OSError naming path and reason where it can't be written, ValueError naming what of the state can't be held.
+    """
     path = Path(path)
     tensors: dict[str, Tensor] = {}
     rest = _split(run.state_dict(), "", tensors)
     partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata={"format": FORMAT, "run": run.name, "state": json.dumps(rest)})
-    os.replace(partial, path)
+    try:
+        save_file(tensors, partial, metadata={"format": FORMAT, "run": str(run.name), "state": json.dumps(rest)})
+        os.replace(partial, path)
+    except OSError as error:
+        raise OSError(f"{path} can't be written: {error.strerror or error}") from None
+    except SafetensorError as error:  # no OSError, even for a full disk
+        reason = re.search(r"I/O error: (.*?)(?: at path .*)?$", str(error), re.DOTALL)
+        if reason is None:
+            raise ValueError(f"{path} can't hold this state: {error}") from None
+        raise OSError(f"{path} can't be written: {reason[1]}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: str | Path) -> tuple[str, dict[str, Any]]:
@@ -46,16 +62,27 @@ def load_checkpoint(path: str | Path) -> tuple[str, dict[str, Any]]:
 
 
 def load_run(path: str | Path, device: torch.device | str = "cpu") -> Run:
-    """The run that a checkpoint holds, ready to go on."""
+    """The run that a checkpoint holds, ready to go on. Raises FileNotFoundError, or ValueError for any other file.
+
+    So does a checkpoint of another version, whose settings or shapes are others.
+    """
+    from sparseflex.training.config import FitConfig, from_table
     from sparseflex.training.fit import FitRun
 
     name, state = load_checkpoint(path)
     if name != FitRun.name:
         raise ValueError(f"{path} holds a run of kind {name!r}; known is {FitRun.name!r}")
     try:
+        for name in ("config", "pending"):
+            from_table(FitConfig, state[name], name)
         return FitRun.from_state_dict(state, device)
     except KeyError as error:
         raise ValueError(f"{path} lacks {error} in its state") from None
+    except torch.cuda.OutOfMemoryError:  # a RuntimeError too, but not the file's fault
+        raise
+    except (ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} does not hold a run of this version: {reason}") from None
 
 
 _TENSOR = "$tensor"
@@ -70,6 +97,9 @@ def _split(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         return {str(key): _split(item, f"{name}/{key}" if name else str(key), tensors) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_split(item, f"{name}/{i}", tensors) for i, item in enumerate(value)]
+    if not isinstance(value, (str, int, float, type(None))):
+        raise ValueError(f"state {name!r} must be a tensor, a number, a text, None, or a list or mapping of such, "
+                         f"got {type(value).__name__}")
     return value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -25,7 +26,11 @@ def surface_area(mesh: Mesh) -> float:
 
 def estimated_bytes(target: Mesh, resolution: int, visibility_ratio: float = 1.0) -> float:
     """About how many bytes a fit takes at its peak: voxels grow with area · resolution²."""
-    n_voxels = min(VOXELS_PER_AREA * surface_area(target) * resolution**2, float(resolution) ** 3)
+    try:
+        side = float(resolution)
+    except OverflowError:  # an integer beyond floating point
+        side = math.inf
+    n_voxels = min(VOXELS_PER_AREA * surface_area(target) * side * side, side * side * side)
     return n_voxels * (BYTES_PER_VOXEL + BYTES_PER_ACTIVE_VOXEL * visibility_ratio)
 
 
@@ -47,6 +52,8 @@ def available_bytes(device: torch.device | str = "cpu") -> float:
 
 def in_words(n_bytes: float) -> str:
     """Such as 3.2 GB; decimal units."""
+    if not n_bytes < 1e24:
+        return "more than a billion PB"
     for unit in ("bytes", "kB", "MB", "GB", "TB"):
         if n_bytes < 1000:
             return f"{n_bytes:.3g} {unit}"
@@ -60,5 +67,6 @@ def check_memory(
     """Raises ValueError that says the memory a fit would take, where it is more than there is."""
     wanted, there = estimated_bytes(target, resolution, visibility_ratio), available_bytes(device)
     if wanted > there:
-        raise ValueError(f"{where}resolution {resolution} would take about {in_words(wanted)} of memory for this "
+        shown = resolution if resolution < 1e15 else f"of {len(str(resolution))} digits"
+        raise ValueError(f"{where}resolution {shown} would take about {in_words(wanted)} of memory for this "
                          f"target at visibility_ratio {visibility_ratio:g}, and {in_words(there)} are available")

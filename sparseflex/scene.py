@@ -169,10 +169,15 @@ def _fit(
         # before its range is checked, so that an absurd one is told by the memory it would take
         ratio = min(max(ratio, 0.0), 1.0) if _is_number(ratio) else 1.0
         check_memory(target, math.ceil(resolution), ratio, device, place)
+    for key, value in both.items():
+        if isinstance(value, int) and abs(value) > sys.maxsize:
+            raise ValueError(f"{where}: {key} must be a number below 2^63, got one of {len(str(abs(value)))} digits")
     own = from_table(FitConfig, table, where)  # the scene's own first, so that its errors name its file
     return dataclasses.replace(own, **overrides)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, int):  # of any size, also beyond floating point
+        return not isinstance(value, bool)
+    return isinstance(value, float) and math.isfinite(value)
 

@@ -15,11 +15,13 @@ import torch
 from fake_run import FakeRun
 
 from sparseflex import quality
+from sparseflex.checkpoint import save_checkpoint
 from sparseflex.data import load_mesh, save_mesh
 from sparseflex.mesh import Mesh
 from sparseflex.scene import ViewConfig
 from sparseflex.shapes import solids
 from workbench import bench, cli, headless, inputs
+from workbench.graphics import NoGraphics, start_polyscope
 from workbench.headless import CHECKPOINT, FIGURE, MESH, METRICS
 from workbench.inputs import InputError, Opened, open_what
 
@@ -88,11 +90,12 @@ def test_flags_win_over_the_scene_and_the_default_folder_has_its_name(scene, fig
 def test_view_headless_never_trains(scene, figures):
     assert cli.main(["view", scene, "--headless", "--out", "o"]) == 0
     assert sorted(path.name for path in Path("o").iterdir()) == sorted([FIGURE, METRICS])
+    assert "frame" not in json.loads(Path("o", METRICS).read_text())  # there is no mesh.ply
     metrics = json.loads(Path("o", METRICS).read_text())
     assert metrics["iteration"] == 0 and list(metrics["quality"]) == ["untrained", "exact_sdf"]
 
 
-def test_a_checkpoint_is_viewed_and_gone_on_with(scene, figures):
+def test_a_checkpoint_is_viewed_and_gone_on_with(scene, figures, capsys):
     assert cli.main(["fit", scene, "--headless", "--out", "o"]) == 0
     first = json.loads(Path("o", METRICS).read_text())
     assert cli.main(["view", f"o/{CHECKPOINT}", "--headless", "--out", "v"]) == 0
@@ -102,6 +105,9 @@ def test_a_checkpoint_is_viewed_and_gone_on_with(scene, figures):
     assert seen["quality"]["fitted"] == first["quality"]["fitted"]
     assert cli.main(["fit", f"o/{CHECKPOINT}", "--headless", "--iterations", "6", "--out", "w"]) == 0
     assert json.loads(Path("w", METRICS).read_text())["iteration"] == 6
+    capsys.readouterr()
+    said = refused(capsys, "fit", f"o/{CHECKPOINT}", "--headless", "--iterations", "4", "--out", "w")
+    assert said == "--iterations must be above 4, which small has reached, got 4"
 
 
 def test_the_input_frame_is_that_of_the_file(figures, tmp_path):
@@ -193,6 +199,107 @@ def test_with_a_display_the_window_opens(figures, monkeypatch, scene):
     assert Path("f", MESH).exists() and json.loads(Path("f", METRICS).read_text())["finished"] is None
 
 
+def test_a_view_replaces_nothing_of_a_fit(scene, figures):
+    assert cli.main(["fit", scene, "--headless", "--input-frame"]) == 0
+    before = Path("recordings/small", METRICS).read_text()
+    assert cli.main(["view", scene, "--headless"]) == 0
+    assert Path("recordings/small", METRICS).read_text() == before
+    assert sorted(path.name for path in Path("recordings/view/small").iterdir()) == sorted([FIGURE, METRICS])
+    # into the fit's own folder, where asked: mesh.ply stays, and so does the frame it is in
+    checkpoint = f"recordings/small/{CHECKPOINT}"
+    assert cli.main(["view", checkpoint, "--headless", "--out", "recordings/small"]) == 0
+    assert json.loads(Path("recordings/small", METRICS).read_text())["frame"] == "input"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda m: "no json", "it can't be read"),
+        (lambda m: json.dumps([1]), "it can't be read"),
+        (lambda m: json.dumps({**m, "input_from_normalized": [[1, 2], [3]]}), "is not used: expected sequence"),
+        (lambda m: json.dumps({**m, "input_from_normalized": "x"}), "it is malformed"),
+        (lambda m: json.dumps({**m, "input_from_normalized": [[0] * 4] * 4}), "can be inverted"),
+        (lambda m: json.dumps({**m, "view": {"direction": 3}}), "direction must be three finite numbers"),
+        (lambda m: json.dumps({**m, "view": 3}), "it is malformed"),
+        (lambda m: json.dumps({**m, "name": "../up"}), "name and title must be texts"),
+        (lambda m: json.dumps({**m, "title": None}), "name and title must be texts"),
+        (lambda m: json.dumps({**m, "config": {**m["config"], "resolution": 16}}), "another run's, by its resolution"),
+        (lambda m: json.dumps({**m, "target": {"vertices": 3, "faces": 1}}), "another run's, by its target"),
+        (lambda m: json.dumps({key: value for key, value in m.items() if key != "name"}), "it is malformed: 'name'"),
+    ],
+)
+def test_metrics_that_do_not_belong_are_ignored_with_a_line(scene, figures, capsys, spoil, words):
+    save_checkpoint(CHECKPOINT, open_what(scene, device="cpu").run)
+    headless.write_metrics(open_what(scene, device="cpu"), Path(), {})
+    good = open_what(CHECKPOINT)
+    assert good.name == "small" and not good.warnings
+    Path(METRICS).write_text(spoil(json.loads(Path(METRICS).read_text())))
+    found = open_what(CHECKPOINT)
+    assert found.name == "checkpoint" and len(found.warnings) == 1 and words in found.warnings[0]
+    said = refused(capsys, "fit", CHECKPOINT, "--headless", "--input-frame", "--out", "o")
+    assert "so the frame of its input is unknown" in said
+    Path(METRICS).unlink()
+    assert not open_what(CHECKPOINT).warnings
+    assert "is unknown" in refused(capsys, "fit", CHECKPOINT, "--headless", "--input-frame", "--out", "o")
+
+
+def test_without_opengl_all_but_the_figure_is_kept(scene, figures, monkeypatch, capsys):
+    """What no check foresees: the libraries are there, and OpenGL doesn't start."""
+
+    def no_gl(opened, out):
+        raise NoGraphics("OpenGL did not start: no driver")
+
+    monkeypatch.setattr(headless, "write_figure", no_gl)
+    assert cli.main(["fit", scene, "--headless", "--out", "o"]) == 1
+    assert sorted(path.name for path in Path("o").iterdir()) == sorted([MESH, METRICS, CHECKPOINT])
+    assert json.loads(Path("o", METRICS).read_text())["quality"]
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1] == "no figure.png: OpenGL did not start: no driver"
+    assert "fitted" in said.out and FIGURE not in said.out
+    assert cli.main(["view", scene, "--headless", "--out", "v"]) == 1
+    assert [path.name for path in Path("v").iterdir()] == [METRICS]
+    assert capsys.readouterr().err == "no figure.png: OpenGL did not start: no driver\n"
+
+
+def test_polyscope_that_does_not_start_is_no_graphics(monkeypatch):
+    import polyscope as ps
+
+    def init(backend):
+        raise RuntimeError("ERROR:\n no GL")
+
+    monkeypatch.setattr(ps, "is_initialized", lambda: False)
+    monkeypatch.setattr(ps, "init", init)
+    with pytest.raises(NoGraphics, match="^OpenGL did not start: ERROR: no GL; see `workbench doctor`$"):
+        start_polyscope("x", headless=True)
+
+
+def test_a_run_that_still_changes_is_not_written(scene, monkeypatch, capsys):
+    import workbench.app
+    import workbench.graphics
+
+    def open_window(run, **_):
+        run.run_iteration()
+        raise workbench.app.StageDidNotEnd("not saved: stage render did not end within 15 s")
+
+    monkeypatch.setattr("workbench.system_check.has_display", lambda: True)
+    monkeypatch.setattr(workbench.graphics, "check_graphics", lambda display=True: None)
+    monkeypatch.setattr(workbench.app, "open_window", open_window)
+    assert cli.main(["fit", scene, "--out", "f"]) == 1 and not list(Path("f").iterdir())
+    assert capsys.readouterr().err == "workbench: not saved: stage render did not end within 15 s\n"
+
+
+def test_a_benchmark_that_cannot_run_is_a_row(capsys, monkeypatch, tmp_path):
+    row = {"name": "number", "value": 1.0, "unit": "x", "reach": "<= 1", "ok": True}
+    (tmp_path / "bench_broken.py").write_text("import no_such_module_here\n")
+    (tmp_path / "bench_works.py").write_text(f"def rows(): return [{row}]\n")
+    monkeypatch.setattr(bench.run_benchmarks, "__defaults__", (tmp_path,))
+    assert cli.main(["bench"]) == 0
+    said = capsys.readouterr().out
+    assert "  skipped: No module named 'no_such_module_here'\n" in said and "number" in said
+    assert cli.main(["bench", "--json"]) == 0
+    assert [row["value"] for row in json.loads(capsys.readouterr().out)] == [None, 1.0]
+
+
 # one's own trainer
 
 OWN = """
@@ -209,6 +316,12 @@ def test_a_trainer_of_ones_own(figures, capsys):
     assert cli.main(["fit", "mine.py:make_run", "--headless", "--iterations", "3", "--out", "o"]) == 0
     assert json.loads(Path("o", METRICS).read_text())["iteration"] == 3 and load_mesh("o/mesh.ply").mesh.n_faces > 10
     capsys.readouterr()
+    command = ["fit", "mine.py:make_run", "--headless", "--out", "o"]
+    assert "--device does not apply to a trainer" in refused(capsys, *command, "--iterations", "3", "--device", "cpu")
+    assert "--input-frame does not apply to" in refused(capsys, *command, "--iterations", "3", "--input-frame")
+    for number in ("0", "-4"):
+        said = refused(capsys, *command, "--iterations", number)
+        assert said == f"--iterations must be a whole number in [1, inf), got {number}"
     assert "name one with --iterations" in refused(capsys, "fit", "mine.py:make_run", "--headless", "--out", "o")
     assert "lacks name, stages, iteration" in refused(capsys, "view", "mine.py:no_run", "--headless")
     assert "has no function 'make'; it has" in refused(capsys, "view", "mine.py:make", "--headless")
@@ -237,9 +350,16 @@ BAD = {
     "ratio 0": (["fit", "small.toml", "--visibility-ratio", "0"], "visibility_ratio must be in (0, 1], got 0"),
     "ratio above 1": (["fit", "small.toml", "--visibility-ratio", "1.5"],
                       "visibility_ratio must be in (0, 1], got 1.5"),
+    "overflowing resolution": (["fit", "small.toml", "--resolution", str(10**110)],
+                               "resolution of 111 digits would take about more than a billion PB of memory"),
+    "endless resolution": (["fit", "small.toml", "--resolution", str(10**400)],
+                           "resolution of 401 digits would take about more than a billion PB of memory"),
+    "endless seed": (["fit", "small.toml", "--seed", str(10**400)], "seed must be a number below 2^63, got one of 401"),
     "NaN ratio": (["fit", "small.toml", "--visibility-ratio", "nan"], "visibility_ratio must be in (0, 1], got nan"),
     "iterations 0": (["fit", "small.toml", "--iterations", "0"],
                      "iterations must be a whole number in [1, "),
+    "negative iterations": (["fit", "small.toml", "--iterations", "-3"],
+                            "iterations must be a whole number in [1, "),
     "negative seed": (["fit", "small.toml", "--seed", "-1"], "seed must be a whole number in [0, "),
     "up of a shape": (["fit", "small.toml", "--up", "z"], "small.toml [target]: up applies to mesh files"),
     "no device": (["fit", "small.toml", "--device", "gpu"],
@@ -333,6 +453,25 @@ def test_an_error_of_the_run_leaves_its_state(tmp_path, figures, capsys):
         headless.run_headless(opened(FakeRun(8, fail_at=(3, "render"))), 9, tmp_path)
     assert (tmp_path / CHECKPOINT).exists()
     assert f"the state is in {tmp_path / CHECKPOINT}" in capsys.readouterr().err
+
+
+def test_a_folder_that_vanishes_hides_no_error_and_ends_in_one(tmp_path, figures, capsys):
+    """The folder is a file by the time that the run ends, as it could be any path that can't be written."""
+
+    class Vanishing(FakeRun):
+        def run_stage(self, stage):
+            super().run_stage(stage)
+            if (self.iteration, stage) == (1, "sample_cameras"):
+                (tmp_path / "o").write_text("")
+
+    with pytest.raises(ArithmeticError):
+        headless.run_headless(opened(Vanishing(8, fail_at=(2, "render"))), 9, tmp_path / "o")
+    said = capsys.readouterr().err
+    assert "not saved: " in said and "stopped by an error in iteration 2\n" in said and "Traceback" not in said
+    (tmp_path / "o").unlink()
+    assert headless.run_headless(opened(Vanishing(8)), 3, tmp_path / "o") == 1
+    said = capsys.readouterr().err
+    assert "not saved: " in said and "not written: " in said
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

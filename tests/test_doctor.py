@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
-from workbench import doctor, system_check
+from sparseflex.rasterize.nvdiffrast_backend import INSTALL_COMMAND
+from workbench import doctor, graphics, system_check
 from workbench.system_check import Need
 
 
@@ -77,10 +79,14 @@ def test_without_a_display_the_window_is_optional(quick, monkeypatch):
 
 
 def test_optional_extras_carry_their_commands(quick, monkeypatch):
+    pip = f"{sys.executable} -m pip"
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
     found = findings()
-    assert found["spconv"].state == "optional" and found["spconv"].mend == "pip install spconv-cu126"
-    assert "--no-build-isolation git+" in found["nvdiffrast"].mend and "research" in found["nvdiffrast"].text
+    assert found["spconv"].state == "optional" and found["spconv"].mend == f"{pip} install spconv-cu126"
+    assert found["nvdiffrast"].mend == INSTALL_COMMAND.replace("pip install", f"{pip} install")
+    assert found["nvdiffrast"].mend.startswith(pip) and "research" in found["nvdiffrast"].text
+    monkeypatch.setitem(sys.modules, "sparseflex.rasterize.nvdiffrast_backend", None)
+    assert findings()["nvdiffrast"].mend == "make install"
 
 
 def test_a_package_that_is_not_installed_is_missing(quick, monkeypatch):
@@ -93,3 +99,30 @@ def test_a_package_that_is_not_installed_is_missing(quick, monkeypatch):
 
     monkeypatch.setattr(doctor.importlib.metadata, "version", version)
     assert findings()["polyscope"].state == "missing" and doctor.report() == 1
+
+
+def test_a_container_is_known_by_more_than_docker(monkeypatch, tmp_path):
+    for name in ("CI", "container"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(system_check, "CONTAINER_FILES", ())
+    monkeypatch.setattr(system_check, "CONTROL_GROUP_FILE", str(tmp_path / "cgroup"))
+    assert not system_check.in_container()
+    (tmp_path / "cgroup").write_text("0::/init.scope\n")
+    assert not system_check.in_container()
+    (tmp_path / "cgroup").write_text("1:name=systemd:/kubepods/pod1\n")
+    assert system_check.in_container()
+    (tmp_path / "cgroup").unlink()
+    monkeypatch.setenv("container", "lxc")
+    assert system_check.in_container()
+
+
+def test_wayland_counts_as_a_display_where_its_socket_is(monkeypatch, tmp_path):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-7")
+    assert not system_check.has_display()
+    with pytest.raises(graphics.NoGraphics, match="no display: WAYLAND_DISPLAY=wayland-7 can't be opened; --headless"):
+        graphics.check_graphics()
+    (tmp_path / "wayland-7").touch()
+    assert system_check.has_display()
+    graphics.check_graphics()

@@ -211,6 +211,17 @@ def test_saving(start: StartEngine, tmp_path: Path) -> None:
     assert refused.failure is None
 
 
+def test_a_checkpoint_that_cannot_be_written_ends_nothing(start: StartEngine, tmp_path: Path) -> None:
+    """By the real writer, into a path that is taken by a folder."""
+    (tmp_path / "c.safetensors").mkdir()
+    engine = start(FakeRun())
+    engine.send(SaveCheckpoint(tmp_path / "c.safetensors"))
+    refused = engine.snapshots.wait_for(lambda s: s.notice.startswith("not saved"), WAIT_SECS)
+    assert "c.safetensors can't be written: Is a directory" in refused.notice and refused.failure is None
+    engine.send(NextIteration())
+    assert at_rest(engine, 1).failure is None
+
+
 def test_a_failing_stage_becomes_state(start: StartEngine) -> None:
     run = FakeRun(fail_at=(2, "render"))
     engine = start(run)

@@ -202,6 +202,39 @@ def test_buttons_and_the_close_button(drive: Callable[..., Driven], tmp_path: Pa
     assert code == 0 and int((tmp_path / "checkpoint.safetensors").read_text()) > 2
 
 
+def test_sigterm_saves_like_ctrl_c(drive: Callable[..., Driven], tmp_path: Path) -> None:
+    window = drive("--playing")
+    window.wait(lambda s: s["iteration"] > 1)
+    code, out, _ = window.close(signal.SIGTERM)
+    assert code == 0 and "saved in" in out and int((tmp_path / "checkpoint.safetensors").read_text()) > 1
+
+
+def test_closing_where_nothing_can_be_saved_is_a_line(drive: Callable[..., Driven], tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.safetensors").mkdir()
+    window = drive("--playing")
+    window.wait(lambda s: s["iteration"] > 1)
+    code, _, error = window.close()
+    assert code == 1 and "not saved: " in error and "Traceback" not in error
+
+
+def test_a_stage_that_does_not_end_is_told_and_nothing_saved(
+    display: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISPLAY", display)
+    script = (
+        "import sys, time; from fake_run import FakeRun; from workbench import app; app.STOP_SECS = 0.5\n"
+        "run = FakeRun(8, stage_secs=20)\n"
+        "try: app.open_window(run, title='x', out_dir=sys.argv[1], paused=False, size=(640, 400),\n"
+        "                     scripted=lambda w: w.n_frames > 2 and w.snapshot.playing)\n"
+        "except app.StageDidNotEnd as error: print(error, flush=True); import os; os._exit(5)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}", "LP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=environment, capture_output=True,
+                          text=True, timeout=WAIT_SECS)
+    assert done.returncode == 5, done.stderr
+    assert done.stdout == "not saved: stage sample_cameras did not end within 0.5 s\n" and not list(tmp_path.iterdir())
+
+
 def test_closed_untouched_nothing_is_written(drive: Callable[..., Driven], tmp_path: Path) -> None:
     code, _, _ = drive().close()
     assert code == 0 and not list(tmp_path.iterdir())

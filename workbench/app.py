@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import time
@@ -33,6 +32,10 @@ STOP_SECS = 15.0
 Scripted = Callable[["Window"], bool]
 
 
+class StageDidNotEnd(RuntimeError):
+    """The window is closed but the run still changes: nothing of it may be saved."""
+
+
 def open_window(
     run: Run,
     *,
@@ -49,9 +52,9 @@ def open_window(
     """Shows a run until the window is closed, and drives it from there. Returns the exit code.
 
     0: closed by the user; 1: the run or the window failed, or the last checkpoint couldn't be saved. Where iterations
-    were made, out_dir/checkpoint.safetensors is written on closing, and on Ctrl-C too. scripted is called after each
-    redraw and closes the window by returning True. home gives the direction of the home view. Raises NoGraphics where
-    no window can be opened.
+    were made, out_dir/checkpoint.safetensors is written on closing, on Ctrl-C and SIGTERM too. scripted is called after
+    each redraw and closes the window by returning True. home gives the direction of the home view. Raises NoGraphics
+    where no window can be opened, StageDidNotEnd where the run is still being changed by its thread afterwards.
     """
     check_graphics()
     view = view or ViewState()
@@ -75,24 +78,24 @@ def open_window(
     finally:
         ended = engine.stop(STOP_SECS)
         window.close()
-    code = 1 if window.failed or engine.snapshots.latest().failure is not None else 0
-    return max(code, _save_on_closing(engine, run, view.checkpoint_path, save, ended))
+    last = engine.snapshots.latest()
+    if not ended:
+        raise StageDidNotEnd(f"not saved: stage {last.stage_next} did not end within {STOP_SECS:g} s")
+    code = 1 if window.failed or last.failure is not None else 0
+    return max(code, _save_on_closing(engine, run, view.checkpoint_path, save))
 
 
-def _save_on_closing(engine: Engine, run: Run, path: Path, save: SaveRun, ended: bool) -> int:
+def _save_on_closing(engine: Engine, run: Run, path: Path, save: SaveRun) -> int:
     last = engine.snapshots.latest()
     if last.failure is not None:
         print(f"failed in {last.failure.stage}, iteration {last.failure.iteration}: {last.failure.message}",
               file=sys.stderr)
-    if not ended:
-        print(f"not saved: stage {last.stage_next} did not end within {STOP_SECS:g} s", file=sys.stderr)
-        return 1
     if engine.n_iterations == 0:
         return 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save(path, run)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - a run's own state_dict may raise anything
         print(f"not saved: {error}", file=sys.stderr)
         return 1
     print(f"iteration {run.iteration} saved in {path}")
@@ -101,17 +104,19 @@ def _save_on_closing(engine: Engine, run: Run, path: Path, save: SaveRun, ended:
 
 @contextmanager
 def _interrupts_close(window: Window) -> Iterator[None]:
-    """Ctrl-C closes the window in good order; an exception in the middle of a redraw would not."""
-    before = signal.getsignal(signal.SIGINT)
+    """Ctrl-C and SIGTERM close the window in good order; an exception in the middle of a redraw would not."""
+    before: dict[int, Any] = {}
     try:
-        signal.signal(signal.SIGINT, lambda *_: window.ask_to_close())
-    except ValueError:  # not the main thread: then nobody sends it either
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, lambda *_: window.ask_to_close())
+    except ValueError:  # not the main thread, which alone may set handlers
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Window:
@@ -132,8 +137,6 @@ class Window:
         self.failed, self.n_frames = "", 0
         self._ps = ps
         self._input = InputWatch()
-        if not (self._input.works or "WAYLAND_DISPLAY" in os.environ or not sys.platform.startswith("linux")):
-            raise NoGraphics(f"no display: {os.environ.get('DISPLAY')!r} can't be opened; --headless works without one")
         self._pacer = Pacer(fps)
         self._closing = False
         self._awaited: int | None = None

@@ -19,6 +19,7 @@ from workbench.inputs import InputError, Opened, choose_device, open_what, scene
 
 DEMO_SCENE = "house"
 DEMO_OUT = Path("recordings/demo")
+VIEW_OUT = Path("recordings/view")
 Up = Literal["y", "z"]
 
 
@@ -31,7 +32,7 @@ class View:
     headless: bool = False
     """No window: load, write figure.png and metrics.json, end."""
     out: Path | None = None
-    """Folder for what is written; recordings/NAME where not given."""
+    """Folder for what is written; recordings/view/NAME where not given, so that no fit's files are replaced."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; auto takes CUDA where there is one."""
     seed: int | None = None
@@ -43,11 +44,11 @@ class View:
 
     def run(self) -> int:
         require_graphics(display=not self.headless)
-        device = choose_device(self.device)
+        device = None if self.device == "auto" else choose_device(self.device)
         out = None if self.out is None else writable_folder(self.out)
         overrides = {"seed": self.seed, "resolution": self.resolution}
         opened = open_what(self.what, device=device, up=self.up, overrides=overrides)
-        out = out or writable_folder(Path("recordings") / opened.name)
+        out = out or writable_folder(VIEW_OUT / opened.name)
         warn(opened)
         if self.headless:
             from workbench.headless import view_headless
@@ -88,14 +89,16 @@ class Fit:
         if not self.headless and not has_display():
             raise InputError("fit opens a window and there is no display: add --headless to fit without one")
         require_graphics(display=not self.headless)
-        device = choose_device(self.device)
+        device = None if self.device == "auto" else choose_device(self.device)
         out = None if self.out is None else writable_folder(self.out)
         names = ("seed", "resolution", "iterations", "visibility_ratio")
         overrides = {name: getattr(self, name) for name in names}
-        opened = open_what(self.what, device=device, up=self.up, overrides=overrides)
+        opened = open_what(self.what, device=device, up=self.up, overrides=overrides, input_frame=self.input_frame)
         out = out or writable_folder(Path("recordings") / opened.name)
         warn(opened)
         if not self.headless:
+            if self.iterations is not None and not hasattr(opened.run, "config"):
+                raise InputError("--iterations applies to a trainer of one's own with --headless only")
             return show(opened, out, paused=False, input_frame=self.input_frame)
         return fit_headless(opened, self.iterations, out, self.input_frame)
 
@@ -212,15 +215,18 @@ def warn(opened: Opened) -> None:
 def fit_headless(opened: Opened, iterations: int | None, out: Path, input_frame: bool) -> int:
     from workbench.headless import run_headless
 
-    wanted = iterations or getattr(getattr(opened.run, "config", None), "iterations", None)
+    wanted = getattr(getattr(opened.run, "config", None), "iterations", None) if iterations is None else iterations
     if wanted is None:
         raise InputError(f"{opened.name}: this run has no number of iterations of its own, name one with --iterations")
+    if iterations is not None and iterations <= opened.run.iteration:
+        raise InputError(f"--iterations must be above {opened.run.iteration}, which {opened.name} has reached, got "
+                         f"{iterations}")
     return run_headless(opened, wanted, out, input_frame)
 
 
 def show(opened: Opened, out: Path, paused: bool, input_frame: bool = False) -> int:
     """Opens the window; where iterations were made, the mesh and the metrics go beside the checkpoint afterwards."""
-    from workbench.app import open_window
+    from workbench.app import StageDidNotEnd, open_window
     from workbench.graphics import NoGraphics
 
     start = opened.run.iteration
@@ -228,11 +234,18 @@ def show(opened: Opened, out: Path, paused: bool, input_frame: bool = False) -> 
         code = open_window(opened.run, title=opened.title, out_dir=out, paused=paused, home=opened.view.camera())
     except NoGraphics as error:
         raise InputError(str(error)) from None
+    except StageDidNotEnd as error:
+        print(f"workbench: {error}", file=sys.stderr)
+        return 1
     if opened.run.iteration > start:
         from workbench.headless import frame_name, write_mesh, write_metrics
 
-        write_mesh(opened, out, input_frame)
-        write_metrics(opened, out, {"finished": None, "frame": frame_name(input_frame)})
+        try:
+            write_mesh(opened, out, input_frame)
+            write_metrics(opened, out, {"finished": None, "frame": frame_name(input_frame)})
+        except OSError as error:
+            print(f"not written: {error}", file=sys.stderr)
+            return 1
     return code
 
 

@@ -139,10 +139,18 @@ def _cuda() -> Finding:
 
 
 def _extras() -> list[Finding]:
+    # with the Python that runs this, whichever environment is active
+    pip = f"{sys.executable} -m pip"
+    try:
+        from sparseflex.rasterize.nvdiffrast_backend import INSTALL_COMMAND
+    except (ImportError, OSError):  # without torch there is no use for it
+        nvdiffrast = "make install"
+    else:
+        nvdiffrast = INSTALL_COMMAND.replace("pip install", f"{pip} install")
     extras = (
         ("nvdiffrast", "rasteriser for CUDA; licensed for research and evaluation only, not for commercial use",
-         "pip install --no-build-isolation git+https://github.com/NVlabs/nvdiffrast"),
-        ("spconv", "sparse convolutions for CUDA", "pip install spconv-cu126"),
+         nvdiffrast),
+        ("spconv", "sparse convolutions for CUDA", f"{pip} install spconv-cu126"),
     )
     found = []
     for name, use, command in extras:

@@ -100,8 +100,9 @@ class FieldCopies:
             copy = torch.empty(tensor.shape, dtype=dtype, pin_memory=True)
             copy.copy_(tensor, non_blocking=True)
             # on the current stream, so that the run's next stage can't overtake the copy
-            self._arrived = torch.cuda.Event()
-            self._arrived.record()
+            with torch.cuda.device(tensor.device):  # an event belongs to the device that is current
+                self._arrived = torch.cuda.Event()
+                self._arrived.record()
         else:
             copy = tensor.to(device="cpu", dtype=dtype, copy=True).contiguous()
         array = copy.numpy()

@@ -21,6 +21,7 @@ from sparseflex.training.run import Run
 from workbench import theme
 from workbench.field_copies import SURFACE, fields_of, read_field
 from workbench.graphics import check_graphics, start_polyscope
+from workbench.layout import view_axes
 from workbench.snapshot import MeshArrays
 from workbench.split import Split
 
@@ -223,9 +224,7 @@ def framed(
     points: Float[np.ndarray, "P 3"], direction: Float[np.ndarray, "3"], aspect: float, fill: float = 0.94
 ) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
     """Eye and centre of a view along a direction in which the points just fit; FOV_DEGREES spans the height."""
-    right = np.cross((0.0, 1.0, 0.0), direction)
-    right = right / np.linalg.norm(right) if np.linalg.norm(right) > 1e-6 else np.array([1.0, 0.0, 0.0])
-    axes = np.stack([right, np.cross(direction, right), direction])
+    axes = np.stack([*view_axes(direction), direction])
     local = points.astype(np.float64) @ axes.T
     tangent = math.tan(math.radians(FOV_DEGREES) / 2) * fill
     # per side: |offset - centre| <= tangent·(distance - depth); the tightest of all points, each pair of sides
@@ -249,9 +248,8 @@ def _drawing(
     size, view, fov, back = (ps.get_window_size(), ps.get_camera_view_matrix(), ps.get_vertical_fov_degrees(),
                              ps.get_background_color())
     middle = ps.get_view_center()
-    towards = eye - centre
-    aside = np.cross((0.0, 1.0, 0.0), towards)
-    aside = ASIDE * (aside / np.linalg.norm(aside) if np.linalg.norm(aside) > 1e-9 else np.array([1.0, 0.0, 0.0]))
+    right, up = view_axes((eye - centre) / np.linalg.norm(eye - centre))
+    aside = ASIDE * right
     structures = draw()
     try:
         for structure in structures:
@@ -259,7 +257,7 @@ def _drawing(
         ps.set_window_size(width, height)
         ps.set_background_color((1.0, 1.0, 1.0))
         ps.set_vertical_fov_degrees(FOV_DEGREES)
-        ps.look_at(eye + aside, centre + aside)
+        ps.look_at_dir(eye + aside, centre + aside, up)
         yield np.ascontiguousarray(ps.screenshot_to_buffer(transparent_bg=False)[..., :3])
     finally:
         for structure in structures:

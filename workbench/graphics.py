@@ -6,11 +6,11 @@ import os
 import sys
 
 from workbench import theme
-from workbench.system_check import WINDOW_NEEDS, install_command, missing, package_manager
+from workbench.system_check import WINDOW_NEEDS, has_display, install_command, missing, package_manager
 
 
 class NoGraphics(RuntimeError):
-    """The window can't be opened on this machine; the message is one line and says what would help."""
+    """No window or figure can be drawn on this machine; the message is one line and says what would help."""
 
 
 def check_graphics(display: bool = True) -> None:
@@ -19,13 +19,17 @@ def check_graphics(display: bool = True) -> None:
     if lacking:
         names = ", ".join(need.name for need in lacking)
         raise NoGraphics(f"missing on this system: {names}; run: {install_command(lacking, package_manager())}")
-    if display and sys.platform.startswith("linux"):
-        if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-            raise NoGraphics("no display: neither DISPLAY nor WAYLAND_DISPLAY is set; --headless works without one")
+    if display and sys.platform.startswith("linux") and not has_display():
+        named = [f"{name}={os.environ[name]}" for name in ("DISPLAY", "WAYLAND_DISPLAY") if os.environ.get(name)]
+        said = f"{' and '.join(named)} can't be opened" if named else "neither DISPLAY nor WAYLAND_DISPLAY is set"
+        raise NoGraphics(f"no display: {said}; --headless works without one")
 
 
 def start_polyscope(title: str, headless: bool = False) -> None:
-    """Sets Polyscope up for this project, once a process: quiet, no panels of its own, y up, dark, no floor."""
+    """Sets Polyscope up for this project, once a process: quiet, no panels of its own, y up, dark, no floor.
+
+    Raises NoGraphics where OpenGL doesn't start, which no check of libraries can foresee.
+    """
     # here, not above: the libraries must be checked before Polyscope is loaded
     import polyscope as ps
     import polyscope.imgui as psim
@@ -40,7 +44,11 @@ def start_polyscope(title: str, headless: bool = False) -> None:
     ps.set_ui_scale(1.0)
     ps.set_allow_headless_backends(headless)
     ps.set_configure_imgui_style_callback(lambda: theme.apply(psim, implot))
-    ps.init("openGL3_egl" if headless else "openGL3_glfw")
+    try:
+        ps.init("openGL3_egl" if headless else "openGL3_glfw")
+    except RuntimeError as error:
+        reason = " ".join(str(error).split()) or "no reason given"
+        raise NoGraphics(f"OpenGL did not start: {reason}; see `workbench doctor`") from None
     ps.set_frame_tick_limit_fps_mode("ignore_limits")
     ps.set_build_default_gui_panels(False)
     ps.set_open_imgui_window_for_user_callback(False)

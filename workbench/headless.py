@@ -20,7 +20,7 @@ from sparseflex.checkpoint import save_checkpoint
 from sparseflex.data import save_mesh, transform_mesh
 from sparseflex.mesh import Mesh
 from sparseflex.training.run import Run
-from workbench.inputs import Opened
+from workbench.inputs import Opened, read_metrics, target_size
 
 MESH, FIGURE, METRICS, CHECKPOINT = "mesh.ply", "figure.png", "metrics.json", "checkpoint.safetensors"
 
@@ -92,49 +92,83 @@ def progress_text(scalars: Any) -> str:
     return ", ".join(words)
 
 
+def save_state(path: Path, run: Run) -> bool:
+    """Saves a checkpoint; where that fails it says so in one line and gives False, so that other work goes on."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(path, run)
+    except Exception as error:  # noqa: BLE001 - a run's own state_dict may raise anything, and must hide no other error
+        say(f"not saved: {error}")
+        return False
+    return True
+
+
 def run_headless(opened: Opened, n_iterations: int, out: Path, input_frame: bool = False) -> int:
-    """Trains to n_iterations, then writes checkpoint, mesh, figure and metrics to out; returns the exit code.
+    """Trains to n_iterations, then writes checkpoint, mesh, metrics and figure to out; returns the exit code.
 
     Whatever ends it early, the state is saved: Ctrl-C and SIGTERM leave a checkpoint and a mesh and give 130 and 143;
-    an error of the run leaves a checkpoint and goes on upwards.
+    an error of the run leaves a checkpoint and goes on upwards. What can't be written is told and gives 1; all else is
+    written nevertheless, the figure last, as it alone needs graphics.
     """
     run, secs = opened.run, 0.0
     with stop_on_signals() as request:
-        finished = False
         try:
             secs = train(run, n_iterations, request, f"fit {opened.name}")
-            finished = True
-        finally:
-            save_checkpoint(out / CHECKPOINT, run)
-            if not finished:
-                say(f"stopped by an error in iteration {run.iteration}; the state is in {out / CHECKPOINT}")
+        except BaseException:
+            kept = f"; the state is in {out / CHECKPOINT}" if save_state(out / CHECKPOINT, run) else ""
+            say(f"stopped by an error in iteration {run.iteration}{kept}")
+            raise
+        saved = save_state(out / CHECKPOINT, run)
     # from here on Ctrl-C ends the process at once: the state is safe
-    mesh = write_mesh(opened, out, input_frame)
-    if request.signal_number is not None:
-        write_metrics(opened, out, {"finished": False, "elapsed_secs": secs, "frame": frame_name(input_frame)})
-        files = f"{out / CHECKPOINT} and {out / MESH}" if mesh else str(out / CHECKPOINT)
-        say(f"stopped at iteration {run.iteration} of {n_iterations}; saved {files}")
-        return 128 + request.signal_number
-    write_figure(opened, out)
-    quality = quality_of(run, mesh)
-    write_metrics(opened, out, {"finished": True, "elapsed_secs": secs, "frame": frame_name(input_frame),
-                                "quality": quality})
+    try:
+        mesh = write_mesh(opened, out, input_frame)
+        about = {"elapsed_secs": secs, "frame": frame_name(input_frame)}
+        if request.signal_number is not None:
+            write_metrics(opened, out, {"finished": False, **about})
+            files = [str(out / CHECKPOINT)] * saved + [str(out / MESH)] * (mesh is not None)
+            told = f"; saved {' and '.join(files)}" if files else ""
+            say(f"stopped at iteration {run.iteration} of {n_iterations}{told}")
+            return 128 + request.signal_number
+        quality = quality_of(run, mesh)
+        write_metrics(opened, out, {"finished": True, **about, "quality": quality})
+    except OSError as error:
+        say(f"not written: {error}")
+        return 1
     print_table(quality)
-    for name in (MESH, FIGURE, METRICS, CHECKPOINT):
-        if (out / name).exists():
-            print(out / name)
-    return 0
+    drawn = draw_figure(opened, out)
+    written = {MESH: mesh is not None, FIGURE: drawn, METRICS: True, CHECKPOINT: saved}
+    for name in (name for name, there in written.items() if there):
+        print(out / name)
+    return 0 if saved and drawn else 1
 
 
 def view_headless(opened: Opened, out: Path) -> int:
-    """Writes figure and metrics of the run as it stands; never trains."""
-    write_figure(opened, out)
+    """Writes metrics and figure of the run as it stands; never trains. Returns the exit code."""
     quality = quality_of(opened.run, whole_mesh(opened.run))
-    write_metrics(opened, out, {"finished": None, "frame": frame_name(False), "quality": quality})
+    # a mesh.ply that lies there stays, and so does what is known of it
+    known = read_metrics(out).get("frame") if (out / MESH).exists() else None
+    try:
+        write_metrics(opened, out, {"finished": None, **({"frame": known} if known else {}), "quality": quality})
+    except OSError as error:
+        say(f"not written: {error}")
+        return 1
     print_table(quality)
-    print(out / FIGURE)
-    print(out / METRICS)
-    return 0
+    drawn = draw_figure(opened, out)
+    for name in (FIGURE, METRICS) if drawn else (METRICS,):
+        print(out / name)
+    return 0 if drawn else 1
+
+
+def draw_figure(opened: Opened, out: Path) -> bool:
+    """Writes the figure; where there are no graphics, or it can't be written, it says so and gives False."""
+    from workbench.graphics import NoGraphics
+
+    try:
+        write_figure(opened, out)
+    except (NoGraphics, OSError) as error:
+        say(f"no {FIGURE}: {error}")
+        return False
+    return True
 
 
 def frame_name(input_frame: bool) -> str:
@@ -167,9 +201,11 @@ def quality_of(run: Run, mesh: Mesh | None) -> dict[str, dict[str, float]]:
 def write_metrics(opened: Opened, out: Path, more: dict[str, Any]) -> None:
     run = opened.run
     config = getattr(run, "config", None)
+    target = run.read_field("target") if "target" in run.fields else None
     content = {
         "name": opened.name, "title": opened.title, "run": run.name, "iteration": run.iteration,
         "config": dataclasses.asdict(config) if dataclasses.is_dataclass(config) else None,
+        "target": None if target is None else target_size(target),
         "scalars": dict(run.scalars()),
         "input_from_normalized": opened.input_from_normalized.tolist(),
         "view": dataclasses.asdict(opened.view),

@@ -10,7 +10,7 @@ class InputWatch:
     """Looks at pointer, buttons and keys through a connection of its own to the X server.
 
     Polyscope reads its events only while it redraws, and a redraw in software is slow; so a window that redraws
-    rarely would answer late without this. Where there is no X11, `poll` always says no and `works` is False.
+    rarely would answer late without this. Where there is no X11, `poll` always says no.
     """
 
     def __init__(self) -> None:
@@ -30,10 +30,6 @@ class InputWatch:
         self._display = x11.XOpenDisplay(None)
         self._x11 = x11 if self._display else None
         self.poll()
-
-    @property
-    def works(self) -> bool:
-        return self._x11 is not None
 
     def screen_size(self) -> tuple[int, int] | None:
         """Width and height of the screen in pixels, or None where it isn't known."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from sparseflex.mesh import Mesh
     from sparseflex.scene import ViewConfig
     from sparseflex.training.run import Run
 
@@ -47,6 +48,8 @@ def input_errors() -> Iterator[None]:
         yield
     except (ValueError, FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise InputError(" ".join(str(error).split())) from error
+    except OverflowError as error:
+        raise InputError(f"a number is too large: {error}") from error
 
 
 def scene_folders() -> list[Path]:
@@ -86,29 +89,39 @@ def writable_folder(path: Path) -> Path:
 
 
 def open_what(
-    what: str, *, device: str = "cpu", up: str | None = None, overrides: Mapping[str, Any] | None = None
+    what: str,
+    *,
+    device: str | None = None,
+    up: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    input_frame: bool = False,
 ) -> Opened:
     """A scene by name or .toml, a mesh, a checkpoint (.safetensors), or `my_run.py:make_run`, as a run.
 
-    overrides: settings of the fit that replace the scene's, None where not given. Raises InputError.
+    device: None takes CUDA where there is one. overrides: settings of the fit that replace the scene's, None where not
+    given. input_frame: the mesh is wanted in the frame of the input. What does not apply is refused. Raises InputError.
     """
     overrides = {key: value for key, value in (overrides or {}).items() if value is not None}
     # how far to go may be said of any run; all else is settled in a checkpoint, or in code
     without_iterations = {key: value for key, value in overrides.items() if key != "iterations"}
     script, _, function = what.rpartition(":")
     if script.endswith(".py"):
-        _refuse(without_iterations, up, "a trainer of one's own")
+        flags = {"device": device, "input_frame": input_frame or None}
+        _refuse({**without_iterations, **flags}, up, "a trainer of one's own")
+        if overrides.get("iterations", 1) < 1:
+            raise InputError(f"--iterations must be a whole number in [1, inf), got {overrides['iterations']}")
         return _open_script(Path(script), function)
     if what.endswith(".py"):
         raise InputError(f"{what}: name the function that makes the run too, as in {what}:make_run")
+    device = device or choose_device("auto")
     if what.endswith(".safetensors"):
         _refuse(without_iterations, up, "a checkpoint")
-        return _open_checkpoint(Path(what), device, overrides.get("iterations"))
+        return _open_checkpoint(Path(what), device, overrides.get("iterations"), input_frame)
     return _open_scene(what, device, up, overrides)
 
 
 def _refuse(overrides: Mapping[str, Any], up: str | None, kind: str) -> None:
-    given = [*overrides, *([] if up is None else ["up"])]
+    given = [name for name, value in {**overrides, "up": up}.items() if value is not None]
     if given:
         raise InputError(f"--{given[0].replace('_', '-')} does not apply to {kind}")
 
@@ -130,22 +143,70 @@ def _open_scene(what: str, device: str, up: str | None, overrides: Mapping[str, 
     return Opened(run, scene.name, scene.title, scene.view, scene.input_from_normalized, tuple(warnings))
 
 
-def _open_checkpoint(path: Path, device: str, iterations: int | None) -> Opened:
+def _open_checkpoint(path: Path, device: str, iterations: int | None, input_frame: bool) -> Opened:
     import torch
 
     from sparseflex.checkpoint import load_run
     from sparseflex.scene import ViewConfig
-    from sparseflex.training.config import from_table
 
     with input_errors():
         run = load_run(path, device)
         if iterations is not None:
             run.config = dataclasses.replace(run.config, iterations=iterations)
-    beside = read_metrics(path.parent)
-    with input_errors():
-        back = torch.tensor(beside.get("input_from_normalized", torch.eye(4).tolist()), dtype=torch.float64)
-        view = from_table(ViewConfig, beside.get("view", {}), f"{path.parent / 'metrics.json'} [view]")
-    return Opened(run, beside.get("name", path.stem), beside.get("title", path.stem), view, back)
+    try:
+        beside = _about_checkpoint(path.parent, run)
+        warnings = ()
+    except ValueError as error:
+        beside, warnings = None, (f"{path.parent / 'metrics.json'} is not used: {' '.join(str(error).split())}",)
+    if beside is None:
+        if input_frame:
+            raise InputError(f"--input-frame: {path} has no metrics.json of its run beside it, so the frame of its "
+                             "input is unknown")
+        return Opened(run, path.stem, path.stem, ViewConfig(), torch.eye(4, dtype=torch.float64), warnings)
+    name, title, view, back = beside
+    return Opened(run, name, title, view, back)
+
+
+def _about_checkpoint(folder: Path, run: Run) -> tuple[str, str, ViewConfig, Tensor] | None:
+    """Name, title, view and input_from_normalized from the metrics.json beside a checkpoint, None without one.
+
+    Raises ValueError where it is malformed or another run's.
+    """
+    import torch
+
+    from sparseflex.scene import ViewConfig
+    from sparseflex.training.config import from_table
+
+    if not (folder / "metrics.json").exists():
+        return None
+    beside = read_metrics(folder)
+    if not beside:
+        raise ValueError("it can't be read")
+    target = run.read_field("target")
+    if beside.get("target", target_size(target)) != target_size(target):
+        raise ValueError("it is another run's, by its target")
+    # what a resumed or a tuned run can't have changed
+    for key in ("resolution", "seed", "init"):
+        config = beside.get("config")
+        if not isinstance(config, dict) or config.get(key) != getattr(run.config, key):
+            raise ValueError(f"it is another run's, by its {key}")
+    try:
+        back = torch.tensor(beside["input_from_normalized"], dtype=torch.float64)
+        view = from_table(ViewConfig, beside["view"], "[view]")
+        name, title = beside["name"], beside["title"]
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"it is malformed: {error}") from None
+    if back.shape != (4, 4) or not bool(back.isfinite().all()) or not float(torch.linalg.det(back)):
+        raise ValueError("input_from_normalized must be a 4 x 4 matrix that can be inverted")
+    # the name becomes a folder's
+    if not (isinstance(name, str) and isinstance(title, str)) or Path(name).name != name:
+        raise ValueError("name and title must be texts, the name one of a folder")
+    return name, title, view, back
+
+
+def target_size(target: Mesh) -> dict[str, int]:
+    """What metrics.json says of a run's target, so that another run's is noticed."""
+    return {"vertices": target.n_vertices, "faces": target.n_faces}
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
+from jaxtyping import Float
+
 from workbench import theme
 
 Rect = tuple[float, float, float, float]  # x, y, width, height in pixels
@@ -66,3 +69,11 @@ def _row_and_stack(sizes: Sequence[float]) -> tuple[list[tuple[float, float]], t
     tops = [sum(rest) / 2 - sum(rest[:index]) for index in range(len(rest))]
     stacked = [(width / 2 - max(rest) / 2, top - size / 2) for top, size in zip(tops, rest, strict=True)]
     return [(first / 2 - width / 2, 0.0), *stacked], (width, height)
+
+
+def view_axes(direction: Float[np.ndarray, "3"]) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
+    """Right and up of a view from where the unit direction points; straight up or down, right is +x."""
+    right = np.cross((0.0, 1.0, 0.0), direction)
+    length = np.linalg.norm(right)
+    right = right / length if length > 1e-6 else np.array([1.0, 0.0, 0.0])
+    return right, np.cross(direction, right)

@@ -15,7 +15,7 @@ from sparseflex.camera import Camera
 from sparseflex.voxels import SparseVoxels
 from workbench import theme
 from workbench.creases import with_creases
-from workbench.layout import Rect, arranged
+from workbench.layout import Rect, arranged, view_axes
 from workbench.snapshot import MeshArrays, Snapshot
 from workbench.split import CATEGORIES, Split
 from workbench.view_state import ViewState
@@ -93,13 +93,12 @@ class SceneView:
         span = height * max(tall / free_height, wide / free_width)
         distance = span / 2 / math.tan(math.radians(FOV_DEGREES) / 2)
         direction = np.asarray(view.home_direction) / np.linalg.norm(view.home_direction)
-        right = np.cross((0.0, 1.0, 0.0), direction)
-        right /= np.linalg.norm(right)
+        right, up = view_axes(direction)
         # the centre of the free part is not the window's
         off_x = (width / 2 - free[0] - free[2] / 2) / height * span
         off_y = (free[1] + free[3] / 2 - height / 2) / height * span
-        target = right * off_x + np.cross(direction, right) * off_y
-        ps.look_at(target + direction * distance, target)
+        target = right * off_x + up * off_y
+        ps.look_at_dir(target + direction * distance, target, up)
 
     def clear(self) -> None:
         for name in list(self._keys):

@@ -92,17 +92,37 @@ def package_manager() -> str | None:
     return next((name for name in INSTALL_WORDS if shutil.which(name)), None)
 
 
+CONTAINER_FILES = ("/.dockerenv", "/run/.containerenv", "/run/systemd/container")
+CONTROL_GROUP_FILE = "/proc/1/cgroup"
+CONTAINER_WORDS = ("docker", "kubepods", "containerd", "libpod", "lxc")
+
+
 def in_container() -> bool:
     """Whether this is a container or a CI machine, where a root user may install without asking."""
-    if os.path.exists("/.dockerenv") or os.path.exists("/run/.containerenv"):
+    if any(os.path.exists(path) for path in CONTAINER_FILES) or os.environ.get("container"):  # noqa: SIM112
         return True
-    return os.environ.get("CI", "").lower() in ("1", "true")
+    if os.environ.get("CI", "").lower() in ("1", "true"):
+        return True
+    try:
+        with open(CONTROL_GROUP_FILE, encoding="utf-8") as file:
+            groups = file.read()
+    except OSError:
+        return False
+    return any(word in groups for word in CONTAINER_WORDS)
 
 
 def has_display() -> bool:
-    """Whether an X display is named and answers; a name alone is often left over from another session."""
-    if not os.environ.get("DISPLAY"):
-        return False
+    """Whether a display is named and there: an X server that answers, or Wayland's socket.
+
+    A name alone is often left over from another session.
+    """
+    wayland = os.environ.get("WAYLAND_DISPLAY")
+    if wayland and os.path.exists(os.path.join(os.environ.get("XDG_RUNTIME_DIR", ""), wayland)):
+        return True
+    return bool(os.environ.get("DISPLAY")) and _x_answers()
+
+
+def _x_answers() -> bool:
     try:
         x11 = ctypes.CDLL("libX11.so.6")
     except OSError:

@@ -43,7 +43,7 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
 
 
 def stage_tip(snapshot: Snapshot, stage: str) -> str:
-    """What the stage cost when it ran last in this session."""
+    """What the stage cost when it ran last; a checkpoint brings its costs along."""
     if stage not in snapshot.stage_secs:
         return "has not run yet"
     peak = megabytes(snapshot.stage_peak_bytes[stage])
