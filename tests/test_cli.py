@@ -20,7 +20,7 @@ from sparseflex.data import load_mesh, save_mesh
 from sparseflex.mesh import Mesh
 from sparseflex.scene import ViewConfig
 from sparseflex.shapes import solids
-from workbench import bench, cli, headless, inputs
+from workbench import bench, cli, graphics, headless, inputs
 from workbench.graphics import NoGraphics, start_polyscope
 from workbench.headless import CHECKPOINT, FIGURE, MESH, METRICS
 from workbench.inputs import InputError, Opened, open_what
@@ -261,6 +261,17 @@ def test_without_opengl_all_but_the_figure_is_kept(scene, figures, monkeypatch, 
     assert capsys.readouterr().err == "no figure.png: OpenGL did not start: no driver\n"
 
 
+def test_a_real_process_without_opengl_ends_in_one_line(tmp_path):
+    """Polyscope, left half-initialized, must not crash the process on its way out."""
+    (tmp_path / "small.toml").write_text(SMALL)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "__EGL_VENDOR_LIBRARY_FILENAMES": "/dev/null"}
+    command = [sys.executable, "-m", "workbench.cli", "view", "small.toml", "--headless"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("no figure.png: OpenGL did not start: ")
+    assert (tmp_path / "recordings/view/small" / METRICS).exists()
+
+
 def test_polyscope_that_does_not_start_is_no_graphics(monkeypatch):
     import polyscope as ps
 
@@ -269,6 +280,7 @@ def test_polyscope_that_does_not_start_is_no_graphics(monkeypatch):
 
     monkeypatch.setattr(ps, "is_initialized", lambda: False)
     monkeypatch.setattr(ps, "init", init)
+    monkeypatch.setattr(graphics.atexit, "register", lambda *_: None)
     with pytest.raises(NoGraphics, match="^OpenGL did not start: ERROR: no GL; see `workbench doctor`$"):
         start_polyscope("x", headless=True)
 
@@ -410,8 +422,6 @@ def test_a_folder_that_cannot_be_written_is_told_before_any_work(scene, capsys, 
 
 
 def test_missing_graphics_are_told_before_any_work(scene, capsys, monkeypatch):
-    from workbench import graphics
-
     def lacking(display=True):
         raise graphics.NoGraphics("missing on this system: libEGL.so.1; run: apt-get install -y libegl1")
 

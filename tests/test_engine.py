@@ -79,7 +79,7 @@ def test_starts_paused_and_steps_by_stages_and_iterations(start: StartEngine) ->
     at_rest(engine, 2)
     engine.send(RunIterations(5))
     snapshot = at_rest(engine, 7)
-    assert snapshot.session_iterations == 7
+    assert engine.n_iterations == 7
     assert set(snapshot.stage_secs) == set(run.stages)
     assert snapshot.history.column("iteration").tolist() == [1, 2, 3, 4, 5, 6, 7]
     assert np.allclose(snapshot.history.column("loss"), np.exp(-np.arange(1, 8) / 20))
@@ -294,7 +294,7 @@ def test_history_goes_on_where_a_loaded_run_left_off(start: StartEngine) -> None
     run.iteration = 2
     engine = start(run)
     first = ask(engine)
-    assert first.history.column("loss").tolist() == [0.5, 0.25] and first.session_iterations == 0
+    assert first.history.column("loss").tolist() == [0.5, 0.25] and engine.n_iterations == 0
     engine.send(NextIteration())
     history = at_rest(engine, 3).history
     assert history.column("iteration").tolist() == [1, 2, 3]

@@ -20,6 +20,7 @@ from workbench.creases import with_creases
 from workbench.field_copies import FieldCopies
 from workbench.figures import FOV_DEGREES, framed, render_figure
 from workbench.graphics import default_size, start_polyscope
+from workbench.layout import view_axes
 from workbench.snapshot import MeshArrays, Snapshot
 from workbench.split import CATEGORIES, Split
 from workbench.view_state import ViewState
@@ -186,6 +187,23 @@ def test_planes_far_away_are_not_drawn() -> None:
     near, far, has_near, has_far = drawn_planes(camera.with_planes(0.01, 100.0))
     assert far == pytest.approx(2.62) and not has_near and not has_far
     assert drawn_planes(camera.with_planes(5.0, 6.0)) == (5.0, 6.0, True, True)
+
+
+@pytest.mark.parametrize("direction", [(0.0, 1.0, 0.0), (0.0, -2.0, 0.0), (0.0, 1e-9, 1e-20)])
+def test_a_view_straight_up_or_down_is_finite(scene: Any, fitted: Snapshot, direction: tuple[float, ...]) -> None:
+    view = ViewState()
+    view.home_direction = direction
+    show(scene, fitted, view)
+    matrix = np.asarray(ps.get_camera_view_matrix())
+    assert np.isfinite(matrix).all()
+    towards = np.asarray(direction) / np.linalg.norm(direction)
+    assert matrix[2, :3] == pytest.approx(towards, abs=1e-5) and matrix[0, :3] == pytest.approx((1, 0, 0), abs=1e-5)
+
+
+def test_view_axes_are_those_of_the_camera() -> None:
+    direction = np.array([0.75, 0.42, 1.0]) / np.linalg.norm([0.75, 0.42, 1.0])
+    matrix = Camera.look_at((2 * direction).tolist(), (0, 0, 0)).camera_from_world.numpy()
+    assert np.stack(view_axes(direction)) == pytest.approx(matrix[:2, :3], abs=1e-6)
 
 
 @pytest.mark.parametrize("aspect", [0.5, 1.0, 2.0])

@@ -301,7 +301,6 @@ class Engine:
             stage_secs=frozen({stage: cost.secs for stage, cost in costs.items()}),
             stage_peak_bytes=frozen({stage: cost.peak_bytes for stage, cost in costs.items()}),
             iterations_per_sec=self._rate(),
-            session_iterations=self.n_iterations,
         )
 
     def _rate(self) -> float:

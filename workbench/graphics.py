@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 
@@ -47,6 +48,10 @@ def start_polyscope(title: str, headless: bool = False) -> None:
     try:
         ps.init("openGL3_egl" if headless else "openGL3_glfw")
     except RuntimeError as error:
+        # else the process would end in a crash: Polyscope lets go of the callback only after Python is gone
+        ps.clear_configure_imgui_style_callback()
+        # and on exit it complains that it was never initialized; handlers run last in, first out
+        atexit.register(setattr, sys, "unraisablehook", lambda _: None)
         reason = " ".join(str(error).split()) or "no reason given"
         raise NoGraphics(f"OpenGL did not start: {reason}; see `workbench doctor`") from None
     ps.set_frame_tick_limit_fps_mode("ignore_limits")

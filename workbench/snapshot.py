@@ -85,7 +85,6 @@ class Snapshot:
     publish_secs: float = 0.0
     answers: int = 0
     asked: frozenset[str] = frozenset()
-    session_iterations: int = 0
     stopped: bool = False
 
     @property
