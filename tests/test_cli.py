@@ -142,6 +142,16 @@ def test_eval_compares_in_the_targets_frame(scene, figures, capsys):
     assert said[0].split()[0] == "chamfer" and float(said[1].split()[1]) < 1e-6
 
 
+@pytest.mark.parametrize("config", [3, [1], {"resolution": "many"}, {"resolution": None}, {"resolution": 0}])
+def test_eval_beside_metrics_of_something_else(figures, capsys, config):
+    vertices, faces = solids.sphere(1.0, 2)
+    save_mesh("ball.ply", Mesh(torch.from_numpy(vertices), torch.from_numpy(faces)))
+    Path(METRICS).write_text(json.dumps({"config": config, "frame": 5}))
+    assert cli.main(["eval", "ball.ply", "ball.ply", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["resolution"], said["frame"]) == (64, "same")
+
+
 def test_scenes_lists_them_all(capsys):
     assert cli.main(["scenes"]) == 0
     said = capsys.readouterr().out
@@ -323,7 +333,7 @@ def no_run(): return object()
 """
 
 
-def test_a_trainer_of_ones_own(figures, capsys):
+def test_a_trainer_of_ones_own(figures, capsys, monkeypatch):
     Path("mine.py").write_text(OWN.format(tests=str(ROOT / "tests")))
     assert cli.main(["fit", "mine.py:make_run", "--headless", "--iterations", "3", "--out", "o"]) == 0
     assert json.loads(Path("o", METRICS).read_text())["iteration"] == 3 and load_mesh("o/mesh.ply").mesh.n_faces > 10
@@ -334,6 +344,9 @@ def test_a_trainer_of_ones_own(figures, capsys):
     for number in ("0", "-4"):
         said = refused(capsys, *command, "--iterations", number)
         assert said == f"--iterations must be a whole number in [1, inf), got {number}"
+    monkeypatch.setattr("workbench.system_check.has_display", lambda: True)
+    said = refused(capsys, "fit", "mine.py:make_run", "--iterations", "3", "--out", "o")
+    assert said == "--iterations applies to a trainer of one's own with --headless only"
     assert "name one with --iterations" in refused(capsys, "fit", "mine.py:make_run", "--headless", "--out", "o")
     assert "lacks name, stages, iteration" in refused(capsys, "view", "mine.py:no_run", "--headless")
     assert "has no function 'make'; it has" in refused(capsys, "view", "mine.py:make", "--headless")

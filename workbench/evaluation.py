@@ -28,7 +28,10 @@ def evaluate(predicted: str, target: str, frame: str, up: str | None, as_json: b
         # what a run wrote is turned already where it is normalised
         loaded = load_mesh(predicted, "y" if frame == "normalized" else up or "y")
     mesh = in_frame_of(loaded, scene.input_from_normalized, frame)
-    resolution = int((written.get("config") or {}).get("resolution", RESOLUTION))
+    config = written.get("config")
+    resolution = config.get("resolution") if isinstance(config, dict) else None
+    if not isinstance(resolution, int) or resolution < 1:  # another program's metrics.json, or none
+        resolution = RESOLUTION
     row = surface_quality(mesh, scene.target, resolution)
     if as_json:
         print(json.dumps(plain({"frame": frame, "resolution": resolution, **row}), indent=1))

@@ -6,8 +6,8 @@ import atexit
 import os
 import sys
 
-from workbench import theme
-from workbench.system_check import WINDOW_NEEDS, has_display, install_command, missing, package_manager
+from workbench import system_check, theme
+from workbench.system_check import WINDOW_NEEDS, install_command, missing, package_manager
 
 
 class NoGraphics(RuntimeError):
@@ -20,7 +20,7 @@ def check_graphics(display: bool = True) -> None:
     if lacking:
         names = ", ".join(need.name for need in lacking)
         raise NoGraphics(f"missing on this system: {names}; run: {install_command(lacking, package_manager())}")
-    if display and sys.platform.startswith("linux") and not has_display():
+    if display and sys.platform.startswith("linux") and not system_check.has_display():
         named = [f"{name}={os.environ[name]}" for name in ("DISPLAY", "WAYLAND_DISPLAY") if os.environ.get(name)]
         said = f"{' and '.join(named)} can't be opened" if named else "neither DISPLAY nor WAYLAND_DISPLAY is set"
         raise NoGraphics(f"no display: {said}; --headless works without one")
