@@ -108,6 +108,32 @@ def zoom_camera(camera: Camera, point: Sequence[float] | Tensor, factor: float) 
     )  # fmt: skip
 
 
+def require_clearance(eye: Sequence[float] | Tensor, target: Mesh, clearance: float) -> float:
+    """The distance of an eye to the surface; ValueError where that is less than the clearance: in a wall, say."""
+    from sparseflex.metrics import point_to_triangle_distance
+
+    position = torch.as_tensor(eye, dtype=torch.float64)
+    distance = float(point_to_triangle_distance(position[None], target)[0])
+    if not distance >= clearance:
+        place = ", ".join(f"{round(value, 6) + 0.0:g}" for value in position.tolist())
+        raise ValueError(
+            f"an interior camera must keep a clearance of {clearance:g} to the surface, got {distance:.3g} at ({place})"
+        )
+    return distance
+
+
+def check_fixed(cameras: Sequence[Camera], target: Mesh, clearance: float = DEFAULT_CLEARANCE) -> None:
+    """Raises ValueError for the first camera, counted from 1, whose eye is in the target's box and in or at a wall."""
+    extent = Extent.of(target.vertices)
+    for number, camera in enumerate(cameras, start=1):
+        eye = camera.eye_world
+        if bool(((eye > extent.low) & (eye < extent.high)).all()):
+            try:
+                require_clearance(eye, target, clearance)
+            except ValueError as error:
+                raise ValueError(f"camera {number}: {error}") from None
+
+
 def interior_camera(
     target: Mesh,
     eye: Sequence[float] | Tensor,
@@ -122,15 +148,7 @@ def interior_camera(
 
     Raises ValueError where the surface is nearer to eye than clearance: in a wall, or touching one.
     """
-    from sparseflex.metrics import point_to_triangle_distance
-
-    position = torch.as_tensor(eye, dtype=torch.float64)
-    distance = float(point_to_triangle_distance(position[None], target)[0])
-    if not distance >= clearance:
-        place = ", ".join(f"{value:g}" for value in position.tolist())
-        raise ValueError(
-            f"an interior camera must keep a clearance of {clearance:g} to the surface, got {distance:.3g} at ({place})"
-        )
+    distance = require_clearance(eye, target, clearance)
     camera = Camera.look_at(eye, look_at, fov_y_degrees=fov_y_degrees, width=width, height=height)
     return camera.with_planes(*_interior_planes(camera, Extent.of(target.vertices), distance))
 
@@ -258,13 +276,16 @@ class CameraSampler:
 
     Setting up with interior_share > 0 takes about a second (interior_places); drawing a camera under 2 ms.
     Where no point keeps the clearance (a flat sheet), `places` is None and zoom cameras take the interior ones' share.
-    Raises ValueError where the target has no vertices.
+    fixed: cameras of the user's own, drawn as they are by fixed_share. Raises ValueError where the target has no
+    vertices.
     """
 
-    def __init__(self, target: Mesh, config: FitConfig, clearance: float = DEFAULT_CLEARANCE) -> None:
+    def __init__(
+        self, target: Mesh, config: FitConfig, clearance: float = DEFAULT_CLEARANCE, fixed: Sequence[Camera] = ()
+    ) -> None:
         from sparseflex.metrics import sample_points
 
-        self.config = config
+        self.config, self._fixed = config, tuple(fixed)
         self.extent = Extent.of(target.vertices)
         self._vertices = target.vertices.detach().to("cpu", torch.float64)
         surface = sample_points(target, 4096, torch.Generator().manual_seed(1)).points
@@ -289,7 +310,10 @@ class CameraSampler:
     def _one(self, draws: Float[Tensor, "12"]) -> SampledCamera:
         config = self.config
         choice, cut_choice, first, second = draws[:4].tolist()
-        choice *= config.orbit_share + config.zoom_share + config.interior_share
+        drawn_share = config.orbit_share + config.zoom_share + config.interior_share
+        choice *= drawn_share + (config.fixed_share if self._fixed else 0.0)
+        if self._fixed and choice >= drawn_share:
+            return SampledCamera(self._fixed[int(float(draws[4]) * len(self._fixed))], "fixed", "none")
         if self.places is not None and choice >= config.orbit_share + config.zoom_share:
             kind, camera = "interior", self._interior(self.places, draws[4:])
         elif choice < config.orbit_share:

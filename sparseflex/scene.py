@@ -17,15 +17,17 @@ from sparseflex.camera import Camera
 from sparseflex.data import READABLE, load_mesh, normalize
 from sparseflex.memory import check_memory
 from sparseflex.mesh import Mesh
+from sparseflex.sampling import check_fixed
 from sparseflex.shapes import SHAPES, make_shape
 from sparseflex.training.config import FitConfig, from_table
+from sparseflex.transforms import read_transforms
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-_TOP = ("title", "description", "target", "fit", "view")
+_TOP = ("title", "description", "target", "fit", "view", "cameras")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +53,7 @@ class ViewConfig:
 class Scene:
     """A target mesh in the normalised frame with the settings of its fit and the view of it.
 
+    cameras: views of the user's own to train with, from the transforms.json that [cameras] names (normalised frame).
     input_from_normalized: (4, 4) float64, from the normalised frame to that of the target's file or shape.
     n_degenerate: triangles without area that were dropped from the target's file.
     """
@@ -63,6 +66,7 @@ class Scene:
     view: ViewConfig
     input_from_normalized: Float[Tensor, "4 4"]
     n_degenerate: int = 0
+    cameras: tuple[Camera, ...] = ()
 
 
 def load_scene(
@@ -103,7 +107,7 @@ def scene_names(search: Sequence[Path]) -> list[str]:
 
 
 def read_scene_text(path: Path) -> dict[str, Any]:
-    """The tables of a scene file, its top level checked: title, description, [target], [fit], [view]."""
+    """The tables of a scene file, its top level checked: title, description and the tables."""
     try:
         tables = tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -128,7 +132,27 @@ def _from_file(path: Path, up: str | None, overrides: Mapping[str, Any], device:
         raise ValueError(f"{path} [target]: {error}") from None
     fit = _fit(tables.get("fit", {}), overrides, f"{path} [fit]", mesh, device)
     description = " ".join(tables.get("description", "").split())
-    return Scene(path.stem, tables.get("title", path.stem), description, mesh, fit, view, back, n_degenerate)
+    cameras = _cameras(tables.get("cameras", {}), path, mesh)
+    return Scene(path.stem, tables.get("title", path.stem), description, mesh, fit, view, back, n_degenerate, cameras)
+
+
+def _cameras(table: dict[str, Any], path: Path, target: Mesh) -> tuple[Camera, ...]:
+    """The cameras that a [cameras] table names; each must keep clear of the target's surface."""
+    if not table:
+        return ()
+    where = f"{path} [cameras]"
+    for key in table:
+        if key != "transforms":
+            raise ValueError(f"{where}: unknown key {key!r}; allowed is transforms")
+    if not isinstance(table["transforms"], str):
+        raise ValueError(f"{where}: transforms must be the path of a file, got {table['transforms']!r}")
+    file = path.parent / table["transforms"]
+    cameras = read_transforms(file)
+    try:
+        check_fixed(cameras, target)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+    return tuple(cameras)
 
 
 def _target(table: dict[str, Any], folder: Path, up: str | None) -> tuple[Mesh, Float[Tensor, "4 4"], int]:

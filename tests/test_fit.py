@@ -160,7 +160,12 @@ def test_stages_come_in_order():
 
 @pytest.mark.parametrize("stop_after", [0, 3, 7])
 def test_resumes_bit_by_bit_from_between_any_two_stages(tmp_path, stop_after):
-    config = {"visibility_ratio": 0.4, "cameras": 2, "zoom_share": 0.3}
+    config = {"visibility_ratio": 0.4, "cameras": 2, "zoom_share": 0.3, "fixed_share": 1.0}
+    own = [sf.Camera.look_at((0, 0.2, 1.5), (0, 0, 0), width=40, height=30, near=1.2, far=2.0)]
+
+    def small_run(**changes) -> FitRun:
+        return FitRun(octahedron(), dataclasses.replace(SMALL, **changes), fixed_cameras=own)
+
     straight = small_run(**config)
     for _ in range(10):
         straight.run_iteration()
@@ -174,6 +179,7 @@ def test_resumes_bit_by_bit_from_between_any_two_stages(tmp_path, stop_after):
     for _ in range(5):
         second.run_iteration()
     assert second.iteration == straight.iteration == 10
+    assert "fixed" in {seen.kind for seen in second.cameras()}
     expected = everything(straight)
     for name, tensor in everything(second).items():
         assert torch.equal(tensor, expected[name]), name

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from sparseflex import memory
+from sparseflex import Camera, memory
 from sparseflex.scene import ViewConfig, load_scene, scene_names
 from sparseflex.shapes import SHAPES
 from sparseflex.training.config import FitConfig
+from sparseflex.transforms import write_transforms
 
 SCENES = Path(__file__).parent.parent / "scenes"
 TRIANGLE = "v 0 0 0\nv 2 0 0\nv 0 1 0\nf 1 2 3\n"
@@ -139,3 +141,32 @@ def test_the_estimate_counts_voxels_about_right():
 )
 def test_bytes_in_words(n_bytes, words):
     assert memory.in_words(n_bytes) == words
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, None),
+        ({"near": 2.0, "far": 1.0}, r"cameras.json: frames\[0\].*near < far, got near 2.0, far 1.0"),
+        ({"eye": (0.0, 0.0, 0.33)}, r"cameras.json: camera 1: an interior camera must .* at \(0, 0, 0.33\)"),
+    ],
+)
+def test_cameras_of_ones_own(tmp_path, change, words):
+    """Good ones, ones whose planes are the wrong way round, and ones inside a wall."""
+    eye = change.get("eye", (0.0, 0.1, 0.2))
+    write_transforms(tmp_path / "cameras.json", [Camera.look_at(eye, (0, 0.1, 1), near=0.01, far=2.0)])
+    content = json.loads((tmp_path / "cameras.json").read_text())
+    content["frames"][0] |= {key: value for key, value in change.items() if key != "eye"}
+    (tmp_path / "cameras.json").write_text(json.dumps(content))
+    scene = tmp_path / "own.toml"
+    scene.write_text('[target]\nshape = "nested_shells"\n[cameras]\ntransforms = "cameras.json"\n')
+    if words is None:
+        assert [camera.near for camera in load_scene(scene).cameras] == [0.01]
+    else:
+        with pytest.raises(ValueError, match=words):
+            load_scene(scene)
+    wrong = (('transforms = "none.json"', "none.json: can't be read"), ("views = 3", "allowed is transforms"))
+    for line, said in wrong:
+        scene.write_text(f'[target]\nshape = "cloth"\n[cameras]\n{line}\n')
+        with pytest.raises(ValueError, match=said):
+            load_scene(scene)

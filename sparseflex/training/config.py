@@ -64,6 +64,7 @@ class FitConfig:
     orbit_share: float = setting(0.45, 0, 1, help="share of orbit cameras, relative to the other kinds")
     zoom_share: float = setting(0.4, 0, 1)
     interior_share: float = setting(0.15, 0, 1)
+    fixed_share: float = setting(0.25, 0, 1, help="share of the scene's own cameras, where it has any")
     cut_share: float = setting(0.4, 0, 1, help="share of cameras whose near plane cuts the object (at alpha = 1)")
     window_share: float = setting(0.5, 0, 1, help="share of cameras that see a depth window only (at alpha = 1)")
     visibility_ratio: float = setting(

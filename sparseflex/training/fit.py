@@ -16,7 +16,7 @@ from sparseflex.frustum import active_voxels, adapt_frustum, add_halo
 from sparseflex.mesh import Mesh
 from sparseflex.render import Maps, render_maps
 from sparseflex.representation import SparseFlex
-from sparseflex.sampling import CameraSampler, SampledCamera
+from sparseflex.sampling import CameraSampler, SampledCamera, check_fixed
 from sparseflex.threads import SMALL_SECTION, one_thread
 from sparseflex.training.config import FitConfig, from_table
 from sparseflex.training.fit_parameters import FitParameters, FitSection, initial_sdf
@@ -49,7 +49,8 @@ _SETTINGS = ("visibility_ratio", "halo", "cut_share", "window_share", "lr_sdf", 
 class FitRun:
     """Fits a SparseFlex to a target mesh in the normalised frame; implements the run protocol.
 
-    target: within [-0.5, 0.5]³. config: FitConfig. Every random choice comes from one generator seeded with
+    target: within [-0.5, 0.5]³. config: FitConfig. fixed_cameras: cameras to train with besides the drawn ones, by
+    fixed_share. Every random choice comes from one generator seeded with
     config.seed, so that on the CPU two runs, or one that went through a checkpoint, are equal bit by bit.
     """
 
@@ -57,12 +58,14 @@ class FitRun:
     stages: Sequence[str] = STAGES
 
     def __init__(self, target: Mesh, config: FitConfig, device: torch.device | str = "cpu",
-                 parameters: FitParameters | None = None) -> None:
+                 parameters: FitParameters | None = None, fixed_cameras: Sequence[Camera] = ()) -> None:
+        self.fixed_cameras = tuple(fixed_cameras)
         self.config, self.iteration = config, 0
         self.target = target.detach().to(device, torch.float32)
         reach = float(self.target.vertices.abs().amax()) if target.n_vertices else 0.0
         if not reach <= 0.5 + _FRAME_SLACK:
             raise ValueError(f"target must lie in [-0.5, 0.5]^3, the normalised frame, got coordinates up to {reach:g}")
+        check_fixed(self.fixed_cameras, self.target)
         self.generator = torch.Generator().manual_seed(config.seed)
         if parameters is None:
             voxels = SparseVoxels.from_mesh(self.target, config.resolution, _SURFACE_MARGIN)
@@ -127,7 +130,7 @@ class FitRun:
         if self._pending is not None and self.iteration >= self._pending_from:
             self.config, self._pending = self._pending, None
         if self._sampler is None:
-            self._sampler = CameraSampler(self.target, self.config)
+            self._sampler = CameraSampler(self.target, self.config, fixed=self.fixed_cameras)
         self._sampler.config = self.config
         self._sampled = self._sampler.sample(self.generator)
         self._cameras = [sampled.camera for sampled in self._sampled]
@@ -285,6 +288,7 @@ class FitRun:
             },
             "stage_costs": {stage: [cost.secs, cost.peak_bytes] for stage, cost in self.stage_costs.items()},
             "shown": self._shown.state_dict(),
+            "fixed_cameras": [camera_state(RunCamera(camera, "fixed")) for camera in self.fixed_cameras],
             "cameras": [camera_state(camera) for camera in self.cameras()],
         }
 
@@ -312,6 +316,7 @@ class FitRun:
     def from_state_dict(cls, state: Mapping[str, Any], device: torch.device | str = "cpu") -> FitRun:
         parameters = FitParameters.from_state_dict(state["parameters"], device)
         target = Mesh(state["target"]["vertices"], state["target"]["faces"])
-        run = cls(target, from_table(FitConfig, state["config"], "config"), device, parameters)
+        fixed = [camera_from_state(camera).camera for camera in state["fixed_cameras"]]
+        run = cls(target, from_table(FitConfig, state["config"], "config"), device, parameters, fixed)
         run.load_state_dict(state)
         return run
