@@ -66,7 +66,9 @@ def say(text: str) -> None:
 def train(run: Run, n_iterations: int, request: StopRequest, label: str) -> float:
     """Drives the run to n_iterations or to the request to stop, whichever comes first; returns the seconds."""
     start = time.perf_counter()
-    with tqdm(total=n_iterations, initial=run.iteration, desc=label, unit="it", dynamic_ncols=True) as bar:
+    pause_secs = 0.1 if sys.stderr.isatty() else 10.0  # a log file needs no animation
+    with tqdm(total=n_iterations, initial=run.iteration, desc=label, unit="it", dynamic_ncols=True,
+              mininterval=pause_secs, maxinterval=max(pause_secs, 10.0)) as bar:
         while run.iteration < n_iterations and request.signal_number is None:
             for stage in run.stages:
                 run.run_stage(stage)

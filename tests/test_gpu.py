@@ -1,0 +1,68 @@
+"""The same on CUDA as on the CPU: extraction with its gradients, the frustum, a whole iteration of a fit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import sparseflex as sf
+from sparseflex.checkpoint import load_run, save_checkpoint
+from sparseflex.representation import activate_weights
+from sparseflex.training.config import FitConfig
+from sparseflex.training.fit import FitRun
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+def random_flex(device: str, n: int = 16) -> tuple[sf.SparseFlex, list[torch.Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    voxels = sf.SparseVoxels(torch.cartesian_prod(*[torch.arange(n)] * 3).to(device), n)
+    sdf = torch.rand(voxels.n_corners, generator=generator, dtype=torch.float64) - 0.5
+    deform = torch.randn(voxels.n_corners, 3, generator=generator, dtype=torch.float64)
+    raw = torch.randn(voxels.n_voxels, 21, generator=generator, dtype=torch.float64)
+    leaves = [tensor.to(device).requires_grad_() for tensor in (sdf, deform, raw)]
+    weights = activate_weights(leaves[2])
+    return sf.SparseFlex(voxels, leaves[0], leaves[1], *weights, leaves[0].new_zeros(())), leaves
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_extraction(training):
+    found = {}
+    for device in ("cpu", "cuda"):
+        flex, leaves = random_flex(device)
+        mesh = sf.extract_mesh(flex, flex.voxels.centers[:, 0] > -0.2, training)
+        (mesh.vertices.square().sum() + mesh.l_dev.sum()).backward()
+        found[device] = [mesh.vertices, mesh.faces, mesh.l_dev, *(leaf.grad for leaf in leaves)]
+    for ours, theirs in zip(found["cuda"], found["cpu"], strict=True):
+        assert ours.device.type == "cuda"
+        torch.testing.assert_close(ours.detach().cpu(), theirs.detach(), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", ["exact", "iterative"])
+def test_frustum(method):
+    camera = sf.Camera.look_at((0.6, 0.7, 1.1), (0, 0, 0), fov_y_degrees=30)
+    fits = {}
+    for device in ("cpu", "cuda"):
+        voxels = sf.SparseVoxels(torch.cartesian_prod(*[torch.arange(24)] * 3).to(device), 24)
+        fits[device] = sf.adapt_frustum(voxels, camera, 0.3, method, "centre")
+        assert torch.equal(fits[device].active, sf.active_voxels(voxels, fits[device].camera))
+    assert torch.equal(fits["cuda"].active.cpu(), fits["cpu"].active)
+
+
+def test_a_fit_learns_and_goes_through_a_checkpoint(tmp_path):
+    vertices = torch.tensor([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]]) * 0.5
+    faces = [(0, 2, 4), (2, 1, 4), (1, 3, 4), (3, 0, 4), (2, 0, 5), (1, 2, 5), (3, 1, 5), (0, 3, 5)]
+    run = FitRun(sf.Mesh(vertices, torch.tensor(faces)), FitConfig(resolution=16, image_size=64, iterations=60), "cuda")
+    losses = []
+    for _ in range(60):
+        run.run_iteration()
+        losses.append(run.scalars()["loss"])
+    assert sum(losses[-10:]) < 0.6 * sum(losses[:10])
+    save_checkpoint(tmp_path / "c.safetensors", run)
+    again = load_run(tmp_path / "c.safetensors", "cuda")
+    assert again.read_field("mesh").vertices.device.type == "cuda"
+    assert torch.equal(again.parameters.sdf, run.parameters.sdf)
+    again.run_iteration()
