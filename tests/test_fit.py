@@ -272,6 +272,8 @@ def test_checkpoints_that_are_none(tmp_path):
         ({"visibility_ratio": 0.0}, r"visibility_ratio must be in \(0, 1\], got 0"),
         ({"visibility_ratio": float("nan")}, r"visibility_ratio must be in \(0, 1\], got nan"),
         ({"resolution": 0}, r"resolution must be a whole number in \[4, 4096\], got 0"),
+        ({"seed": 10**400}, r"seed must be a whole number in \[0, 2147483647\], got 10000"),
+        ({"lr_sdf": float("inf")}, r"lr_sdf must be in \[0, 100\], got inf"),
         ({"halo": 2.0}, r"halo must be a whole number in \[0, 8\], got 2.0"),
         ({"init": "cube"}, "init must be one of random, sphere, points, got 'cube'"),
         ({"orbit_share": 0.0, "zoom_share": 0.0, "interior_share": 0.0}, "must not all be 0"),

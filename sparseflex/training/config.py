@@ -37,9 +37,9 @@ def validate(config: Any, where: str = "") -> None:
             continue
         wanted = type(field.default)
         if wanted in (int, float):
-            good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-            good = good and not (wanted is int and not isinstance(value, int))
-            good = good and rule["minimum"] <= value <= rule["maximum"]
+            good = isinstance(value, int if wanted is int else (int, float)) and not isinstance(value, bool)
+            # a huge int overflows isfinite, and NaN fails every comparison
+            good = good and rule["minimum"] <= value <= rule["maximum"] and abs(value) != math.inf
             good = good and (rule["above"] is None or value > rule["above"])
         elif rule["choices"]:
             good = value in rule["choices"]
