@@ -234,7 +234,7 @@ def test_thinned_keeps_extremes_and_order() -> None:
 def test_scalars_name_every_number_of_the_run(fitted: Snapshot, view: ViewState) -> None:
     ui = FakeUi()
     scalars.draw(ui, view, fitted)
-    assert ui.says("loss_depth") and ui.says(f"{fitted.scalars['loss']:.4g}")
+    assert ui.says("loss_depth") and ui.says(f"{fitted.scalars['loss']:.3g}")
     assert scalars.shown("faces", 12345.0) == "12,345" and scalars.shown("peak_bytes", 2e9) == "2,000 MB"
     assert scalars.shown("stage_secs", 0.0421) == "42 ms" and scalars.shown("loss", float("nan")) == "nan"
 

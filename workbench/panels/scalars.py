@@ -14,12 +14,12 @@ SHOWN_ELSEWHERE = ("iteration", "near", "far")
 
 
 def shown(name: str, value: float) -> str:
-    """Counts as whole numbers, times and memory with their unit, all else to four digits."""
+    """Counts as whole numbers, times and memory with their unit, all else to three digits."""
     if name == "peak_bytes":
         return megabytes(value)
     if name == "stage_secs":
         return milliseconds(value)
-    return count(value) if name in WHOLE else f"{value:.4g}"
+    return count(value) if name in WHOLE else f"{value:.3g}"
 
 
 def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
