@@ -31,6 +31,9 @@ def save_checkpoint(path: str | Path, run: Run) -> None:
     partial = path.with_name(path.name + ".partial")
     try:
         save_file(tensors, partial, metadata={"format": FORMAT, "run": str(run.name), "state": json.dumps(rest)})
+        mask = os.umask(0)
+        os.umask(mask)
+        partial.chmod(0o666 & ~mask)  # as any other file: safetensors lets its owner alone read it
         os.replace(partial, path)
     except OSError as error:
         raise OSError(f"{path} can't be written: {error.strerror or error}") from None

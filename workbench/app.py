@@ -366,6 +366,8 @@ class Window:
             self.go_home()
         if self._pressed("Slash") and shift:
             view.show_keys = not view.show_keys
+        if self._pressed("Escape"):
+            view.show_keys = False
         for number, name in enumerate(LAYERS, start=1):
             if self._pressed(str(number)):
                 view.toggle_layer(name)

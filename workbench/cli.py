@@ -43,11 +43,11 @@ class View:
     """Up axis of the mesh file."""
 
     def run(self) -> int:
-        require_graphics(display=not self.headless)
         device = None if self.device == "auto" else choose_device(self.device)
         out = None if self.out is None else writable_folder(self.out)
         overrides = {"seed": self.seed, "resolution": self.resolution}
         opened = open_what(self.what, device=device, up=self.up, overrides=overrides)
+        require_graphics(display=not self.headless)  # what can't be opened is told first
         out = out or writable_folder(VIEW_OUT / opened.name)
         warn(opened)
         if self.headless:
@@ -75,7 +75,7 @@ class Fit:
     resolution: int | None = None
     """Voxels along the longest side."""
     iterations: int | None = None
-    """Iterations of the schedule."""
+    """Iterations in all, those of a checkpoint included; the scene's own number, or 1000, where not given."""
     visibility_ratio: float | None = None
     """Share of the voxels to activate each iteration, in (0, 1]."""
     up: Up | None = None

@@ -114,6 +114,8 @@ def open_what(
     if what.endswith(".py"):
         raise InputError(f"{what}: name the function that makes the run too, as in {what}:make_run")
     device = device or choose_device("auto")
+    if (Path(what) / "checkpoint.safetensors").is_file():  # the folder that a run has left
+        what = str(Path(what) / "checkpoint.safetensors")
     if what.endswith(".safetensors"):
         _refuse(without_iterations, up, "a checkpoint")
         return _open_checkpoint(Path(what), device, overrides.get("iterations"), input_frame)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import time
 from pathlib import Path
 
@@ -31,10 +32,17 @@ _SCENE_ITERATIONS = 450  # as many as go into 90 seconds: the house has three ti
 _OUTSIDE_ONLY = {"cut_share": 0.0, "window_share": 0.0, "interior_share": 0.0, "zoom_share": 0.5, "orbit_share": 0.5}
 
 
-def clay(mesh: sf.Mesh, eye: tuple[float, float, float], near: float = 0.2) -> Image.Image:
-    """The mesh in clay, backs of faces in sky blue, on white."""
+def framed(target: sf.Mesh, eye: tuple[float, float, float], near: float = 0.2) -> sf.Camera:
+    """A camera at eye whose image the target just fills."""
     side = _SIZE * _SUPERSAMPLING
-    camera = sf.Camera.look_at(eye, (0, 0, 0), fov_y_degrees=30, width=side, height=side, near=near, far=6)
+    camera = sf.Camera.look_at(eye, (0, 0, 0), width=side, height=side, near=near, far=6)
+    x, y, z = camera.to_camera_space(target.vertices.double()).unbind(1)
+    reach = 1.06 * float((torch.maximum(x.abs(), y.abs()) / -z).amax())
+    return dataclasses.replace(camera, fov_y_degrees=2 * math.degrees(math.atan(reach)))
+
+
+def clay(mesh: sf.Mesh, camera: sf.Camera) -> Image.Image:
+    """The mesh in clay, backs of faces in sky blue, on white."""
     own, turned = render_maps(mesh, camera), render_maps(mesh, camera, two_sided=True)
     is_back = (own.normal * turned.normal).sum(2) < 0
     right = torch.linalg.cross(camera.forward_world, camera.up_world).float()
@@ -86,8 +94,8 @@ def mesh_section(path: Path, config: FitConfig, out: Path) -> list[str]:
     target = load_mesh(path).mesh
     done = fit(target, config)
     meshes = {"untrained": done.untrained, "exact SDF": exact_sdf_mesh(target, config.resolution), "fit": done.mesh}
-    eye = (1.1, 0.75, 1.5)
-    plate({"target": clay(target, eye)} | {name: clay(mesh, eye) for name, mesh in meshes.items()}).save(
+    camera = framed(target, (1.1, 0.75, 1.5))
+    plate({"target": clay(target, camera)} | {name: clay(mesh, camera) for name, mesh in meshes.items()}).save(
         out / f"result_{path.stem}.png")
     lines = []
     for name, mesh in meshes.items():
@@ -103,12 +111,12 @@ def scene_section(shape: str, config: FitConfig, out: Path) -> list[str]:
     """Interior F-score of a scene with the default schedule, and with cameras outside alone."""
     made = make_shape(shape)
     target, _ = normalize(made.vertices.numpy(), made.faces.numpy())
-    lines, eye = [], (1.1, 0.9, 1.5)
-    pictures = {"target, cut open": clay(target, eye, near=2.05)}
+    lines, camera = [], framed(target, (1.1, 0.9, 1.5), near=2.05)
+    pictures = {"target, cut open": clay(target, camera)}
     schedules = (("default", {}), ("outside views alone", _OUTSIDE_ONLY))
     for name, changes in schedules:
         done = fit(target, dataclasses.replace(config, iterations=_SCENE_ITERATIONS, **changes))
-        pictures[name] = clay(done.mesh, eye, near=2.05)
+        pictures[name] = clay(done.mesh, camera)
         for label, mesh in ((f"{name}, untrained", done.untrained), (name, done.mesh)):
             score = interior_f_score(mesh, target, 0.01, config.resolution)
             row = surface_quality(mesh, target, config.resolution)

@@ -70,7 +70,8 @@ def _draw_ratio(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     shown = view.edited.get("visibility_ratio", setting.value)
     changed, value = ui.im.SliderFloat("α asked##ratio", shown, max(setting.minimum, 0.01), setting.maximum, "%.2f")
     if ui.im.IsItemHovered():
-        ui.im.SetTooltip("Visibility ratio: the share of all voxels to activate, from the next iteration on")
+        ui.im.SetTooltip("Visibility ratio: the share of all voxels to activate, from the next iteration on.\n"
+                         "Below 1 it sets the planes; at 1 the schedule's cuts and windows do")
     if changed:
         view.edited["visibility_ratio"] = value
         return [ChangeSetting("visibility_ratio", float(value))]

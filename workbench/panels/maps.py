@@ -17,7 +17,7 @@ BACK = np.array(theme.RAISED, np.float32) * 0.55
 
 
 def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
-    ui.heading("Maps of the current camera")
+    ui.heading("Maps last rendered")
     known = [name for name in MAPS if f"rendered_{name}" in snapshot.fields and f"target_{name}" in snapshot.fields]
     if not known:
         has = any(f"rendered_{name}" in snapshot.field_kinds for name in MAPS)
