@@ -10,6 +10,7 @@ import torch
 from scipy.spatial import cKDTree
 
 import sparseflex as sf
+from sparseflex.dmc_tables import case_tables
 
 HERE = Path(__file__).parent / "golden" / "extraction"
 SHARED = Path(__file__).parents[2] / "shared" / "golden" / "extraction"
@@ -74,6 +75,16 @@ def test_reference_gradients(name):
     np.testing.assert_allclose(features.grad.numpy(), data["grad_feats"], atol=1e-5)
 
 
+def test_the_ambiguous_cases_are_36():
+    """C16 and C19 in all rotations: one ambiguous face and five negative corners or more."""
+    tables = case_tables()
+    cases = (tables.ambiguous_face >= 0).nonzero().squeeze(1).tolist()
+    assert len(cases) == 36 and {case.bit_count() for case in cases} == {5, 6}
+    # inverting one joins or parts its patches, and changes no crossing
+    assert all(int(tables.n_crossings[case]) == int(tables.n_crossings[case + 256]) for case in range(256))
+    assert all(int(tables.n_patches[case]) != int(tables.n_patches[case + 256]) for case in cases)
+
+
 def random_flex(ijk, resolution, generator, dtype=torch.float64, positive_rim=False):
     voxels = sf.SparseVoxels(ijk, resolution)
     sdf = torch.rand(voxels.n_corners, generator=generator, dtype=dtype) * 2 - 1
@@ -117,7 +128,7 @@ def test_full_blocks_give_closed_manifolds(seed, training):
 
 def slow_dual_vertices(flex):
     """Dual vertices (unsorted) of voxels none of whose faces are ambiguous, straight from the definition."""
-    from sparseflex.dmc_tables import EDGES, case_tables
+    from sparseflex.dmc_tables import EDGES
 
     positions, found = flex.corner_positions(), []
     for v, corners in enumerate(flex.voxels.voxel_corners.tolist()):

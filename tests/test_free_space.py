@@ -43,6 +43,21 @@ def test_nothing_is_known_beside_or_behind_the_surface():
     assert float(free_space_labels(torch.zeros(1, 3), view, nothing, 0.0)) == 0
 
 
+def test_the_point_s_own_pixel_must_be_hit():
+    """Beside an outline a neighbouring pixel shows a side, but the ray of the point itself meets nothing."""
+    mesh, view = ball(), camera(0.2)
+    maps = render_maps(mesh, view)
+    touched = torch.nn.functional.max_pool2d(maps.hit[None, None].float(), 3, 1, 1)[0, 0] > 0
+    row, column = (touched & ~maps.hit).nonzero().unbind(1)
+    assert len(row) > 50
+    depth = 0.5
+    x = (column + 0.5 - view.width / 2) / view.focal_pixels * depth
+    y = (view.height / 2 - row - 0.5) / view.focal_pixels * depth
+    points = torch.stack([x, y, torch.full_like(x, -depth)], dim=1).double() @ view.world_from_camera[:3, :3].T
+    labels = free_space_labels((points + view.eye_world).float(), view, maps, 0.0)
+    assert int((labels != 0).sum()) == 0
+
+
 def test_loss_is_a_hinge_over_labelled_points():
     sdf = torch.tensor([1.0, -1.0, 0.0, 2.0, 0.02], dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([1.0, 1.0, -1.0, 0.0, 1.0], dtype=torch.float64)
