@@ -1,13 +1,15 @@
 """One CPU thread for work too small to share: waking a second one for each short operation costs more than it saves.
 
 Measured on two cores, for an iteration at 64³ (15k voxels): 77 ms with one thread, 131 ms with two that sleep between
-operations; 67 ms with two that spin, but then nothing else may run beside.
+operations; 67 ms with two that spin, but then nothing else may run beside. Who sets OMP_WAIT_POLICY=ACTIVE has chosen
+to spin, and keeps all threads.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,12 +21,14 @@ SMALL_SCAN = 4_000_000
 SMALL_SECTION = 100_000
 """Active voxels below which an iteration of a fit runs on one thread."""
 
+_SPINNING = os.environ.get("OMP_WAIT_POLICY", "").upper() == "ACTIVE"  # OpenMP itself reads it once, at its start
+
 
 @contextlib.contextmanager
 def one_thread(when: bool) -> Iterator[None]:
     """Within it torch's CPU operations that start on this thread use one thread, where `when` holds."""
     before = torch.get_num_threads()
-    if not when or before == 1:
+    if not when or before == 1 or _SPINNING:
         yield
         return
     torch.set_num_threads(1)

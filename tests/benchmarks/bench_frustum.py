@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from fresh import run_job, serve
 
 from sparseflex.camera import Camera
 from sparseflex.frustum import active_voxels, adapt_frustum, add_halo
@@ -48,8 +49,8 @@ def milliseconds(call: Callable[[], Any], device: torch.device, repeats: int = 1
     return min(once() for _ in range(repeats))
 
 
-def rows(device: str = "cpu") -> list[dict]:
-    """Rows for `workbench bench`: name, value, unit, reach and ok (None where nothing is to be reached)."""
+def measure(device: str = "cpu") -> list[dict]:
+    """Name, value, unit, reach and ok (None where nothing is to be reached) of each number, in this process."""
     voxels = ball_shell().to(device)
     voxels.centers_by_axis  # noqa: B018 (cached: not part of what is timed)
     camera = Camera.look_at((1.1, 0.7, 1.2), (0, 0, 0), fov_y_degrees=24, near=1.5, far=1.9)
@@ -78,6 +79,12 @@ def rows(device: str = "cpu") -> list[dict]:
     ]
 
 
+def rows() -> list[dict]:
+    """Rows for `workbench bench`: on one thread, and on all of them where they spin between operations."""
+    spinning = run_job(__file__, "measure", wait_policy="ACTIVE")["rows"]
+    renamed = [{**line, "name": f"{line['name']}, spinning threads"} for line in spinning if line["reach"]]
+    return [*run_job(__file__, "measure", wait_policy="PASSIVE")["rows"], *renamed]
+
+
 if __name__ == "__main__":
-    for line in rows():
-        print(f"{line['name']:44} {line['value']:8.3f} {line['unit']:3} {line['reach']}")
+    serve({"measure": lambda: {"rows": measure()}})

@@ -14,9 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def run_job(module: str, job: str, *arguments: object) -> dict:
-    """What the job returns, computed in a fresh process."""
+def run_job(module: str, job: str, *arguments: object, wait_policy: str | None = None) -> dict:
+    """What the job returns, computed in a fresh process; wait_policy: OpenMP's, where it isn't the caller's."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    if wait_policy:
+        environment["OMP_WAIT_POLICY"] = wait_policy
     command = [sys.executable, module, job, json.dumps(arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
