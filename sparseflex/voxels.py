@@ -76,8 +76,8 @@ class SparseVoxels:
         return voxels
 
     @classmethod
-    def _from_keys(cls, keys: Tensor, resolution: int) -> SparseVoxels:
-        """From sorted, unique keys."""
+    def from_keys(cls, keys: Tensor, resolution: int) -> SparseVoxels:
+        """From sorted, unique keys in [0, resolution³), as `keys` gives them; not checked."""
         return cls._trusted(_ijk_of(keys, resolution), resolution, keys=keys, _sorted=(keys, None))
 
     @classmethod
@@ -91,7 +91,7 @@ class SparseVoxels:
             first = points_world[outside][0].tolist()
             raise ValueError(f"points must lie in [-0.5, 0.5]^3, got {int(outside.sum())} outside, the first {first}")
         ijk = ((points_world.double() + 0.5) * resolution).floor().clamp_(max=resolution - 1).int()
-        return cls._from_keys(torch.unique(lattice_keys(ijk, resolution)), resolution)
+        return cls.from_keys(torch.unique(lattice_keys(ijk, resolution)), resolution)
 
     @classmethod
     def from_mesh(cls, mesh: Mesh, resolution: int, margin: float = 0.0) -> SparseVoxels:
@@ -105,7 +105,7 @@ class SparseVoxels:
         if margin < 0:
             raise ValueError(f"margin must be at least 0 voxel widths, got {margin}")
         ijk = touched_voxels(mesh.vertices.detach(), mesh.faces, resolution, margin)
-        return cls._from_keys(torch.unique(lattice_keys(ijk, resolution)), resolution)
+        return cls.from_keys(torch.unique(lattice_keys(ijk, resolution)), resolution)
 
     # -- size and place ---------------------------------------------------------------------------------------
 
@@ -266,4 +266,4 @@ class SparseVoxels:
                 moved = (ijk[:, None] + steps).reshape(-1, 3)
                 moved = moved[((moved >= 0) & (moved < self.resolution)).all(dim=1)]
                 grown = torch.unique(lattice_keys(moved, self.resolution))
-        return SparseVoxels._from_keys(grown, self.resolution)
+        return SparseVoxels.from_keys(grown, self.resolution)

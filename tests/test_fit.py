@@ -12,7 +12,7 @@ import sparseflex as sf
 from sparseflex.checkpoint import load_checkpoint, load_run, save_checkpoint
 from sparseflex.training.config import FitConfig
 from sparseflex.training.fit import STAGES, FitRun
-from sparseflex.training.fit_parameters import FitParameters, initial_sdf
+from sparseflex.training.fit_parameters import FitParameters, initial_sdf, voxels_around
 from sparseflex.training.rowwise_adamw import RowwiseAdamW
 from sparseflex.training.run import Run
 
@@ -110,6 +110,25 @@ def test_initial_sdf(kind):
     if kind != "random":
         centre = voxels.corners_world.norm(dim=1).argmin()
         assert sdf[centre] < 0  # inside is negative
+
+
+def square(low: float, high: float) -> sf.Mesh:
+    corners = [(low, 0.004, -0.3), (high, 0.004, -0.3), (high, 0.004, 0.3), (low, 0.004, 0.3)]
+    return sf.Mesh(torch.tensor(corners), torch.tensor([[0, 2, 1], [0, 3, 2]]))
+
+
+def test_voxels_between_two_borders_are_not_grown():
+    left, right = square(-0.4, -0.02), square(0.0, 0.4)
+    both = sf.Mesh(torch.cat([left.vertices, right.vertices]), torch.cat([left.faces, right.faces + 4]))
+    grown, touched = (sf.SparseVoxels.from_mesh(both, 32, margin) for margin in (0.25, 0.0))
+    found = voxels_around(both, 32)
+    assert touched.n_voxels < found.n_voxels < grown.n_voxels
+    lost = grown.voxel_ijk[found.find(grown.voxel_ijk) < 0]
+    assert len(lost) and set(lost[:, 0].tolist()) <= {13, 14, 15, 16, 17}  # the gap is at 15
+    assert bool((found.find(touched.voxel_ijk) >= 0).all())
+    # one border alone, or none, is grown like everything else
+    for mesh in (left, octahedron()):
+        assert torch.equal(voxels_around(mesh, 32).voxel_ijk, sf.SparseVoxels.from_mesh(mesh, 32, 0.25).voxel_ijk)
 
 
 # -- the run --------------------------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ def test_keys_are_int64_above_1290():
     assert lattice_keys(high, 1290).dtype == torch.int32
     assert lattice_keys(high, 1291).dtype == torch.int64
     big = sf.SparseVoxels(torch.tensor([[99_999, 99_998, 99_997], [0, 0, 1]]), 100_000)
-    again = sf.SparseVoxels._from_keys(big._sorted_keys, 100_000)
+    again = sf.SparseVoxels.from_keys(big._sorted_keys, 100_000)
     assert rows_of(again.voxel_ijk) == [(0, 0, 1), (99_999, 99_998, 99_997)]
     assert big.corner_ijk.max() == 100_000
 

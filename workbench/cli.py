@@ -75,7 +75,7 @@ class Fit:
     resolution: int | None = None
     """Voxels along the longest side."""
     iterations: int | None = None
-    """Iterations in all, those of a checkpoint included; the scene's own number, or 1000, where not given."""
+    """Iterations in all, those of a checkpoint included; the scene's own number, or 1500, where not given."""
     visibility_ratio: float | None = None
     """Share of the voxels to activate each iteration, in (0, 1]."""
     up: Up | None = None

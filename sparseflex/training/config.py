@@ -56,7 +56,7 @@ class FitConfig:
     """Settings of a fit; the defaults are measured (workbench/docs/results.md)."""
 
     resolution: int = setting(64, 4, 4096, help="voxels along the longest side of the unit box")
-    iterations: int = setting(1000, 1, 10_000_000, help="iterations of the learning rate schedule")
+    iterations: int = setting(1500, 1, 10_000_000, help="iterations of the learning rate schedule")
     seed: int = setting(0, 0, 2**31 - 1)
     init: str = setting("random", choices=("random", "sphere", "points"), help="initial SDF")
     image_size: int = setting(256, 16, 8192, help="height and width of the rendered maps in pixels")

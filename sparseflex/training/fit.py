@@ -19,7 +19,7 @@ from sparseflex.representation import SparseFlex
 from sparseflex.sampling import CameraSampler, SampledCamera, check_fixed
 from sparseflex.threads import SMALL_SECTION, one_thread
 from sparseflex.training.config import FitConfig, from_table
-from sparseflex.training.fit_parameters import FitParameters, FitSection, initial_sdf
+from sparseflex.training.fit_parameters import FitParameters, FitSection, initial_sdf, voxels_around
 from sparseflex.training.fit_state import Shown, camera_from_state, camera_state
 from sparseflex.training.measure import StageCost, StageMeter
 from sparseflex.training.objective import Objective
@@ -27,10 +27,6 @@ from sparseflex.training.run import FieldKind, RunCamera, Setting
 from sparseflex.voxels import SparseVoxels
 
 STAGES = ("sample_cameras", "adapt_frustum", "activate", "extract", "render", "loss", "backward", "update")
-
-_SURFACE_MARGIN = 0.25
-"""Voxels within a quarter of a voxel of the target: undilated ones leave thousands of open edges, a whole voxel
-lets sheets grow past open borders."""
 
 _RECENT_CAMERAS = 64
 _FRAME_SLACK = 1e-4
@@ -68,7 +64,7 @@ class FitRun:
         check_fixed(self.fixed_cameras, self.target)
         self.generator = torch.Generator().manual_seed(config.seed)
         if parameters is None:
-            voxels = SparseVoxels.from_mesh(self.target, config.resolution, _SURFACE_MARGIN)
+            voxels = voxels_around(self.target, config.resolution)
             parameters = FitParameters(voxels, initial_sdf(config.init, voxels, self.target, self.generator))
         self.parameters = parameters
         self.stage_costs: dict[str, StageCost] = {}
