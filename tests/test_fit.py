@@ -126,6 +126,10 @@ def test_voxels_between_two_borders_are_not_grown():
     lost = grown.voxel_ijk[found.find(grown.voxel_ijk) < 0]
     assert len(lost) and set(lost[:, 0].tolist()) <= {13, 14, 15, 16, 17}  # the gap is at 15
     assert bool((found.find(touched.voxel_ijk) >= 0).all())
+    # loose triangles at one place have no border between them
+    loose = octahedron()
+    loose = sf.Mesh(loose.vertices[loose.faces].reshape(-1, 3), torch.arange(24).view(8, 3))
+    assert torch.equal(voxels_around(loose, 32).keys, voxels_around(octahedron(), 32).keys)
     # one border alone, or none, is grown like everything else
     for mesh in (left, octahedron()):
         assert torch.equal(voxels_around(mesh, 32).voxel_ijk, sf.SparseVoxels.from_mesh(mesh, 32, 0.25).voxel_ijk)

@@ -11,7 +11,7 @@ from torch import Tensor
 from sparseflex.mesh import Mesh
 from sparseflex.representation import N_WEIGHTS, SparseFlex, activate_weights
 from sparseflex.training.rowwise_adamw import RowwiseAdamW
-from sparseflex.voxels import SparseVoxels
+from sparseflex.voxels import SparseVoxels, lattice_keys
 
 _MARGIN_VOXELS = 0.25
 
@@ -50,25 +50,32 @@ def voxels_around(target: Mesh, resolution: int) -> SparseVoxels:
 
 def _between_borders(target: Mesh, resolution: int) -> SparseVoxels:
     """The voxels within one voxel of two or more of the target's border loops."""
-    edges = torch.cat([target.faces[:, [0, 1]], target.faces[:, [1, 2]], target.faces[:, [2, 0]]]).sort(dim=1).values
+    # vertices at one place are one: in a file of loose triangles every edge would be a border otherwise
+    places, vertex = torch.unique(target.vertices, dim=0, return_inverse=True)
+    faces = vertex[target.faces]
+    edges = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).sort(dim=1).values
     edges, n_faces = torch.unique(edges, dim=0, return_counts=True)
     edges = edges[n_faces == 1]
-    loop = torch.arange(target.n_vertices, device=edges.device)
-    while True:  # the lowest vertex of each loop spreads along it, in doubling steps
+    loop = torch.arange(len(places), device=edges.device)
+    while len(edges):  # the lowest vertex of each loop spreads along it, in doubling steps
         lowest = loop.scatter_reduce(0, edges.reshape(-1), loop[edges].amin(1).repeat_interleave(2), "amin")
         lowest = lowest[lowest]
         if torch.equal(lowest, loop):
             break
         loop = lowest
-    n_steps = 4 * resolution
-    along = torch.linspace(0, 1, n_steps, device=edges.device)[:, None, None]
-    start, end = target.vertices[edges].unbind(1)
-    keys = []
-    for name in loop[edges[:, 0]].unique():
-        part = loop[edges[:, 0]] == name
-        points = (start[part] * (1 - along) + end[part] * along).reshape(-1, 3).clamp(-0.5, 0.5)
-        keys.append(SparseVoxels.from_points(points, resolution).dilate(1).keys)
-    near, n_loops = torch.unique(torch.cat(keys), return_counts=True) if keys else (edges[:0, 0], edges[:0, 0])
+    start, end = places[edges].unbind(1)
+    n_points = ((end - start).norm(dim=1) * (128 * resolution)).ceil().long() + 2
+    edge = torch.repeat_interleave(n_points)
+    step = torch.arange(len(edge), device=edge.device) - (n_points.cumsum(0) - n_points)[edge]
+    points = start[edge] + (end - start)[edge] * (step / (n_points[edge] - 1))[:, None]
+    ijk = ((points + 0.5) * resolution).floor().clamp(0, resolution - 1).long()
+    of_loop = torch.unique(torch.cat([loop[edges[edge, 0]][:, None], ijk], dim=1), dim=0)
+    around = torch.cartesian_prod(*[torch.arange(-1, 2, device=edge.device)] * 3)
+    ijk = (of_loop[:, None, 1:] + around).reshape(-1, 3)
+    name = of_loop[:, :1].expand(-1, len(around)).reshape(-1, 1)
+    inside = ((ijk >= 0) & (ijk < resolution)).all(dim=1)
+    of_loop = torch.unique(torch.cat([name, ijk], dim=1)[inside], dim=0)
+    near, n_loops = torch.unique(lattice_keys(of_loop[:, 1:], resolution), return_counts=True)
     return SparseVoxels.from_keys(near[n_loops > 1], resolution)
 
 
