@@ -65,15 +65,16 @@ class Ui:
         finally:
             self.im.PopFont()
 
-    def text(self, text: str, colour: theme.Colour = theme.TEXT, size: float = 1.0) -> None:
-        """A line of text; size is relative to the font."""
+    def text(self, text: str, colour: theme.Colour | None = None, size: float = 1.0) -> None:
+        """A line of text, in the theme's text colour where none is given; size is relative to the font."""
+        colour = theme.TEXT if colour is None else colour
         if size == 1.0:
             self.im.TextColored((*colour, 1.0), text)
             return
         with self.sized(size):
             self.im.TextColored((*colour, 1.0), text)
 
-    def text_right(self, text: str, colour: theme.Colour = theme.TEXT) -> None:
+    def text_right(self, text: str, colour: theme.Colour | None = None) -> None:
         """Text that ends at the right border of the line begun before."""
         self.im.SameLine()
         spare = self.width - self.im.CalcTextSize(text)[0]
@@ -100,7 +101,7 @@ class Ui:
             for name, shade in (("Button", 0.92), ("ButtonHovered", 1.0), ("ButtonActive", 0.8)):
                 colour = tuple(channel * shade for channel in theme.ACCENT)
                 self.im.PushStyleColor(int(getattr(self.im, "ImGuiCol_" + name)), (*colour, 1.0))
-            self.im.PushStyleColor(int(self.im.ImGuiCol_Text), (*theme.BACKGROUND, 1.0))
+            self.im.PushStyleColor(int(self.im.ImGuiCol_Text), (*theme.ON_ACCENT, 1.0))
         pressed = self.im.Button(label, (width, 0.0))
         if accent:
             self.im.PopStyleColor(4)
@@ -163,7 +164,7 @@ class Ui:
                 here = index == chosen
                 fill = packed(theme.ACCENT if here else theme.RAISED)
                 draw.AddRectFilled((x, y), (x + size[0], y + size[1]), fill, 0.25 * em)
-                draw.AddText((x + 0.4 * em, y + 0.18 * em), packed(theme.BACKGROUND if here else theme.TEXT), label)
+                draw.AddText((x + 0.4 * em, y + 0.18 * em), packed(theme.ON_ACCENT if here else theme.TEXT), label)
                 self.im.Dummy(size)
             if tips[index] and self.im.IsItemHovered():
                 self.im.SetTooltip(tips[index])
