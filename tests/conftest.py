@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import random
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -40,7 +41,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # no test shall read or change what its user prefers
+    os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="workbench-tests-")
     torch.set_num_threads(int(os.environ.get("SPARSEFLEX_TEST_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(os.environ["XDG_CONFIG_HOME"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

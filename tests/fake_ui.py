@@ -38,8 +38,13 @@ class FakeModule:
                 return self._style
             if name == "GetWindowDrawList":
                 return self
-            if name == "Button":
+            if name in ("Button", "InvisibleButton", "Selectable"):
                 return self._uses.get(arguments[0], False)
+            if name == "InputTextWithHint":
+                used = self._uses.get(arguments[0])
+                return (used is not None, arguments[2] if used is None else used)
+            if name in ("IsKeyPressed", "IsKeyDown", "IsMouseReleased"):
+                return False
             if name in ("Checkbox", "InputInt", "SliderFloat", "Combo"):
                 used = self._uses.get(arguments[0])
                 return (used is not None, arguments[1] if used is None else used)

@@ -27,10 +27,11 @@ from workbench.commands import (
     Play,
     RequestFields,
     RunIterations,
+    RunTo,
 )
 from workbench.engine import Engine
 from workbench.pacing import SCENE_SHARE, UI_SHARE, Pacer
-from workbench.panels import frustum, layers, maps, plots, scalars, status, transport
+from workbench.panels import frustum, layers, maps, plots, scalars, status, transport, wanted_fields
 from workbench.snapshot import Failure, Snapshot
 from workbench.view_state import LAYERS, ViewState
 
@@ -90,7 +91,8 @@ def test_panels_know_nothing_of_polyscope() -> None:
 
 @pytest.mark.parametrize(
     ("label", "command"),
-    [("Play", Play()), ("Stage", NextStage()), ("Iteration", NextIteration()), ("Run", RunIterations(10))],
+    [("Play", Play()), ("Stage", NextStage()), ("Iteration", NextIteration()), ("Run", RunIterations(10)),
+     ("Run to", RunTo(100))],
 )
 def test_transport_buttons(label: str, command: Command, fitted: Snapshot, view: ViewState) -> None:
     assert transport.draw(FakeUi({label: True}), view, fitted) == [command]
@@ -112,8 +114,8 @@ def test_transport_number_of_iterations_stays_in_range(fitted: Snapshot, view: V
 
 
 def test_transport_says_what_a_stage_cost(fitted: Snapshot) -> None:
-    assert "last time" in transport.stage_tip(fitted, "render") and "MB" in transport.stage_tip(fitted, "render")
-    assert transport.stage_tip(Snapshot(), "render") == "has not run yet"
+    assert "Last time" in transport.stage_tip(fitted, "render") and "MB" in transport.stage_tip(fitted, "render")
+    assert transport.stage_tip(Snapshot(), "render") == "It has not run yet"
 
 
 def test_frustum_shows_counts_planes_and_asks_for_a_ratio(fitted: Snapshot, view: ViewState) -> None:
@@ -158,9 +160,9 @@ def test_layers_toggle_and_fields_follow(fitted: Snapshot, view: ViewState) -> N
     assert view.layers["sdf"] and "corner_sdf" in view.scene_fields(fitted)
     layers.draw(FakeUi({f"##layer{LAYERS.index('mesh') + 1}": True}), view, fitted)
     assert not view.layers["mesh"] and "mesh" not in view.scene_fields(fitted)
-    assert "rendered_depth" in view.panel_fields(fitted) and "rendered_depth" not in view.scene_fields(fitted)
+    assert "rendered_depth" in wanted_fields(view, fitted) and "rendered_depth" not in view.scene_fields(fitted)
     view.show_panels = False
-    assert not view.panel_fields(fitted)
+    assert not wanted_fields(view, fitted)
     assert ViewState().scene_fields(Snapshot()) == frozenset()
 
 
@@ -250,18 +252,20 @@ def test_status_line(fitted: Snapshot) -> None:
     assert text == "Failed in render, iteration 7: ValueError: bad" and colour == theme.BAD
 
 
-def test_long_status_is_shortened_to_the_room_it_has() -> None:
+def test_within_an_iteration_the_transport_names_what_the_last_stage_made() -> None:
+    engine = Engine(FakeRun())
+    engine.start()
+    try:
+        engine.send(NextStage())
+        shown = engine.snapshots.wait_for(lambda s: s.stage_done == "sample_cameras" and not s.playing, 20)
+    finally:
+        engine.stop()
+    assert transport.produced(shown).startswith("sample_cameras: ")
     ui = FakeUi()
-    short = status.shortened(ui, "x" * 1000, 280.0)
-    assert short.endswith("…") and 7 * len(short) <= 280 < 7 * (len(short) + 1)
-    assert status.shortened(ui, "short", 280.0) == "short"
-
-
-def test_all_keys_are_listed() -> None:
-    ui = FakeUi()
-    status.draw_keys(ui)
-    for key in ("Space", "Right", "Shift + Right", "Tab", "G", "E", "?"):
-        assert key in ui.texts
+    transport.draw(ui, ViewState(), shown)
+    assert ui.says("sample_cameras: ")
+    assert transport.produced(dataclasses.replace(shown, playing=True)) == ""
+    assert transport.produced(Snapshot()) == ""
 
 
 @pytest.mark.parametrize("size", [(1280, 720), (1600, 900), (1920, 1080), (2560, 1440), (3840, 2160)])

@@ -191,11 +191,11 @@ def test_keys_step_play_pause_and_choose(drive: Callable[..., Driven], tmp_path:
 
 def test_buttons_and_the_close_button(drive: Callable[..., Driven], tmp_path: Path, display: str) -> None:
     window = drive()
-    window.click(115, 60)  # Stage, the second of the three buttons
+    window.click(111, 577)  # Stage, the second of the three buttons
     window.wait(lambda s: s["stage_next"] == "render")
-    window.click(185, 60)  # Iteration
+    window.click(177, 577)  # Iteration
     window.wait(lambda s: s["iteration"] == 1)
-    window.click(45, 60)  # Play
+    window.click(48, 577)  # Play
     window.wait(lambda s: s["playing"] and s["iteration"] > 2)
     press_close_button(display, int(window.window))
     code, _, _ = window.ended()

@@ -11,7 +11,8 @@ from typing import Any
 from fake_run import FakeRun
 
 from sparseflex.training.run import Run
-from workbench.app import Window, open_window
+from workbench.app import open_window
+from workbench.window import Window
 
 TITLE = "workbench under test"
 

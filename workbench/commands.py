@@ -38,6 +38,13 @@ class RunIterations:
 
 
 @dataclasses.dataclass(frozen=True)
+class RunTo:
+    """Runs until this iteration has ended, and stops; one that has ended already is refused by a notice."""
+
+    iteration: int
+
+
+@dataclasses.dataclass(frozen=True)
 class ChangeSetting:
     """Changes one of the run's settings; a refusal comes back as the snapshot's notice."""
 

@@ -26,6 +26,7 @@ from workbench.commands import (
     Play,
     RequestFields,
     RunIterations,
+    RunTo,
     SaveCheckpoint,
     Stop,
 )
@@ -126,6 +127,7 @@ class Engine:
         self._doing = ""
         # a run that measures its own stages keeps stage_costs over a checkpoint; any other is measured here
         self._costs: dict[str, StageCost] = {}
+        self._made: dict[str, tuple[str, ...]] = {}
         self._meter = None if hasattr(run, "stage_costs") else StageMeter(getattr(run, "device", "cpu"))
         self._shown = Snapshot(run_name=run.name, stages=self._stages, stage_next=self._stages[0])
         self._shown = self._describe()
@@ -205,7 +207,7 @@ class Engine:
             self._steer(command)
 
     def _steer(self, command: Command) -> None:
-        now, ahead = self._run.iteration, self._run_until
+        now, ahead, steps = self._run.iteration, self._run_until, self._stage_steps
         self._stage_steps = 0
         if self._shown.failure is not None:
             self._run_until = -math.inf
@@ -214,12 +216,16 @@ class Engine:
         elif isinstance(command, Pause):
             self._run_until = -math.inf
         elif isinstance(command, NextStage):
-            self._run_until, self._stage_steps = -math.inf, 1
+            self._run_until, self._stage_steps = -math.inf, steps + 1
         elif isinstance(command, NextIteration):
             self._run_until = (ahead if now < ahead < math.inf else now) + 1
         elif isinstance(command, RunIterations):
             self._run_until = now + command.count
-        self._publish(playing=self._running(), notice="")
+        notice = ""
+        if isinstance(command, RunTo):
+            self._run_until = command.iteration
+            notice = "" if command.iteration > now else f"iteration {command.iteration} has ended already"
+        self._publish(playing=self._running(), notice=notice)
         if not self._running():
             self._come_to_a_stop()
 
@@ -242,12 +248,15 @@ class Engine:
 
     def _run_stage(self) -> None:
         stage = self._doing = self._stages[self._next]
+        before = self._run.scalars()
         if self._meter is None:
             self._run.run_stage(stage)
         else:
             self._meter.start()
             self._run.run_stage(stage)
             self._costs[stage] = self._meter.stop()
+        after = self._run.scalars()
+        self._made[stage] = tuple(name for name, value in after.items() if before.get(name) != value)
         self._stages_run += 1
         self._next = (self._next + 1) % len(self._stages)
         self._stage_steps = max(self._stage_steps - 1, 0)
@@ -297,6 +306,7 @@ class Engine:
             history=self._history.view(),
             cameras=tuple(run.cameras()),
             settings=frozen(run.settings),
+            made=frozen(self._made),
             field_kinds=frozen(fields_of(run)),
             stage_secs=frozen({stage: cost.secs for stage, cost in costs.items()}),
             stage_peak_bytes=frozen({stage: cost.peak_bytes for stage, cost in costs.items()}),

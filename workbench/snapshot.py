@@ -61,7 +61,8 @@ class Snapshot:
     voxel set is unchanged), "mesh" a MeshArrays, all others read-only numpy arrays. A field that no stage has made
     yet is absent. The same array object in two snapshots means: unchanged.
     stage_secs and stage_peak_bytes: what each stage cost when it ran last; publish_secs is what copying the fields
-    of this snapshot cost the engine; asked holds the names that fields answers, answers how often that happened so far.
+    of this snapshot cost the engine; made: the scalars that each stage set when it ran last; asked holds the names that
+    fields answers, answers how often that happened so far.
     """
 
     serial: int = 0
@@ -81,6 +82,7 @@ class Snapshot:
     notice: str = ""
     stage_secs: Mapping[str, float] = dataclasses.field(default_factory=_empty)
     stage_peak_bytes: Mapping[str, float] = dataclasses.field(default_factory=_empty)
+    made: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=_empty)
     iterations_per_sec: float = float("nan")
     publish_secs: float = 0.0
     answers: int = 0

@@ -81,6 +81,39 @@ class Ui:
         self.im.SetCursorPosX(self.im.GetCursorPosX() + max(spare, 0.0))
         self.text(text, colour)
 
+    def shortened(self, text: str, room: float) -> str:
+        """The text, cut with an ellipsis where it is wider than room (pixels)."""
+        if self.im.CalcTextSize(text)[0] <= room:
+            return text
+        low, high = 0, len(text)
+        while low < high:
+            middle = (low + high + 1) // 2
+            fits = self.im.CalcTextSize(text[:middle] + "…")[0] <= room
+            low, high = (middle, high) if fits else (low, middle - 1)
+        return text[:low] + "…"
+
+    def tabs(self, names: Sequence[str], chosen: str) -> str:
+        """Names in a row, the chosen one underlined; the one that is chosen now."""
+        em, draw, wide = self.em, self.im.GetWindowDrawList(), self.width / max(len(names), 1)
+        left, top = self.im.GetCursorScreenPos()
+        for index, name in enumerate(names):
+            if index:
+                self.im.SameLine(0.0, 0.0)
+            x, y = self.im.GetCursorScreenPos()
+            if self.im.InvisibleButton(f"##tab {name}", (wide, 1.7 * em)):
+                chosen = name
+            lit = name == chosen or self.im.IsItemHovered()
+            with self.sized(0.92):
+                text_width, text_height = self.im.CalcTextSize(name)
+                place = (x + (wide - text_width) / 2, y + (1.5 * em - text_height) / 2)
+                draw.AddText(place, packed(theme.TEXT if lit else theme.MUTED), name)
+            if name == chosen:
+                draw.AddRectFilled((x, y + 1.55 * em), (x + wide, y + 1.7 * em), packed(theme.ACCENT), 0.0)
+        y = top + 1.7 * em
+        draw.AddLine((left, y), (left + wide * len(names), y), packed(theme.BORDER), 1.0)
+        self.im.Dummy((0.0, 0.15 * em))
+        return chosen
+
     def heading(self, title: str, aside: str = "") -> None:
         self.im.Dummy((0.0, 0.12 * self.em))
         self.text(title.upper(), theme.MUTED, size=0.82)

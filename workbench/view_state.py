@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
+
+from sparseflex.camera import Camera
 from sparseflex.training.run import RunCamera
+from workbench.palette import Palette
 from workbench.snapshot import Snapshot
 from workbench.split import Split
 
@@ -37,6 +43,22 @@ class RedrawStats:
     share: float = 0.0
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Click:
+    """A click into the scene as a ray in world space: origin (3,), direction (3,)."""
+
+    origin: np.ndarray
+    direction: np.ndarray
+
+    @property
+    def entry(self) -> float:
+        """How far along the ray the unit box begins; infinite where it is missed."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            sides = np.stack([(-0.5 - self.origin) / self.direction, (0.5 - self.origin) / self.direction])
+        low, high = np.nanmax(sides.min(axis=0)), np.nanmin(sides.max(axis=0))
+        return float(max(low, 0.0)) if high >= max(low, 0.0) else math.inf
+
+
 @dataclasses.dataclass
 class ViewState:
     """Choices of the user, and what is derived from them.
@@ -44,8 +66,12 @@ class ViewState:
     section_only shows the mesh of the active section where the run has the whole surface too. home_direction points
     from the object to the eye of the home view. pinned is the camera looked at; None follows the run's current one.
     edited holds settings while they are dragged, split what the selected camera does with the voxels, plotted the
-    scalar of the second plot ("" for the default).
+    scalar of the second plot ("" for the default). tabs holds each column's tab in front, notice what the window itself
+    has to say. view_camera is the user's own view, click what was clicked in the scene since the last redraw.
     """
+
+    KEPT: ClassVar[tuple[str, ...]] = ("layers", "side_by_side", "section_only", "mesh_colour", "show_difference",
+                                       "n_iterations", "log_scale", "plotted", "tabs", "theme", "scale")
 
     title: str = ""
     layers: dict[str, bool] = dataclasses.field(
@@ -66,6 +92,18 @@ class ViewState:
     edited: dict[str, float] = dataclasses.field(default_factory=dict)
     split: Split = dataclasses.field(default_factory=Split)
     redraw: RedrawStats = dataclasses.field(default_factory=RedrawStats)
+    tabs: dict[str, str] = dataclasses.field(default_factory=lambda: {"left": "", "right": ""})
+    theme: str = "dark"
+    scale: float = 1.0
+    run_to: int = 100
+    palette: Palette = dataclasses.field(default_factory=Palette)
+    notice: str = ""
+    view_camera: Camera | None = None
+    click: Click | None = None
+
+    def tab(self, column: str, names: tuple[str, ...]) -> str:
+        """The tab in front of a column: the one chosen, or the first."""
+        return self.tabs[column] if self.tabs.get(column) in names else names[0]
 
     def toggle_layer(self, name: str) -> None:
         self.layers[name] = not self.layers[name]
@@ -103,8 +141,3 @@ class ViewState:
         if self.layers["sdf"]:
             wanted.add("corner_sdf")
         return frozenset(wanted & set(snapshot.field_kinds))
-
-    def panel_fields(self, snapshot: Snapshot) -> frozenset[str]:
-        """The fields that the panels need now, of those that the run has."""
-        names = {f"{origin}_{name}" for origin in ("rendered", "target") for name in MAPS}
-        return frozenset(names & set(snapshot.field_kinds)) if self.show_panels else frozenset()

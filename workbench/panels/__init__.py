@@ -1,1 +1,28 @@
-"""Panels: each `draw(ui, view, snapshot)` shows a part of a snapshot and returns the commands that it was used for."""
+"""Panels: which there are, and in which column each has its tab. A panel draws itself and names the fields it needs."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from workbench.panels import frustum, layers, maps, plots, scalars
+from workbench.snapshot import Snapshot
+from workbench.view_state import ViewState
+
+COLUMNS: dict[str, dict[str, ModuleType]] = {
+    "left": {"Frustum": frustum, "Layers": layers},
+    "right": {"Maps": maps, "Plots": plots, "Scalars": scalars},
+}
+"""By column, the tabs in their order: left what is shown, right what the run does."""
+
+
+def visible(view: ViewState) -> list[ModuleType]:
+    """The panels whose tabs are in front."""
+    return [tabs[view.tab(column, tuple(tabs))] for column, tabs in COLUMNS.items()] if view.show_panels else []
+
+
+def wanted_fields(view: ViewState, snapshot: Snapshot) -> frozenset[str]:
+    """The fields that the visible panels need, of those that the run has."""
+    names: set[str] = set()
+    for panel in visible(view):
+        names |= panel.fields(view, snapshot)
+    return frozenset(names & set(snapshot.field_kinds))

@@ -15,6 +15,11 @@ CATEGORY_LABELS = {"active": "active", "outside": "outside", "near_cut": "near-c
 SHARE_ORDER = ("near_cut", "active", "far_cut", "outside")
 
 
+def fields(view: ViewState, snapshot: Snapshot) -> set[str]:
+    return {"voxels"}
+
+
+
 def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     ui.heading("Frustum")
     _draw_choice(ui, view, snapshot)

@@ -15,6 +15,11 @@ SOURCES = {"mesh": "mesh", "target": "target", "sdf": "corner_sdf", "active": "v
            "near_cut": "voxels", "far_cut": "voxels"}
 
 
+def fields(view: ViewState, snapshot: Snapshot) -> set[str]:
+    return set()
+
+
+
 def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     ui.heading("Layers", "keys 1–9")
     left, half = ui.im.GetCursorPosX(), ui.width / 2

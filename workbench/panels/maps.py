@@ -16,6 +16,11 @@ from workbench.view_state import MAPS, ViewState
 BACK = np.array(theme.RAISED, np.float32) * 0.55
 
 
+def fields(view: ViewState, snapshot: Snapshot) -> set[str]:
+    return {f"{origin}_{name}" for origin in ("rendered", "target") for name in MAPS}
+
+
+
 def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     ui.heading("Maps last rendered")
     known = [name for name in MAPS if f"rendered_{name}" in snapshot.fields and f"target_{name}" in snapshot.fields]

@@ -14,6 +14,11 @@ from workbench.view_state import ViewState
 MAX_POINTS = 1024
 
 
+def fields(view: ViewState, snapshot: Snapshot) -> set[str]:
+    return set()
+
+
+
 def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     ui.heading("Loss")
     history = snapshot.history

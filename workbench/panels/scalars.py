@@ -22,6 +22,11 @@ def shown(name: str, value: float) -> str:
     return count(value) if name in WHOLE else f"{value:.3g}"
 
 
+def fields(view: ViewState, snapshot: Snapshot) -> set[str]:
+    return set()
+
+
+
 def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     names = [name for name in snapshot.scalars if name not in SHOWN_ELSEWHERE]
     if not names:

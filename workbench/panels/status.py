@@ -1,4 +1,4 @@
-"""Status: one line on how things stand; what went wrong, in full; and the list of keys."""
+"""Status: one line on how things stand; and what went wrong, in full."""
 
 from __future__ import annotations
 
@@ -8,29 +8,14 @@ from workbench.snapshot import Snapshot
 from workbench.ui import Ui
 from workbench.view_state import ViewState
 
-KEYS = (
-    ("Space", "play or pause"),
-    ("Right", "next iteration"),
-    ("Shift + Right", "next stage"),
-    ("[  ]", "previous, next camera"),
-    ("1 – 9", "layers on and off"),
-    ("G", "target on and off"),
-    ("E", "difference maps on and off"),
-    ("B", "side by side, or in one place"),
-    ("H", "home view"),
-    ("Ctrl + S", "save a checkpoint"),
-    ("Tab", "panels on and off"),
-    ("?", "this list on and off"),
-)
 
-
-def line(snapshot: Snapshot) -> tuple[str, theme.Colour]:
-    """The state in one line, and its colour."""
+def line(snapshot: Snapshot, notice: str = "") -> tuple[str, theme.Colour]:
+    """The state in one line, and its colour; notice: what the window itself has to say."""
     if snapshot.failure is not None:
         failure = snapshot.failure
         return f"Failed in {failure.stage}, iteration {failure.iteration}: {failure.message}", theme.BAD
-    if snapshot.notice:
-        return snapshot.notice, theme.TEXT
+    if notice or snapshot.notice:
+        return notice or snapshot.notice, theme.TEXT
     if snapshot.playing:
         return "Running", theme.GOOD
     if snapshot.iteration_under_way:
@@ -41,37 +26,13 @@ def line(snapshot: Snapshot) -> tuple[str, theme.Colour]:
 
 
 def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
-    text, colour = line(snapshot)
+    text, colour = line(snapshot, view.notice)
     ui.dot(colour if colour is not theme.TEXT else theme.MUTED)
-    hint = "?  keys"
+    hint = "?  keys     Ctrl + P  commands"
     room = ui.width - ui.im.CalcTextSize(hint)[0] - 2 * ui.em
-    ui.text(shortened(ui, text.replace("\n", " "), room), colour)
+    ui.text(ui.shortened(text.replace("\n", " "), room), colour)
     ui.text_right(hint, theme.MUTED)
     return []
-
-
-def shortened(ui: Ui, text: str, room: float) -> str:
-    """The text, cut with an ellipsis where it is wider than room (pixels)."""
-    if ui.im.CalcTextSize(text)[0] <= room:
-        return text
-    low, high = 0, len(text)
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if ui.im.CalcTextSize(text[:middle] + "…")[0] <= room else (low, middle - 1)
-    return text[:low] + "…"
-
-
-def draw_keys(ui: Ui) -> None:
-    ui.text("Keys", size=1.25)
-    ui.im.Dummy((0.0, 0.2 * ui.em))
-    left = ui.im.GetCursorPosX()
-    for key, meaning in KEYS:
-        ui.text(key, theme.ACCENT)
-        ui.im.SameLine()
-        ui.im.SetCursorPosX(left + 8 * ui.em)
-        ui.text(meaning)
-    ui.im.Dummy((0.0, 0.2 * ui.em))
-    ui.text("Mouse: left turns, right pans, wheel zooms", theme.MUTED)
 
 
 def draw_failure(ui: Ui, title: str, text: str) -> None:

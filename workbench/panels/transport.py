@@ -1,60 +1,98 @@
-"""Transport: play, pause and step; which stage comes next; what the session costs."""
+"""Transport: play, pause and step; which stage comes next, what the last one made, and what the session costs."""
 
 from __future__ import annotations
 
-from workbench.commands import Command, NextIteration, NextStage, Pause, Play, RunIterations
+from workbench import theme
+from workbench.commands import Command, NextIteration, NextStage, Pause, Play, RunIterations, RunTo
+from workbench.panels.scalars import shown
 from workbench.snapshot import Snapshot
-from workbench.theme import MUTED
 from workbench.ui import Ui, count, megabytes, milliseconds
 from workbench.view_state import ViewState
 
 MAX_RUN = 1_000_000
+GAP_EM = 0.5
 
 
 def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
-    commands: list[Command] = []
-    able = snapshot.failure is None and not snapshot.stopped
-    ui.text(view.title or snapshot.run_name, MUTED)
-    ui.text(f"Iteration {count(snapshot.iteration)}", size=1.5)
-    wide = (ui.width - 2 * 0.5 * ui.em) / 3
-    if snapshot.playing:
-        if ui.button("Pause", wide, able, accent=True, tip="Space"):
-            commands.append(Pause())
-    elif ui.button("Play", wide, able, accent=True, tip="Space"):
-        commands.append(Play())
-    ui.im.SameLine(0.0, 0.5 * ui.em)
-    if ui.button("Stage", wide, able, tip="One stage: Shift + right arrow"):
-        commands.append(NextStage())
-    ui.im.SameLine(0.0, 0.5 * ui.em)
-    if ui.button("Iteration", wide, able, tip="One iteration: right arrow"):
-        commands.append(NextIteration())
-    if ui.button("Run", wide, able, tip="Runs this many iterations, then pauses"):
-        commands.append(RunIterations(view.n_iterations))
-    ui.im.SameLine(0.0, 0.5 * ui.em)
-    ui.im.SetNextItemWidth(ui.width)
-    changed, number = ui.im.InputInt("##iterations", view.n_iterations, 10, 100)
-    if changed:
-        view.n_iterations = min(max(number, 1), MAX_RUN)
-    ui.im.Dummy((0.0, 0.1 * ui.em))
+    commands = _draw_buttons(ui, view, snapshot)
+    _draw_place(ui, view, snapshot)
+    _draw_costs(ui, view, snapshot)
     chosen = snapshot.stages.index(snapshot.stage_next) if snapshot.stage_next in snapshot.stages else -1
     ui.chips(snapshot.stages, chosen, [stage_tip(snapshot, stage) for stage in snapshot.stages])
-    _draw_costs(ui, view, snapshot)
+    made = produced(snapshot)
+    if made:
+        ui.im.SameLine(0.0, ui.em)
+        room = ui.width
+        ui.text(ui.shortened(made, room), theme.MUTED)
     return commands
+
+
+def _draw_buttons(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
+    commands: list[Command] = []
+    able = snapshot.failure is None and not snapshot.stopped
+    gap = GAP_EM * ui.em
+    if snapshot.playing:
+        if ui.button("Pause", 5.2 * ui.em, able, accent=True, tip="Stops after the stage that is running. Space"):
+            commands.append(Pause())
+    elif ui.button("Play", 5.2 * ui.em, able, accent=True, tip="Runs until told otherwise. Space"):
+        commands.append(Play())
+    ui.im.SameLine(0.0, gap)
+    if ui.button("Stage", 4.4 * ui.em, able, tip="Runs the stage marked below, and stops. Shift + right arrow"):
+        commands.append(NextStage())
+    ui.im.SameLine(0.0, gap)
+    if ui.button("Iteration", 5.6 * ui.em, able, tip="Runs to the end of the iteration, and stops. Right arrow"):
+        commands.append(NextIteration())
+    ui.im.SameLine(0.0, 2 * gap)
+    if ui.button("Run", 3.4 * ui.em, able, tip="Runs this many iterations, then pauses"):
+        commands.append(RunIterations(view.n_iterations))
+    view.n_iterations = _number(ui, "##iterations", view.n_iterations, 10)
+    ui.im.SameLine(0.0, 2 * gap)
+    ahead = view.run_to > snapshot.iteration
+    if ui.button("Run to", 4.8 * ui.em, able and ahead, tip="Runs until this iteration has ended, then pauses"):
+        commands.append(RunTo(view.run_to))
+    view.run_to = _number(ui, "##target", view.run_to, 100)
+    return commands
+
+
+def _number(ui: Ui, label: str, value: int, step: int) -> int:
+    ui.im.SameLine(0.0, 0.25 * ui.em)
+    ui.im.SetNextItemWidth(6.6 * ui.em)
+    changed, number = ui.im.InputInt(label, value, step, 10 * step)
+    return min(max(number, 1), MAX_RUN) if changed else value
+
+
+def _draw_place(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
+    ui.im.SameLine(0.0, 1.2 * ui.em)
+    ui.im.AlignTextToFramePadding()
+    ui.text(f"Iteration {count(snapshot.iteration)}")
+    ui.im.SameLine(0.0, 0.8 * ui.em)
+    ui.text(ui.shortened(view.title or snapshot.run_name, max(ui.width - 15 * ui.em, 0.0)), theme.MUTED)
 
 
 def stage_tip(snapshot: Snapshot, stage: str) -> str:
     """What the stage cost when it ran last; a checkpoint brings its costs along."""
+    first = "Runs next. " if stage == snapshot.stage_next else ""
     if stage not in snapshot.stage_secs:
-        return "has not run yet"
+        return f"{first}It has not run yet"
     peak = megabytes(snapshot.stage_peak_bytes[stage])
-    return f"last time {milliseconds(snapshot.stage_secs[stage])}, peak memory {peak}"
+    return f"{first}Last time {milliseconds(snapshot.stage_secs[stage])}, peak memory {peak}"
+
+
+def produced(snapshot: Snapshot) -> str:
+    """Within an iteration: what the stage that ran last has made, as the scalars that it set."""
+    stage = snapshot.stage_done
+    if stage is None or snapshot.playing or not snapshot.iteration_under_way:
+        return ""
+    numbers = [f"{name} {shown(name, snapshot.scalars[name])}" for name in snapshot.made.get(stage, ())
+               if name in snapshot.scalars and name not in ("stage_secs", "peak_bytes", "iteration")]
+    return f"{stage}: {', '.join(numbers)}" if numbers else f"{stage}: done"
 
 
 def _draw_costs(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
     """Numbers of the moment, so only while it lasts: at rest, a window shows the run's own numbers and no others."""
     if not snapshot.playing:
-        ui.text("paused", MUTED)
+        ui.text_right("paused", theme.MUTED)
         return
     rate = snapshot.iterations_per_sec
-    ui.text(f"{rate:.1f} it/s" if rate == rate else "running", MUTED)
-    ui.text_right(f"copies {milliseconds(snapshot.publish_secs)}, drawing {view.redraw.share:.0%}", MUTED)
+    cost = f"copies {milliseconds(snapshot.publish_secs)}, drawing {view.redraw.share:.0%}"
+    ui.text_right(f"{rate:.1f} it/s, {cost}" if rate == rate else f"running, {cost}", theme.MUTED)

@@ -1,0 +1,122 @@
+"""Actions: everything that a key or the palette can do, each once, with its name, its key and its meaning."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from workbench import theme
+from workbench.commands import Command, NextIteration, NextStage, Pause, Play, SaveCheckpoint
+from workbench.view_state import LAYER_LABELS, LAYERS
+
+if TYPE_CHECKING:
+    from workbench.window import Window
+
+Does = Callable[["Window"], "list[Command] | None"]
+
+_KEY_LABELS = {"RightArrow": "→", "LeftArrow": "←", "LeftBracket": "[", "RightBracket": "]", "Slash": "?",
+               "Equal": "+", "Minus": "–", "Escape": "Esc"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Action:
+    """name: as the palette lists it; key: ImGui's name of the key, with "Shift+" or "Ctrl+" before it, or "";
+    repeats: goes on while the key is held; listed: shown in the list of keys."""
+
+    name: str
+    key: str
+    does: Does
+    repeats: bool = False
+    listed: bool = True
+
+    @property
+    def key_label(self) -> str:
+        """Such as 'Shift + →'."""
+        *modifiers, key = self.key.split("+")
+        label = _KEY_LABELS.get(key, key)
+        return " + ".join([*(m for m in modifiers if label != "?"), label])
+
+
+def _flip(name: str) -> Does:
+    """Turns a choice of the view on or off."""
+
+    def does(window: Window) -> None:
+        setattr(window.view, name, not getattr(window.view, name))
+
+    return does
+
+
+def _play_or_pause(window: Window) -> list[Command]:
+    return [Pause() if window.snapshot.playing else Play()]
+
+
+def _close_overlays(window: Window) -> None:
+    window.view.show_keys = window.view.palette.shown = False
+
+
+def _theme(window: Window) -> None:
+    window.use_theme("light" if theme.current() is theme.DARK else "dark")
+
+
+def _layer(name: str) -> Does:
+    return lambda window: window.view.toggle_layer(name)
+
+
+ACTIONS: tuple[Action, ...] = (
+    Action("Play or pause", "Space", _play_or_pause),
+    Action("Next iteration", "RightArrow", lambda _: [NextIteration()], repeats=True),
+    Action("Next stage", "Shift+RightArrow", lambda _: [NextStage()], repeats=True),
+    Action("Previous camera", "LeftBracket", lambda w: w.view.step_camera(w.snapshot, -1)),
+    Action("Next camera", "RightBracket", lambda w: w.view.step_camera(w.snapshot, 1)),
+    *(Action(f"Layer {label} on or off", str(number), _layer(name), listed=False)
+      for number, (name, label) in enumerate(zip(LAYERS, LAYER_LABELS, strict=True), start=1)),
+    Action("Target on or off", "G", _layer("target")),
+    Action("Error: difference maps on or off", "E", _flip("show_difference")),
+    Action("Side by side, or in one place", "B", _flip("side_by_side")),
+    Action("Home view", "H", lambda w: w.go_home()),
+    Action("Look through the camera", "V", lambda w: w.look_through_selected()),
+    Action("Save a figure of the scene", "F", lambda w: w.save_figure()),
+    Action("Save a checkpoint", "Ctrl+S", lambda w: [SaveCheckpoint(w.view.checkpoint_path)]),
+    Action("Panels on or off", "Tab", _flip("show_panels")),
+    Action("Light or dark", "T", _theme),
+    Action("Larger text", "Ctrl+Equal", lambda w: w.change_scale(1.1)),
+    Action("Smaller text", "Ctrl+Minus", lambda w: w.change_scale(1 / 1.1)),
+    Action("Run any command by name", "Ctrl+P", lambda w: w.view.palette.open()),
+    Action("List of keys", "Shift+Slash", _flip("show_keys")),
+    Action("Close what is open", "Escape", _close_overlays),
+    Action("Camera: follow the run", "", lambda w: setattr(w.view, "pinned", None)),
+)
+
+MATCHED_KEYS = tuple(sorted({action.key.split("+")[-1] for action in ACTIONS if action.key}))
+
+
+def pressed(im: Any, typing: bool) -> list[Action]:
+    """The actions whose keys were pressed since the last redraw; while somebody types, Escape alone counts."""
+    shift, ctrl = _held(im, "Shift"), _held(im, "Ctrl")
+    found = []
+    for action in ACTIONS:
+        *modifiers, key = action.key.split("+")
+        if not key or (typing and key != "Escape"):
+            continue
+        # the numbers' and letters' own characters may need Shift on other keyboards: only where both exist it counts
+        wants_shift = "Shift" in modifiers
+        meant = ("Ctrl" in modifiers) == ctrl and (wants_shift == shift or not (wants_shift or _shifted_exists(action)))
+        if meant and im.IsKeyPressed(getattr(im, "ImGuiKey_" + key), action.repeats):
+            found.append(action)
+    return found
+
+
+def any_held(im: Any) -> bool:
+    """Whether a key of any action is down."""
+    return any(im.IsKeyDown(getattr(im, "ImGuiKey_" + key)) for key in MATCHED_KEYS)
+
+
+def _shifted_exists(action: Action) -> bool:
+    return any(other.key == f"Shift+{action.key}" for other in ACTIONS)
+
+
+def _held(im: Any, name: str) -> bool:
+    """Whether Shift or Ctrl counts for the keys pressed now: where redraws are slow it may be up again already."""
+    sides = [getattr(im, f"ImGuiKey_{side}{name}") for side in ("Left", "Right")]
+    return any(im.IsKeyDown(key) or im.IsKeyReleased(key) for key in sides)
