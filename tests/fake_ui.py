@@ -13,6 +13,7 @@ ANSWERS = {
     "GetContentRegionAvail": lambda: (280.0, 600.0),
     "GetCursorScreenPos": lambda: (10.0, 10.0),
     "GetCursorPosX": lambda: 10.0,
+    "GetCursorPosY": lambda: 10.0,
     "GetTextLineHeight": lambda: 15.0,
     "GetFrameHeight": lambda: 23.0,
     "CalcTextSize": lambda text, *_: (7.0 * len(text), 15.0),
@@ -43,8 +44,10 @@ class FakeModule:
             if name == "InputTextWithHint":
                 used = self._uses.get(arguments[0])
                 return (used is not None, arguments[2] if used is None else used)
-            if name in ("IsKeyPressed", "IsKeyDown", "IsMouseReleased"):
-                return False
+            if name in ("IsKeyPressed", "IsKeyDown", "IsMouseReleased", "IsPlotHovered"):
+                return self._uses.get(name, False)
+            if name == "GetPlotMousePos":
+                return self._uses.get(name, (0.0, 0.0))
             if name in ("Checkbox", "InputInt", "SliderFloat", "Combo"):
                 used = self._uses.get(arguments[0])
                 return (used is not None, arguments[1] if used is None else used)

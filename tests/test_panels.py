@@ -32,6 +32,7 @@ from workbench.commands import (
 from workbench.engine import Engine
 from workbench.pacing import SCENE_SHARE, UI_SHARE, Pacer
 from workbench.panels import frustum, layers, maps, plots, scalars, status, transport, wanted_fields
+from workbench.plot_view import SECONDS, choices, groups
 from workbench.snapshot import Failure, Snapshot
 from workbench.view_state import LAYERS, ViewState
 
@@ -216,10 +217,34 @@ def test_plots_draw_loss_and_terms(fitted: Snapshot, view: ViewState) -> None:
     assert {"loss", "loss_depth"} <= set(lines)
     assert np.allclose(lines["loss"][2], [1, 2, 3]) and np.allclose(lines["loss"][3], np.exp(-np.arange(1, 4) / 20))
     assert any(call[0] == "SetupAxisScale" for call in ui.calls)
-    view.log_scale = False
-    ui = FakeUi({"##scalar": 1})
+    view.plots.log_upper = False
+    ui = FakeUi({"##lower": 1})
     plots.draw(ui, view, fitted)
-    assert not any(call[0] == "SetupAxisScale" for call in ui.calls) and view.plotted
+    assert not any(call[0] == "SetupAxisScale" for call in ui.calls)
+    assert view.plots.lower == choices(fitted.history)[1]
+
+
+def test_plots_group_columns_of_one_unit_and_name_stages(fitted: Snapshot, view: ViewState) -> None:
+    known = groups(fitted.history)
+    assert known[SECONDS] == [f"secs_{stage}" for stage in fitted.stages]
+    assert choices(fitted.history)[: len(known)] == list(known) and "secs_render" not in choices(fitted.history)
+    view.plots.lower, view.plots.log_iterations = SECONDS, True
+    ui = FakeUi()
+    plots.draw(ui, view, fitted)
+    assert ui.says("render") and {call[1] for call in ui.calls if call[0] == "PlotLine"} >= set(known[SECONDS])
+    assert sum(call[0] == "SetupAxisScale" for call in ui.calls) == 3  # both iterations, one of the values
+
+
+def test_hovering_a_plot_reads_the_nearest_iteration(fitted: Snapshot, view: ViewState) -> None:
+    ui = FakeUi({"IsPlotHovered": True, "GetPlotMousePos": (2.2, 0.5)})
+    plots.draw(ui, view, fitted)
+    assert ui.says("iteration 2") and ui.says(f"total {np.exp(-2 / 20):.3g}")
+
+
+def test_a_choice_that_the_run_lacks_falls_back(fitted: Snapshot, view: ViewState) -> None:
+    view.plots.upper = "loss of another run"
+    assert view.plots.chosen("upper", fitted.history) == choices(fitted.history)[0]
+    plots.draw(FakeUi(), view, fitted)
 
 
 def test_thinned_keeps_extremes_and_order() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sparseflex.training.measure import StageCost, StageMeter
+from sparseflex.training.measure import StageCost, StageMeter, cost_columns
 from sparseflex.training.run import Run
 from workbench.commands import (
     ChangeSetting,
@@ -261,7 +261,9 @@ class Engine:
         self._next = (self._next + 1) % len(self._stages)
         self._stage_steps = max(self._stage_steps - 1, 0)
         if self._next == 0:
-            self._history.append({"iteration": float(self._run.iteration), **self._run.scalars()})
+            costs = self._costs if self._meter is not None else self._run.stage_costs
+            row = {"iteration": float(self._run.iteration), **self._run.scalars(), **cost_columns(costs)}
+            self._history.append(row)
             self._ended_at.append(time.perf_counter())
         if not self._running():
             self._come_to_a_stop()

@@ -12,6 +12,7 @@ import numpy as np
 from sparseflex.camera import Camera
 from sparseflex.training.run import RunCamera
 from workbench.palette import Palette
+from workbench.plot_view import PlotView
 from workbench.snapshot import Snapshot
 from workbench.split import Split
 
@@ -65,13 +66,12 @@ class ViewState:
 
     section_only shows the mesh of the active section where the run has the whole surface too. home_direction points
     from the object to the eye of the home view. pinned is the camera looked at; None follows the run's current one.
-    edited holds settings while they are dragged, split what the selected camera does with the voxels, plotted the
-    scalar of the second plot ("" for the default). tabs holds each column's tab in front, notice what the window itself
-    has to say. view_camera is the user's own view, click what was clicked in the scene since the last redraw.
+    edited holds settings while they are dragged, split what the selected camera does with the voxels. tabs holds each column's tab in front,
+    notice what the window itself has to say. view_camera is the user's own view, click what was clicked in the scene since the last redraw.
     """
 
     KEPT: ClassVar[tuple[str, ...]] = ("layers", "side_by_side", "section_only", "mesh_colour", "show_difference",
-                                       "n_iterations", "log_scale", "plotted", "tabs", "theme", "scale")
+                                       "n_iterations", "tabs", "theme", "scale")
 
     title: str = ""
     layers: dict[str, bool] = dataclasses.field(
@@ -86,9 +86,8 @@ class ViewState:
     show_keys: bool = False
     show_difference: bool = True
     n_iterations: int = 10
-    log_scale: bool = True
     checkpoint_path: Path = Path("checkpoint.safetensors")
-    plotted: str = ""
+    plots: PlotView = dataclasses.field(default_factory=PlotView)
     edited: dict[str, float] = dataclasses.field(default_factory=dict)
     split: Split = dataclasses.field(default_factory=Split)
     redraw: RedrawStats = dataclasses.field(default_factory=RedrawStats)

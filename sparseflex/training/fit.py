@@ -21,7 +21,7 @@ from sparseflex.threads import SMALL_SECTION, one_thread
 from sparseflex.training.config import FitConfig, from_table
 from sparseflex.training.fit_parameters import FitParameters, FitSection, initial_sdf, voxels_around
 from sparseflex.training.fit_state import Shown, camera_from_state, camera_state
-from sparseflex.training.measure import StageCost, StageMeter
+from sparseflex.training.measure import StageCost, StageMeter, cost_columns
 from sparseflex.training.objective import Objective
 from sparseflex.training.run import FieldKind, RunCamera, Setting
 from sparseflex.voxels import SparseVoxels
@@ -204,10 +204,11 @@ class FitRun:
             "stage_secs": sum(cost.secs for cost in self.stage_costs.values()),
             "peak_bytes": max(cost.peak_bytes for cost in self.stage_costs.values()),
         }
-        for name in self._scalars:
+        row = self._scalars | cost_columns(self.stage_costs)
+        for name in row:
             self.history.setdefault(name, [float("nan")] * (self.iteration - 1))
         for name, column in self.history.items():
-            column.append(self._scalars.get(name, float("nan")))
+            column.append(row.get(name, float("nan")))
         self._recent.extendleft(reversed(self._current))
         self._generator_at_start = self.generator.get_state()
 

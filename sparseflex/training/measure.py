@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 import time
+from collections.abc import Mapping
 
 import torch
 
@@ -20,6 +21,15 @@ class StageCost:
 
     secs: float
     peak_bytes: float
+
+
+SECS_PREFIX, BYTES_PREFIX = "secs_", "bytes_"
+
+
+def cost_columns(costs: Mapping[str, StageCost]) -> dict[str, float]:
+    """What every stage cost as columns of a history: secs_<stage> and bytes_<stage>."""
+    secs = {f"{SECS_PREFIX}{stage}": cost.secs for stage, cost in costs.items()}
+    return secs | {f"{BYTES_PREFIX}{stage}": cost.peak_bytes for stage, cost in costs.items()}
 
 
 class StageMeter:

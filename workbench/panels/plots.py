@@ -1,4 +1,4 @@
-"""Plots: the loss with its terms, and any other scalar of the run, over the iterations."""
+"""Plots: losses, counts, planes, seconds and bytes per stage, or any scalar, over the iterations."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from jaxtyping import Float
 
 from workbench import theme
 from workbench.commands import Command
+from workbench.panels.scalars import shown
+from workbench.plot_view import choices, columns_of, line_label
 from workbench.snapshot import History, Snapshot
 from workbench.ui import Ui
 from workbench.view_state import ViewState
@@ -15,57 +17,83 @@ MAX_POINTS = 1024
 
 
 def fields(view: ViewState, snapshot: Snapshot) -> set[str]:
+    """None: the history is part of every snapshot."""
     return set()
 
 
-
 def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
-    ui.heading("Loss")
-    history = snapshot.history
-    losses = [name for name in history.names if name == "loss" or name.startswith("loss_")]
-    others = [name for name in history.names if name not in losses and name != "iteration"]
-    if history.n_rows == 0:
+    history, plots = snapshot.history, view.plots
+    if history.n_rows == 0 or not choices(history):
         ui.text("No iteration has ended yet.", theme.MUTED)
         return []
-    ui.legend([("total" if name == "loss" else name.removeprefix("loss_"), _colour(index))
-               for index, name in enumerate(losses)])
-    _, view.log_scale = ui.im.Checkbox("Logarithmic", view.log_scale)
-    room = ui.im.GetContentRegionAvail()[1]
-    second = bool(others) and room > 16 * ui.em
-    share = room - 10.5 * ui.em if second else room - 0.5 * ui.em
-    _draw_lines(ui, "##loss", history, losses or others[:1], max(share, 6 * ui.em), view.log_scale)
-    if second:
-        chosen = view.plotted if view.plotted in others else ("faces" if "faces" in others else others[0])
-        ui.im.SetNextItemWidth(ui.width)
-        changed, index = ui.im.Combo("##scalar", others.index(chosen), others)
-        if changed:
-            view.plotted = others[index]
-        _draw_lines(ui, "##other", history, [chosen], ui.im.GetContentRegionAvail()[1] - 0.3 * ui.em, False)
+    _, plots.log_iterations = ui.im.Checkbox("Logarithmic iterations", plots.log_iterations)
+    for place in ("upper", "lower"):
+        room = ui.im.GetContentRegionAvail()[1]
+        _draw_plot(ui, view, history, place, (room / 2 if place == "upper" else room) - 0.4 * ui.em)
     return []
+
+
+def _draw_plot(ui: Ui, view: ViewState, history: History, place: str, room: float) -> None:
+    """Choice, legend and lines; room: the height of all of it in pixels."""
+    plots, known = view.plots, choices(history)
+    chosen = plots.chosen(place, history)
+    top = ui.im.GetCursorPosY()
+    ui.im.SetNextItemWidth(ui.width - 5.2 * ui.em)
+    changed, index = ui.im.Combo(f"##{place}", known.index(chosen), known)
+    if changed:
+        chosen = known[index]
+        setattr(plots, place, chosen)
+    ui.im.SameLine()
+    _, log_scale = ui.im.Checkbox(f"log##{place}", getattr(plots, f"log_{place}"))
+    setattr(plots, f"log_{place}", log_scale)
+    names = columns_of(chosen, history)
+    if len(names) > 1:
+        ui.legend([(line_label(name), _colour(number)) for number, name in enumerate(names)])
+    height = max(room - (ui.im.GetCursorPosY() - top) - 0.3 * ui.em, 7 * ui.em)
+    _draw_lines(ui, f"##{place} lines", history, names, height, log_scale, plots.log_iterations)
 
 
 def _colour(index: int) -> theme.Colour:
     return theme.LINES[index % len(theme.LINES)]
 
 
-def _draw_lines(ui: Ui, title: str, history: History, names: list[str], height: float, log_scale: bool) -> None:
-    flags = int(ui.plot.ImPlotFlags_NoTitle) | int(ui.plot.ImPlotFlags_NoMenus) | int(ui.plot.ImPlotFlags_NoMouseText)
-    flags |= int(ui.plot.ImPlotFlags_NoLegend)
-    if not ui.plot.BeginPlot(title, (ui.width, height), flags):
+def _draw_lines(ui: Ui, title: str, history: History, names: list[str], height: float, log_scale: bool,
+                log_iterations: bool) -> None:
+    plot = ui.plot
+    flags = int(plot.ImPlotFlags_NoTitle) | int(plot.ImPlotFlags_NoMenus) | int(plot.ImPlotFlags_NoMouseText)
+    flags |= int(plot.ImPlotFlags_NoLegend)
+    if not plot.BeginPlot(title, (ui.width, height), flags):
         return
-    fit = int(ui.plot.ImPlotAxisFlags_AutoFit) | int(ui.plot.ImPlotAxisFlags_NoMenus)
-    ui.plot.SetupAxes("", "", fit, fit)
-    if log_scale:
-        ui.plot.SetupAxisScale(int(ui.plot.ImAxis_Y1), int(ui.plot.ImPlotScale_Log10))
+    fit = int(plot.ImPlotAxisFlags_AutoFit) | int(plot.ImPlotAxisFlags_NoMenus)
+    plot.SetupAxes("", "", fit, fit)
+    for axis, wanted in ((plot.ImAxis_X1, log_iterations), (plot.ImAxis_Y1, log_scale)):
+        if wanted:
+            plot.SetupAxisScale(int(axis), int(plot.ImPlotScale_Log10))
     iterations = history.column("iteration")
     for index, name in enumerate(names):
         values = history.column(name)
         if log_scale:
             values = np.where(values > 0, values, np.nan)
         xs, ys = thinned(iterations, values)
-        ui.plot.SetNextLineStyle((*_colour(index), 1.0), (0.14 if name == "loss" else 0.09) * ui.em)
-        ui.plot.PlotLine(name, xs, ys)
-    ui.plot.EndPlot()
+        plot.SetNextLineStyle((*_colour(index), 1.0), (0.14 if name == "loss" else 0.09) * ui.em)
+        plot.PlotLine(name, xs, ys)
+    if plot.IsPlotHovered():
+        _draw_values(ui, history, names, float(plot.GetPlotMousePos()[0]))
+    plot.EndPlot()
+
+
+def _draw_values(ui: Ui, history: History, names: list[str], at: float) -> None:
+    """A line at the iteration under the mouse, and what every curve is there."""
+    iterations = history.column("iteration")
+    row = int(np.abs(iterations - at).argmin())
+    ui.plot.SetNextLineStyle((*theme.MUTED, 0.8), 1.0)
+    ui.plot.PlotInfLines("##here", iterations[row : row + 1].copy())
+    ui.im.BeginTooltip()
+    ui.text(f"iteration {int(iterations[row]):,}", theme.MUTED)
+    for index, name in enumerate(names):
+        ui.dot(_colour(index))
+        ui.text(f"{line_label(name)} {shown(name, float(history.column(name)[row]))}")
+    ui.im.EndTooltip()
 
 
 def thinned(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sparseflex.training.measure import BYTES_PREFIX, SECS_PREFIX
 from workbench import theme
 from workbench.commands import Command
 from workbench.snapshot import Snapshot
@@ -15,9 +16,9 @@ SHOWN_ELSEWHERE = ("iteration", "near", "far")
 
 def shown(name: str, value: float) -> str:
     """Counts as whole numbers, times and memory with their unit, all else to three digits."""
-    if name == "peak_bytes":
+    if name == "peak_bytes" or name.startswith(BYTES_PREFIX):
         return megabytes(value)
-    if name == "stage_secs":
+    if name == "stage_secs" or name.startswith(SECS_PREFIX):
         return milliseconds(value)
     return count(value) if name in WHOLE else f"{value:.3g}"
 

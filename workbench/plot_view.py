@@ -1,0 +1,64 @@
+"""PlotView: what the plots panel shows, and the history's columns sorted into groups that share a plot."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+from sparseflex.training.measure import BYTES_PREFIX, SECS_PREFIX
+from workbench.snapshot import History
+
+LOSSES, COUNTS, PLANES, SECONDS, BYTES = "Losses", "Counts", "Planes", "Seconds per stage", "Peak bytes per stage"
+
+_COUNTS = ("voxels", "active", "section", "vertices", "faces", "pruned", "born")
+_PLANES = ("near", "far")
+
+
+@dataclasses.dataclass
+class PlotView:
+    """upper, lower: a group or a single scalar each; log_upper, log_lower, log_iterations: logarithmic axes."""
+
+    KEPT: ClassVar[tuple[str, ...]] = ("upper", "lower", "log_upper", "log_lower", "log_iterations")
+
+    upper: str = LOSSES
+    lower: str = COUNTS
+    log_upper: bool = True
+    log_lower: bool = False
+    log_iterations: bool = False
+
+    def chosen(self, place: str, history: History) -> str:
+        """What the upper or lower plot shows: the choice, or the first there is where the run hasn't that."""
+        wanted, known = getattr(self, place), choices(history)
+        return wanted if wanted in known else known[0]
+
+
+def groups(history: History) -> dict[str, list[str]]:
+    """The columns of each group that the history has; every group's are of one unit."""
+    names = history.names
+    found = {
+        LOSSES: [name for name in names if name == "loss" or name.startswith("loss_")],
+        COUNTS: [name for name in names if name in _COUNTS],
+        PLANES: [name for name in names if name in _PLANES],
+        SECONDS: [name for name in names if name.startswith(SECS_PREFIX)],
+        BYTES: [name for name in names if name.startswith(BYTES_PREFIX)],
+    }
+    return {group: columns for group, columns in found.items() if columns}
+
+
+def choices(history: History) -> list[str]:
+    """The groups, then every scalar alone."""
+    known = groups(history)
+    stages = {*known.get(SECONDS, ()), *known.get(BYTES, ())}
+    return [*known, *(name for name in history.names if name != "iteration" and name not in stages)]
+
+
+def columns_of(choice: str, history: History) -> list[str]:
+    return groups(history).get(choice, [choice])
+
+
+def line_label(name: str) -> str:
+    """A column's name without what its group says already."""
+    for prefix in ("loss_", SECS_PREFIX, BYTES_PREFIX):
+        if name.startswith(prefix):
+            return name.removeprefix(prefix)
+    return "total" if name == "loss" else name
