@@ -66,8 +66,9 @@ class ViewState:
 
     section_only shows the mesh of the active section where the run has the whole surface too. home_direction points
     from the object to the eye of the home view. pinned is the camera looked at; None follows the run's current one.
-    edited holds settings while they are dragged, split what the selected camera does with the voxels. tabs holds each column's tab in front,
-    notice what the window itself has to say. view_camera is the user's own view, click what was clicked in the scene since the last redraw.
+    edited holds settings while they are dragged, split what the selected camera does with the voxels. tabs holds each
+    column's tab in front, notice what the window itself has to say. view_camera is the user's own view, click what was
+    clicked in the scene since the last redraw.
     """
 
     KEPT: ClassVar[tuple[str, ...]] = ("layers", "side_by_side", "section_only", "mesh_colour", "show_difference",
