@@ -141,7 +141,11 @@ class FakeRun:
         self._ratio = value
 
     def state_dict(self) -> dict[str, Any]:
-        return {"iteration": self.iteration, "ratio": self._ratio}
+        radius = {} if self._only_scalars else {"radius": self.radius}
+        return {"iteration": self.iteration, "ratio": self._ratio, "scalars": self._scalars, **radius}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.iteration, self._ratio = state["iteration"], state["ratio"]
+        self.iteration, self._ratio, self._next = state["iteration"], state["ratio"], 0
+        self._scalars, self._cameras = state["scalars"], []
+        if not self._only_scalars:
+            self.radius = state["radius"]

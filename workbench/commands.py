@@ -45,6 +45,21 @@ class RunTo:
 
 
 @dataclasses.dataclass(frozen=True)
+class StepBack:
+    """Goes back to the end of the iteration before, or to the start of the one under way, and stops."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GoTo:
+    """Goes to the end of an iteration, back or on, and stops there; one before the oldest kept is refused by a notice.
+
+    See Snapshot.past for how far back that is, and which iteration the run has reached before.
+    """
+
+    iteration: int
+
+
+@dataclasses.dataclass(frozen=True)
 class ChangeSetting:
     """Changes one of the run's settings; a refusal comes back as the snapshot's notice."""
 
@@ -72,5 +87,6 @@ class Stop:
 
 
 Command = (
-    Play | Pause | NextStage | NextIteration | RunIterations | ChangeSetting | SaveCheckpoint | RequestFields | Stop
+    Play | Pause | NextStage | NextIteration | RunIterations | RunTo | StepBack | GoTo | ChangeSetting
+    | SaveCheckpoint | RequestFields | Stop
 )

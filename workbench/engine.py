@@ -9,17 +9,16 @@ import queue
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from sparseflex.training.measure import StageCost, StageMeter, cost_columns
 from sparseflex.training.run import Run
 from workbench.commands import (
     ChangeSetting,
     Command,
+    GoTo,
     NextIteration,
     NextStage,
     Pause,
@@ -28,11 +27,14 @@ from workbench.commands import (
     RunIterations,
     RunTo,
     SaveCheckpoint,
+    StepBack,
     Stop,
 )
 from workbench.field_copies import FieldCopies, fields_of
+from workbench.history_table import HistoryTable, history_of
 from workbench.mailbox import Mailbox
-from workbench.snapshot import Failure, History, Snapshot, frozen
+from workbench.past import LIMIT_BYTES, Kept, Past, Place
+from workbench.snapshot import Failure, Snapshot, frozen
 
 SaveRun = Callable[[Path, Run], Any]
 
@@ -59,52 +61,15 @@ class _Coming:
     copy_secs: float
 
 
-class HistoryTable:
-    """Rows of scalars, one an iteration, in a table that doubles; a view of it never changes afterwards."""
-
-    def __init__(self, history: History | None = None) -> None:
-        self._names = history.names if history else ()
-        self._table = history.table.copy() if history else np.zeros((0, 0))
-        self._n_rows = self._table.shape[0]
-
-    def append(self, scalars: Mapping[str, float]) -> None:
-        fresh = tuple(name for name in scalars if name not in self._names)
-        if fresh or self._n_rows == self._table.shape[0]:
-            names = self._names + fresh
-            grown = np.full((max(64, 2 * self._n_rows), len(names)), math.nan)
-            grown[: self._n_rows, : len(self._names)] = self._table[: self._n_rows]
-            self._names, self._table = names, grown
-        self._table[self._n_rows] = [scalars.get(name, math.nan) for name in self._names]
-        self._n_rows += 1
-
-    def view(self) -> History:
-        rows = self._table[: self._n_rows]
-        rows.flags.writeable = False
-        return History(self._names, rows)
-
-
-def history_of(run: Run) -> History:
-    """The iterations that a run brings with it, as after loading a checkpoint; empty where it keeps none.
-
-    A run may offer `history`: a mapping of scalar names to equally long sequences.
-    """
-    columns = getattr(run, "history", None)
-    columns = columns() if callable(columns) else columns
-    if not columns:
-        return History()
-    table = np.stack([np.asarray(values, dtype=np.float64) for values in columns.values()], axis=1)
-    return History(tuple(columns), table)
-
-
 class Engine:
     """Drives a run from its own thread, paused at the start.
 
     The caller sends commands and reads `snapshots.latest()`; nothing else is shared. No lock is held while a stage
     runs. An exception of the run ends the work, not the thread: it becomes `snapshot.failure`, and the engine still
-    answers requests and saves.
+    answers requests, saves, and goes back to an iteration before it. past_bytes: what is kept at most to go back to.
     """
 
-    def __init__(self, run: Run, save: SaveRun = save_checkpoint) -> None:
+    def __init__(self, run: Run, save: SaveRun = save_checkpoint, past_bytes: float = LIMIT_BYTES) -> None:
         self._run = run
         self._save = save
         self._stages = tuple(run.stages)
@@ -113,11 +78,13 @@ class Engine:
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._copies = FieldCopies(run)
         self._history = HistoryTable(history_of(run))
+        self._past = Past(run, past_bytes)
         self._next = 0
         self._stages_run = 0
         self._started_at_iteration = run.iteration
         self._run_until: float = -math.inf  # the iteration to run up to
         self._stage_steps = 0
+        self._travelling = False  # whether that iteration was reached before, or is on the way to such a one
         self._asked: frozenset[str] | None = None
         self._names: frozenset[str] = frozenset()  # asked for last; shown again whenever the run comes to a stop
         self._coming: _Coming | None = None
@@ -141,6 +108,10 @@ class Engine:
 
     def send(self, command: Command) -> None:
         self._commands.put(command)
+
+    @property
+    def _place(self) -> Place:
+        return self._run.iteration, self._next
 
     @property
     def alive(self) -> bool:
@@ -198,17 +169,21 @@ class Engine:
         if isinstance(command, RequestFields):
             self._asked = self._names = command.names
         elif isinstance(command, ChangeSetting):
-            self._change_setting(command)
+            self._change(command)
         elif isinstance(command, SaveCheckpoint):
             self._save_checkpoint(command.path)
         elif isinstance(command, Stop):
             self._stop_deadline = time.monotonic() + STOP_GRACE_SECS
+        elif isinstance(command, StepBack):
+            self._go_to(self._heading_for() - 1)
+        elif isinstance(command, GoTo):
+            self._go_to(command.iteration)
         else:
             self._steer(command)
 
     def _steer(self, command: Command) -> None:
         now, ahead, steps = self._run.iteration, self._run_until, self._stage_steps
-        self._stage_steps = 0
+        self._stage_steps, self._travelling = 0, False
         if self._shown.failure is not None:
             self._run_until = -math.inf
         elif isinstance(command, Play):
@@ -229,13 +204,54 @@ class Engine:
         if not self._running():
             self._come_to_a_stop()
 
-    def _change_setting(self, command: ChangeSetting) -> None:
+    def _heading_for(self) -> int:
+        """The iteration that the run is on its way to or in: a step back goes to the end of the one before."""
+        if self._travelling and self._running():
+            return int(self._run_until)
+        return self._run.iteration + (self._next > 0)
+
+    def _go_to(self, wanted: int) -> None:
+        """On from here, or from the nearest kept state, if that is nearer or behind."""
+        here, kept = self._place, self._past.nearest(wanted)
+        if wanted < here[0] or (wanted == here[0] and here[1] > 0):
+            if kept is None:
+                self._publish(notice=f"can't go back: {self._past.reason()}")
+                return
+            self._restore(kept)
+        elif kept is not None and kept.iteration > here[0]:
+            self._restore(kept)
+        self._stage_steps, self._run_until, self._travelling = 0, wanted, True
+        self._publish(playing=self._running(), notice="")
+        if not self._running():
+            self._come_to_a_stop()
+
+    def _restore(self, kept: Kept) -> None:
+        self._past.restore(kept)
+        self._history, self._next = HistoryTable(kept.history), 0
+        self._stages_run += 1  # nothing that was copied before is up to date
+        self._coming = None
+        self._publish(failure=None, settings=frozen(self._run.settings))
+        self._change_again()
+
+    def _change_again(self) -> None:
+        """Makes the changes that the user made at this place when the run passed it before."""
+        due = self._past.due(self._place)
+        for change in due:
+            self._apply(change)
+        if due:
+            self._publish(settings=frozen(self._run.settings))
+
+    def _change(self, command: ChangeSetting) -> None:
         try:
-            self._run.change_setting(command.name, command.value)
+            self._apply(command)
         except (ValueError, KeyError) as error:
             self._publish(notice=str(error))
         else:
-            self._publish(settings=frozen(self._run.settings), notice="")
+            self._past.changed(self._place, command)
+            self._publish(settings=frozen(self._run.settings), notice="", past=self._past.summary())
+
+    def _apply(self, change: ChangeSetting) -> None:
+        self._run.change_setting(change.name, change.value)
 
     def _save_checkpoint(self, path: Path) -> None:
         try:
@@ -247,6 +263,9 @@ class Engine:
             self._publish(notice=f"saved {path}")
 
     def _run_stage(self) -> None:
+        if self._next == 0:
+            stepping = self._stage_steps > 0 or self._run_until - self._run.iteration == 1
+            self._past.keep(self._run.iteration, self._history.view, stepping)
         stage = self._doing = self._stages[self._next]
         before = self._run.scalars()
         if self._meter is None:
@@ -265,6 +284,8 @@ class Engine:
             row = {"iteration": float(self._run.iteration), **self._run.scalars(), **cost_columns(costs)}
             self._history.append(row)
             self._ended_at.append(time.perf_counter())
+            self._past.reach(self._run.iteration)
+        self._change_again()
         if not self._running():
             self._come_to_a_stop()
 
@@ -309,6 +330,7 @@ class Engine:
             cameras=tuple(run.cameras()),
             settings=frozen(run.settings),
             made=frozen(self._made),
+            past=self._past.summary(),
             field_kinds=frozen(fields_of(run)),
             stage_secs=frozen({stage: cost.secs for stage, cost in costs.items()}),
             stage_peak_bytes=frozen({stage: cost.peak_bytes for stage, cost in costs.items()}),

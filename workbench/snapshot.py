@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from sparseflex.training.run import FieldKind, RunCamera, Setting
 
 
-
 def _empty() -> Mapping[str, Any]:
     return MappingProxyType({})
 
@@ -53,6 +52,18 @@ class History:
         return self.table[:, self.names.index(name)] if name in self.names else None
 
 
+@dataclasses.dataclass(frozen=True)
+class PastSummary:
+    """What a run can go back to: oldest is the first iteration that is kept, None where none is; reached the last one
+    that it can come back to; n_states, n_bytes: what is kept for that; lacking: why nothing more is, or ""."""
+
+    oldest: int | None = None
+    reached: int = 0
+    n_states: int = 0
+    n_bytes: int = 0
+    lacking: str = ""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Snapshot:
     """A run at one moment between two stages.
@@ -83,6 +94,7 @@ class Snapshot:
     stage_secs: Mapping[str, float] = dataclasses.field(default_factory=_empty)
     stage_peak_bytes: Mapping[str, float] = dataclasses.field(default_factory=_empty)
     made: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=_empty)
+    past: PastSummary = PastSummary()
     iterations_per_sec: float = float("nan")
     publish_secs: float = 0.0
     answers: int = 0

@@ -296,7 +296,7 @@ class FitRun:
         self._pending_from = state["pending_from"]
         self.iteration, self._next = state["iteration"], 0
         self.target = Mesh(state["target"]["vertices"], state["target"]["faces"]).to(device)
-        self.parameters = FitParameters.from_state_dict(state["parameters"], device)
+        self.parameters = FitParameters.from_state_dict(state["parameters"], device, known=self.voxels)
         self.generator.set_state(state["generator"])
         self._generator_at_start = self.generator.get_state()
         self._sampler = self._objective = None

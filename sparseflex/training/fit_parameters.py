@@ -145,8 +145,13 @@ class FitParameters:
                 "optimiser": self.optimiser.state_dict()}
 
     @classmethod
-    def from_state_dict(cls, state: dict, device: torch.device | str) -> FitParameters:
-        voxels = SparseVoxels(state["voxel_ijk"].to(device), state["resolution"])
+    def from_state_dict(
+        cls, state: dict, device: torch.device | str, known: SparseVoxels | None = None
+    ) -> FitParameters:
+        """known: taken where its voxels are the same, so that nothing which depends on the set is made anew."""
+        voxel_ijk, resolution = state["voxel_ijk"].to(device), state["resolution"]
+        same = known is not None and known.resolution == resolution and torch.equal(known.voxel_ijk, voxel_ijk)
+        voxels = known if same else SparseVoxels(voxel_ijk, resolution)
         parameters = cls(voxels, state["sdf"].to(device))
         for name, tensor in parameters.tensors().items():
             tensor.copy_(state[name])
