@@ -146,7 +146,7 @@ def test_split_agrees_with_the_frustum_and_is_computed_once(fitted: Snapshot) ->
 
 
 def test_vertex_normals_against_a_loop() -> None:
-    from workbench.scene_view import vertex_normals
+    from workbench.scene_parts.surfaces import vertex_normals
 
     mesh = icosphere_like(5, 0.3)
     arrays = MeshArrays(mesh.vertices.numpy(), mesh.faces.int().numpy())
@@ -178,7 +178,7 @@ def test_creases_of_a_cube_and_of_a_sphere() -> None:
 
 
 def test_planes_far_away_are_not_drawn() -> None:
-    from workbench.scene_view import drawn_planes
+    from workbench.scene_parts.frusta import drawn_planes
 
     camera = Camera.look_at((0, 0, 2), (0, 0, 0), near=1.7, far=2.2)
     assert drawn_planes(camera) == (1.7, 2.2, True, True)

@@ -148,7 +148,8 @@ class Plate:
         return tiles
 
     def _voxels(self, width: int, height: int) -> Image.Image:
-        from workbench.scene_view import draw_frustum, draw_voxels, drawn_planes
+        from workbench.scene_parts.cubes import draw_voxels
+        from workbench.scene_parts.frusta import draw_frustum, drawn_planes
         from workbench.split import CATEGORIES
 
         split, camera = self._subject.split, self._subject.camera
@@ -166,7 +167,7 @@ class Plate:
         return self._scene(draw, np.concatenate(points), width, height)
 
     def _mesh(self, mesh: Mesh, colour: theme.Colour, width: int, height: int) -> Image.Image:
-        from workbench.scene_view import draw_mesh
+        from workbench.scene_parts.surfaces import draw_mesh
 
         arrays = MeshArrays(mesh.vertices.numpy(), mesh.faces.numpy())
         creased = mesh is self._subject.target

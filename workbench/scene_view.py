@@ -8,26 +8,24 @@ from typing import Any
 
 import numpy as np
 import polyscope as ps
-import torch
-from jaxtyping import Float
 
-from sparseflex.camera import Camera
-from sparseflex.voxels import SparseVoxels
 from workbench import theme
-from workbench.creases import with_creases
 from workbench.layout import Rect, arranged, view_axes
-from workbench.snapshot import MeshArrays, Snapshot
-from workbench.split import CATEGORIES, Split
+from workbench.scene_parts.cubes import draw_voxels
+from workbench.scene_parts.field import draw_sdf
+from workbench.scene_parts.frusta import draw_cameras, draw_frustum
+from workbench.scene_parts.surfaces import draw_mesh
+from workbench.snapshot import Snapshot
+from workbench.split import CATEGORIES
 from workbench.view_state import ViewState
-
-CUBE_SIZES = {"active": 0.88, "outside": 0.25, "near_cut": 0.35, "far_cut": 0.35}
-"""Edge of the drawn cube in voxels. Only the active ones are drawn full: no transparency, which is slow in software."""
 
 ALONE, WITH_FRUSTUM = 1.3, 1.7
 """Room that an object of the unit box gets, alone or within its frustum, in world units."""
 
 
 FOV_DEGREES = 28.0
+
+COLOURS = {"mesh": theme.MESH, "target": theme.TARGET}
 
 
 class SceneView:
@@ -121,123 +119,3 @@ class SceneView:
         self._offsets.pop(name, None)
         for structure in self._places.pop(name, ([], 0))[0]:
             structure.remove()
-
-
-def draw_voxels(name: str, category: str, split: Split) -> list[Any]:
-    """The voxels of a category as cubes; nothing where there are none."""
-    voxels, rows = split.voxels, split.rows(category)
-    if not rows.any():
-        return []
-    colour = theme.CATEGORY_COLOURS[category]
-    active = category == "active"
-    grid = ps.register_sparse_volume_grid(
-        name, (-0.5,) * 3, (1 / voxels.resolution,) * 3, voxels.voxel_ijk.numpy()[rows],
-        color=theme.lit(colour) if active else colour, material="clay" if active else "flat",
-        cube_size_factor=1 - CUBE_SIZES[category], edge_width=0,
-    )
-    return [grid]
-
-
-def draw_sdf(voxels: SparseVoxels, sdf: Float[np.ndarray, "C"]) -> list[Any]:
-    """The corners as points, coloured by a map centred on zero."""
-    points = ps.register_point_cloud("sdf", voxels.corners_world.numpy(), material="flat", point_render_mode="quad")
-    points.set_radius(0.22 / voxels.resolution, relative=False)
-    limit = float(np.nanquantile(np.abs(sdf), 0.98)) or 1.0
-    points.add_scalar_quantity("sdf", sdf, vminmax=(-limit, limit), cmap="coolwarm", enabled=True)
-    return [points]
-
-
-COLOURS = {"mesh": theme.MESH, "target": theme.TARGET}
-
-
-MAX_CREASED_FACES = 400_000
-"""Larger meshes are shaded without creases, which take some 2 µs a face to find."""
-
-
-def draw_mesh(
-    name: str, mesh: MeshArrays, colour: theme.Colour, shading: str = "clay", creased: bool = False
-) -> list[Any]:
-    """A surface with a brown inside, shaded ("clay") or coloured by normals ("normal"); creased: edges stay sharp."""
-    if creased and len(mesh.faces) <= MAX_CREASED_FACES:
-        mesh = with_creases(mesh)
-    structure = ps.register_surface_mesh(
-        name, mesh.vertices, mesh.faces, color=theme.lit(colour), material="flat" if shading == "normal" else "clay",
-        smooth_shade=True,
-    )
-    structure.set_back_face_policy("custom")
-    structure.set_back_face_color(theme.lit(theme.INSIDE))
-    if shading == "normal":
-        structure.add_color_quantity("normal", vertex_normals(mesh) * 0.5 + 0.5, enabled=True)
-    return [structure]
-
-
-def vertex_normals(mesh: MeshArrays) -> Float[np.ndarray, "V 3"]:
-    """Unit normals at the vertices, the faces' weighted by area; zero where no face with area meets."""
-    corners = mesh.vertices[mesh.faces].astype(np.float64)
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    summed = np.stack(
-        [np.bincount(mesh.faces.ravel(), np.repeat(normals[:, axis], 3), len(mesh.vertices)) for axis in range(3)], 1
-    )
-    return summed / np.maximum(np.linalg.norm(summed, axis=1, keepdims=True), 1e-300)
-
-
-_BOX_EDGES = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [4, 5], [5, 6], [6, 7], [7, 4], [0, 4], [1, 5], [2, 6], [3, 7]])
-
-
-def drawn_planes(camera: Camera, margin: float = 0.12) -> tuple[float, float, bool, bool]:
-    """The depths between which a frustum is drawn, and whether near and far planes lie there.
-
-    Planes far from the unit box would make a frustum that fills the view; it then ends a margin beyond the box.
-    """
-    box = torch.tensor([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)])
-    depths = camera.depth_of(box.double())
-    low, high = float(depths.min()) - margin, float(depths.max()) + margin
-    near, far = max(camera.near, low), min(camera.far, high)
-    if near >= far:  # the whole frustum lies beside the box
-        return camera.near, camera.far, True, True
-    return near, far, camera.near >= low, camera.far <= high
-
-
-def draw_frustum(camera: Camera, name: str = "frustum", weight: float = 1.0) -> list[Any]:
-    """The box between the planes as lines, the planes hatched, and rays towards the eye."""
-    near, far, has_near, has_far = drawn_planes(camera)
-    corners = camera.frustum_corners_world(near, far).numpy()
-    towards = camera.eye_world.numpy() - corners[:4]
-    length = np.linalg.norm(towards, axis=1, keepdims=True)
-    ends = corners[:4] + towards * np.minimum(0.3 / np.maximum(length, 1e-9), 1)
-    found = [
-        _lines(name, corners, _BOX_EDGES, theme.FRUSTUM, 0.0035 * weight),
-        _lines(f"{name} rays", np.concatenate([corners[:4], ends]), np.arange(8).reshape(2, 4).T, theme.FRUSTUM,
-               0.0016 * weight),
-    ]
-    for plane, quad, shown in (("near", corners[:4], has_near), ("far", corners[4:], has_far)):
-        if shown:
-            found.append(_hatch(f"{name} {plane}", quad, weight))
-    return found
-
-
-def _hatch(name: str, quad: Float[np.ndarray, "4 3"], weight: float, n_lines: int = 7) -> Any:
-    """Thin lines across a plane: it shows without hiding what lies behind, and needs no transparency."""
-    steps = (np.arange(n_lines) + 1)[:, None] / (n_lines + 1)
-    sides = [quad[a] + (quad[b] - quad[a]) * steps for a, b in ((0, 1), (3, 2), (0, 3), (1, 2))]
-    nodes = np.concatenate(sides)
-    index = np.arange(n_lines)
-    edges = np.concatenate([np.stack([index, index + n_lines], 1),
-                            np.stack([index + 2 * n_lines, index + 3 * n_lines], 1)])
-    return _lines(name, nodes, edges, theme.FRUSTUM, 0.0009 * weight)
-
-
-def draw_cameras(cameras: tuple[Camera, ...], size: float = 0.09) -> list[Any]:
-    """All cameras as small pyramids in one network."""
-    nodes, edges = [], []
-    for camera in cameras:
-        first = 5 * len(edges)
-        nodes += [camera.eye_world.numpy()[None], camera.frustum_corners_world(size / 2, size).numpy()[4:]]
-        edges.append(first + np.array([[0, 1], [0, 2], [0, 3], [0, 4], [1, 2], [2, 3], [3, 4], [4, 1]]))
-    return [_lines("cameras", np.concatenate(nodes), np.concatenate(edges), theme.CAMERAS, radius=0.002)]
-
-
-def _lines(name: str, nodes: np.ndarray, edges: np.ndarray, colour: theme.Colour, radius: float) -> Any:
-    network = ps.register_curve_network(name, nodes, edges, color=colour, material="flat")
-    network.set_radius(radius, relative=False)
-    return network
