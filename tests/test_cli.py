@@ -155,9 +155,14 @@ def test_with_a_display_the_window_opens(figures, monkeypatch, scene):
 
     seen = []
 
-    def open_window(run, *, title, out_dir, paused, home):
+    def open_window(run, *, title, out_dir, paused, home, opener):
         seen.append((title, Path(out_dir), paused))
         run.run_iteration()
+        dropped = [opener(scene) for _ in range(2)]
+        assert [subject.out_dir.name for subject in dropped] == ["small", "small-2"]
+        dropped[1].run.run_iteration()
+        with pytest.raises(ValueError, match="^nowhere.obj: no such file"):
+            opener("nowhere.obj")
         return 0
 
     monkeypatch.setattr("workbench.system_check.has_display", lambda: True)
@@ -165,6 +170,7 @@ def test_with_a_display_the_window_opens(figures, monkeypatch, scene):
     monkeypatch.setattr(workbench.app, "open_window", open_window)
     assert cli.main(["fit", scene, "--out", "f"]) == 0 and cli.main(["view", scene, "--out", "v"]) == 0
     assert seen == [("small", Path("f"), False), ("small", Path("v"), True)]
+    assert Path("small-2", MESH).exists() and not Path("small", MESH).exists()  # one was trained, one looked at
     assert Path("f", MESH).exists() and json.loads(Path("f", METRICS).read_text())["finished"] is None
 
 

@@ -235,6 +235,45 @@ def test_a_stage_that_does_not_end_is_told_and_nothing_saved(
     assert done.stdout == "not saved: stage sample_cameras did not end within 0.5 s\n" and not list(tmp_path.iterdir())
 
 
+def test_a_dropped_file_takes_the_place_and_nothing_is_lost(drive: Callable[..., Driven], tmp_path: Path) -> None:
+    window = drive("--drop", "other.obj", "second.obj")
+    window.key("Right")
+    state = window.wait(lambda s: s["title"] == "dropped" and s["iteration"] == 0)
+    assert not state["playing"] and state["notice"] == "opened the first of 2 files"
+    assert (tmp_path / "checkpoint.safetensors").read_text() == "1"
+    window.key("Right")
+    window.wait(lambda s: s["iteration"] == 1)
+    code, out, _ = window.close()
+    assert code == 0 and "iteration 1 saved in" in out
+    assert (tmp_path / "dropped" / "checkpoint.safetensors").read_text() == "1"
+
+
+def test_a_dropped_file_that_cannot_be_opened_is_a_line(drive: Callable[..., Driven]) -> None:
+    window = drive("--drop", "notes.txt")
+    window.key("Right")
+    window.wait(lambda s: s["notice"] == "not opened: notes.txt: not a mesh")
+    assert window.state["title"] == "workbench under test" and window.close()[0] == 0
+
+
+def test_commands_by_name_theme_and_run_to(drive: Callable[..., Driven], tmp_path: Path) -> None:
+    window = drive()
+    window.key("ctrl+p")
+    window.wait(lambda s: s["palette"])
+    window.tool("type", "--delay", "60", "light or")
+    window.key("Return")
+    window.wait(lambda s: s["theme"] == "light" and not s["palette"])
+    window.key("ctrl+p")
+    window.wait(lambda s: s["palette"])
+    window.key("Escape")
+    window.wait(lambda s: not s["palette"])
+    window.key("F")
+    window.wait(lambda s: s["notice"].startswith("saved"))
+    assert (tmp_path / "figure_000000.png").stat().st_size > 1000
+    window.click(385, 577)  # Run to
+    window.wait(lambda s: s["iteration"] == 100 and not s["playing"])
+    assert window.close()[0] == 0
+
+
 def test_closed_untouched_nothing_is_written(drive: Callable[..., Driven], tmp_path: Path) -> None:
     code, _, _ = drive().close()
     assert code == 0 and not list(tmp_path.iterdir())

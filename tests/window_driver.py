@@ -12,7 +12,7 @@ from fake_run import FakeRun
 
 from sparseflex.training.run import Run
 from workbench.app import open_window
-from workbench.window import Window
+from workbench.window import Subject, Window
 
 TITLE = "workbench under test"
 
@@ -24,13 +24,16 @@ def state_of(window: Window) -> dict[str, Any]:
         "stage_next": snapshot.stage_next,
         "playing": snapshot.playing,
         "failure": snapshot.failure.message if snapshot.failure else "",
-        "notice": snapshot.notice,
+        "title": view.title,
+        "notice": view.notice or snapshot.notice,
         "layers": [name for name, shown in (view.layers or {}).items() if shown],
         "fields": sorted(snapshot.fields),
         "camera": view.selected_index(snapshot),
         "following": view.pinned is None,
         "panels": view.show_panels,
         "keys": view.show_keys,
+        "palette": view.palette.shown,
+        "theme": view.theme,
         "difference": view.show_difference,
         "failed": window.failed.splitlines()[-1] if window.failed else "",
         "frames": window.n_frames if window.n_frames < 3 else 3,
@@ -43,6 +46,7 @@ def main() -> int:
     parser.add_argument("--fail-at", type=int)
     parser.add_argument("--only-scalars", action="store_true")
     parser.add_argument("--break-ui", choices=("layers", "edited"), help="what of the view to spoil at iteration 1")
+    parser.add_argument("--drop", nargs="*", default=[], help="what to drop on the window at iteration 1")
     parser.add_argument("--playing", action="store_true")
     arguments = parser.parse_args()
     fail_at = None if arguments.fail_at is None else (arguments.fail_at, "render")
@@ -55,6 +59,9 @@ def main() -> int:
         if state != last:
             last = state
             print(json.dumps(state), flush=True)
+        if window.snapshot.iteration == 1 and arguments.drop:
+            window.drop(arguments.drop)
+            arguments.drop = []
         if arguments.break_ui and window.snapshot.iteration == 1:
             setattr(window.view, arguments.break_ui, None)
         return False
@@ -62,8 +69,13 @@ def main() -> int:
     def save(path: Path, saved: Run) -> None:
         path.write_text(str(saved.iteration))
 
+    def opener(path: str) -> Subject:
+        if not path.endswith(".obj"):
+            raise ValueError(f"{path}: not a mesh")
+        return Subject(FakeRun(8, stage_secs=0.002), "dropped", arguments.out / "dropped")
+
     return open_window(run, title=TITLE, out_dir=arguments.out, paused=not arguments.playing, scripted=report,
-                       save=save, size=(1000, 640))
+                       save=save, size=(1000, 640), opener=opener)
 
 
 if __name__ == "__main__":

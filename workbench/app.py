@@ -15,7 +15,7 @@ from workbench.commands import Play
 from workbench.engine import Engine, SaveRun, save_checkpoint
 from workbench.graphics import NoGraphics, check_graphics
 from workbench.view_state import ViewState
-from workbench.window import Scripted, Window
+from workbench.window import Opener, Scripted, Subject, Window
 
 STOP_SECS = 15.0
 
@@ -36,27 +36,49 @@ def open_window(
     save: SaveRun = save_checkpoint,
     view: ViewState | None = None,
     home: Camera | None = None,
+    opener: Opener | None = None,
 ) -> int:
     """Shows a run until the window is closed, and drives it from there. Returns the exit code.
 
     0: closed by the user; 1: the run or the window failed, or the last checkpoint couldn't be saved. Where iterations
     were made, out_dir/checkpoint.safetensors is written on closing, on Ctrl-C and SIGTERM too. scripted is called after
-    each redraw and closes the window by returning True. home gives the direction of the home view. Raises NoGraphics
-    where no window can be opened, StageDidNotEnd where the run is still being changed by its thread afterwards.
+    each redraw and closes the window by returning True. home gives the direction of the home view. opener makes a file
+    dropped on the window the next subject, or raises ValueError with the line to show; the run before it is saved as on
+    closing. Raises NoGraphics where no window can be opened, StageDidNotEnd where the run is still being changed by its
+    thread afterwards.
     """
     check_graphics()
     view = view or ViewState()
-    view.title = title
-    view.checkpoint_path = Path(out_dir) / "checkpoint.safetensors"
-    if home is not None:
-        view.home_direction = tuple((-home.forward_world).tolist())
-    engine = Engine(run, save)
+    subject = Subject(run, title, Path(out_dir), home)
+    engine = Engine(subject.run, save)
     try:
-        window = Window(engine, view, title, fps, size)
+        window = Window(engine, view, title, fps, size, opener)
     except NoGraphics:
         raise
     except RuntimeError as error:
         raise NoGraphics(f"the window could not be opened: {error}") from None
+    code = 0
+    try:
+        while True:
+            window.attach(engine, subject)
+            ended = _run(engine, window, scripted, paused)
+            if not ended or window.next is None:
+                break
+            code = max(code, _save_on_closing(engine, subject, save))
+            subject, paused = window.next, True
+            engine = Engine(subject.run, save)
+    finally:
+        window.close()
+    last = engine.snapshots.latest()
+    if not ended:
+        raise StageDidNotEnd(f"not saved: stage {last.stage_next} did not end within {STOP_SECS:g} s")
+    if window.failed or last.failure is not None:
+        code = 1
+    return max(code, _save_on_closing(engine, subject, save))
+
+
+def _run(engine: Engine, window: Window, scripted: Scripted | None, paused: bool) -> bool:
+    """The engine from start to stop with the window open; whether its thread has ended."""
     engine.start()
     try:
         if not paused:
@@ -65,15 +87,11 @@ def open_window(
             window.show(scripted)
     finally:
         ended = engine.stop(STOP_SECS)
-        window.close()
-    last = engine.snapshots.latest()
-    if not ended:
-        raise StageDidNotEnd(f"not saved: stage {last.stage_next} did not end within {STOP_SECS:g} s")
-    code = 1 if window.failed or last.failure is not None else 0
-    return max(code, _save_on_closing(engine, run, view.checkpoint_path, save))
+    return ended
 
 
-def _save_on_closing(engine: Engine, run: Run, path: Path, save: SaveRun) -> int:
+def _save_on_closing(engine: Engine, subject: Subject, save: SaveRun) -> int:
+    run, path = subject.run, subject.checkpoint_path
     last = engine.snapshots.latest()
     if last.failure is not None:
         print(f"failed in {last.failure.stage}, iteration {last.failure.iteration}: {last.failure.message}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import shutil
 import sys
@@ -224,29 +225,64 @@ def fit_headless(opened: Opened, iterations: int | None, out: Path, input_frame:
     return run_headless(opened, wanted, out, input_frame)
 
 
+@dataclasses.dataclass(frozen=True)
+class Visit:
+    """What was shown in the window, where its files go, and the iteration that it came with."""
+
+    opened: Opened
+    out: Path
+    start: int
+
+
 def show(opened: Opened, out: Path, paused: bool, input_frame: bool = False) -> int:
-    """Opens the window; where iterations were made, the mesh and the metrics go beside the checkpoint afterwards."""
+    """Opens the window; where iterations were made, the mesh and the metrics go beside the checkpoint afterwards.
+
+    A file dropped on the window gets a folder of its name beside the first one's.
+    """
     from workbench.app import StageDidNotEnd, open_window
     from workbench.graphics import NoGraphics
+    from workbench.window import Subject
 
-    start = opened.run.iteration
+    visits = [Visit(opened, out, opened.run.iteration)]
+
+    def open_dropped(path: str) -> Subject:
+        try:
+            found = open_what(path)
+            folder = writable_folder(free_folder(out.parent / found.name, [visit.out for visit in visits]))
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        visits.append(Visit(found, folder, found.run.iteration))
+        return Subject(found.run, found.title, folder, found.view.camera())
+
     try:
-        code = open_window(opened.run, title=opened.title, out_dir=out, paused=paused, home=opened.view.camera())
+        code = open_window(opened.run, title=opened.title, out_dir=out, paused=paused, home=opened.view.camera(),
+                           opener=open_dropped)
     except NoGraphics as error:
         raise InputError(str(error)) from None
     except StageDidNotEnd as error:
         print(f"workbench: {error}", file=sys.stderr)
         return 1
-    if opened.run.iteration > start:
-        from workbench.headless import frame_name, write_mesh, write_metrics
+    return max([code, *(write_what_was_made(visit, input_frame) for visit in visits)])
 
-        try:
-            write_mesh(opened, out, input_frame)
-            write_metrics(opened, out, {"finished": None, "frame": frame_name(input_frame)})
-        except OSError as error:
-            print(f"not written: {error}", file=sys.stderr)
-            return 1
-    return code
+
+def free_folder(wanted: Path, taken: list[Path]) -> Path:
+    """The folder, or the first of NAME-2, NAME-3 and so on that isn't taken."""
+    return next(folder for number in itertools.count(1)
+                if (folder := wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")) not in taken)
+
+
+def write_what_was_made(visit: Visit, input_frame: bool) -> int:
+    if visit.opened.run.iteration <= visit.start:
+        return 0
+    from workbench.headless import frame_name, write_mesh, write_metrics
+
+    try:
+        write_mesh(visit.opened, visit.out, input_frame)
+        write_metrics(visit.opened, visit.out, {"finished": None, "frame": frame_name(input_frame)})
+    except OSError as error:
+        print(f"not written: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 COMMANDS = {

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sparseflex.camera import Camera
+from sparseflex.training.run import Run
 from workbench import actions, panels, panes, theme
 from workbench.commands import Command, Pause, RequestFields
 from workbench.engine import Engine
@@ -38,10 +40,28 @@ KEEP_SECS = 2.0
 Scripted = Callable[["Window"], bool]
 
 
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What a window shows: a run, what it is called, the folder of its checkpoint, a camera that looks the home way."""
+
+    run: Run
+    title: str
+    out_dir: Path
+    home: Camera | None = None
+
+    @property
+    def checkpoint_path(self) -> Path:
+        return self.out_dir / "checkpoint.safetensors"
+
+
+Opener = Callable[[str], Subject]
+
+
 class Window:
     """The main loop's state: engine, view, scene, pacer. Scripts use engine, view, snapshot, n_frames, screenshot."""
 
-    def __init__(self, engine: Engine, view: ViewState, title: str, fps: float, size: tuple[int, int] | None) -> None:
+    def __init__(self, engine: Engine, view: ViewState, title: str, fps: float, size: tuple[int, int] | None,
+                 opener: Opener | None = None) -> None:
         import polyscope as ps
         import polyscope.imgui as psim
         import polyscope.implot as implot
@@ -50,18 +70,16 @@ class Window:
         from workbench.textures import Textures
         from workbench.ui import Ui
 
-        self.engine, self.view = engine, view
-        self.snapshot: Snapshot = engine.snapshots.latest()
-        self._of_scene = self.snapshot  # the last one with all that the scene needs: it may come more rarely
+        self.view = view
         self.failed, self.n_frames = "", 0
+        self.next: Subject | None = None  # what was dropped, to be shown in place of this run
+        self._opener = opener
+        self._dropped: list[str] = []
         self._ps = ps
         self._input = InputWatch()
         self._pacer = Pacer(fps)
         self._closing = False
-        self._awaited: int | None = None
-        self._names: frozenset[str] = frozenset()
         self._home: Any = None
-        self._drawn_serial = -1
         self._themed: theme.Palette | None = None
         self._preferences = Preferences()
         self._preferences.load(view)
@@ -71,8 +89,38 @@ class Window:
         screen = self._input.screen_size()
         ps.set_window_size(*(size or default_size(screen)))
         ps.set_user_callback(self._guarded_callback)
+        ps.set_files_dropped_callback(self.drop)
         self.scene = SceneView()
         self.ui = Ui(psim, implot, Textures())
+
+    def attach(self, engine: Engine, subject: Subject) -> None:
+        """Makes an engine's run the one that is shown; choices that aren't about a run stay as they are."""
+        self.engine, self.next = engine, None
+        self.snapshot: Snapshot = engine.snapshots.latest()
+        self._of_scene = self.snapshot  # the last one with all that the scene needs: it may come more rarely
+        self._awaited: int | None = None
+        self._names: frozenset[str] = frozenset()
+        self._drawn_serial = -1
+        self.view.title, self.view.checkpoint_path, self.view.pinned = subject.title, subject.checkpoint_path, None
+        if subject.home is not None:
+            self.view.home_direction = tuple((-subject.home.forward_world).tolist())
+        self._home = None
+
+    def drop(self, paths: Sequence[str]) -> None:
+        """What happens to files dropped on the window: the first becomes the next subject."""
+        self._dropped.extend(paths)
+
+    def _open_dropped(self) -> None:
+        paths, self._dropped[:] = list(self._dropped), []
+        if self._opener is None:
+            self.view.notice = f"not opened: {paths[0]} (this window shows one run only)"
+            return
+        try:
+            self.next = self._opener(paths[0])
+        except ValueError as error:
+            self.view.notice = f"not opened: {error}"
+        else:
+            self.view.notice = "" if len(paths) == 1 else f"opened the first of {len(paths)} files"
 
     # The loop
 
@@ -90,6 +138,10 @@ class Window:
                     self._pacer.alarm(now)
                 continue
             self._redraw(now, training)
+            if self._dropped:
+                self._open_dropped()
+                if self.next is not None:
+                    return
             if now > self._kept_at + KEEP_SECS:
                 self._preferences.save(self.view)
                 self._kept_at = now
@@ -103,6 +155,7 @@ class Window:
         self._preferences.save(self.view)
         self._input.close()
         self._ps.clear_user_callback()
+        self._ps.clear_files_dropped_callback()
         self._ps.shutdown()
 
     def screenshot(self, path: Path | str) -> None:
