@@ -276,8 +276,8 @@ class CameraSampler:
 
     Setting up with interior_share > 0 takes about a second (interior_places); drawing a camera under 2 ms.
     Where no point keeps the clearance (a flat sheet), `places` is None and zoom cameras take the interior ones' share.
-    fixed: cameras of the user's own, drawn as they are by fixed_share. Raises ValueError where the target has no
-    vertices.
+    fixed: cameras of the user's own, drawn as they are by fixed_share; locked: where there are any, no others are
+    drawn. Raises ValueError where the target has no vertices.
     """
 
     def __init__(
@@ -285,7 +285,7 @@ class CameraSampler:
     ) -> None:
         from sparseflex.metrics import sample_points
 
-        self.config, self._fixed = config, tuple(fixed)
+        self.config, self.fixed, self.locked = config, tuple(fixed), False
         self.extent = Extent.of(target.vertices)
         self._vertices = target.vertices.detach().to("cpu", torch.float64)
         surface = sample_points(target, 4096, torch.Generator().manual_seed(1)).points
@@ -311,9 +311,9 @@ class CameraSampler:
         config = self.config
         choice, cut_choice, first, second = draws[:4].tolist()
         drawn_share = config.orbit_share + config.zoom_share + config.interior_share
-        choice *= drawn_share + (config.fixed_share if self._fixed else 0.0)
-        if self._fixed and choice >= drawn_share:
-            return SampledCamera(self._fixed[int(float(draws[4]) * len(self._fixed))], "fixed", "none")
+        choice *= drawn_share + (config.fixed_share if self.fixed else 0.0)
+        if self.fixed and (self.locked or choice >= drawn_share):
+            return SampledCamera(self.fixed[int(float(draws[4]) * len(self.fixed))], "fixed", "none")
         if self.places is not None and choice >= config.orbit_share + config.zoom_share:
             kind, camera = "interior", self._interior(self.places, draws[4:])
         elif choice < config.orbit_share:

@@ -53,6 +53,8 @@ class FakeRun:
         self._only_scalars = only_scalars
         self._ratio = 0.5
         self._cameras: list[RunCamera] = []
+        self.own_cameras: tuple[Camera, ...] = ()
+        self.cameras_locked = False
         self._scalars: dict[str, float] = {}
         self.n_reads: dict[str, int] = {}
         self._target = icosphere_like(16, 0.4)
@@ -129,7 +131,7 @@ class FakeRun:
         return torch.stack([x[None].expand(64, 64), -x[:, None].expand(64, 64), height], -1) / radius * mask[..., None]
 
     def cameras(self) -> Sequence[RunCamera]:
-        return list(self._cameras)
+        return [*self._cameras, *(RunCamera(camera, "fixed", own=camera) for camera in self.own_cameras)]
 
     @property
     def settings(self) -> Mapping[str, Setting]:
@@ -139,6 +141,11 @@ class FakeRun:
         if name != "visibility_ratio" or not 0 < value <= 1:
             raise ValueError(f"visibility_ratio must be in (0, 1], got {value}")
         self._ratio = value
+
+    def change_cameras(self, cameras: Sequence[Camera], locked: bool = False) -> None:
+        if locked and not cameras:
+            raise ValueError("cameras must not be empty where the run is locked to them, got 0")
+        self.own_cameras, self.cameras_locked = tuple(cameras), locked
 
     def state_dict(self) -> dict[str, Any]:
         radius = {} if self._only_scalars else {"radius": self.radius}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from sparseflex.camera import Camera
+
 
 @dataclasses.dataclass(frozen=True)
 class Play:
@@ -68,6 +70,14 @@ class ChangeSetting:
 
 
 @dataclasses.dataclass(frozen=True)
+class ChangeCameras:
+    """Replaces the run's own cameras; locked: no others are drawn. A refusal comes back as the snapshot's notice."""
+
+    cameras: tuple[Camera, ...]
+    locked: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class SaveCheckpoint:
     """Saves the run to a file; success or failure comes back as the snapshot's notice."""
 
@@ -88,5 +98,5 @@ class Stop:
 
 Command = (
     Play | Pause | NextStage | NextIteration | RunIterations | RunTo | StepBack | GoTo | ChangeSetting
-    | SaveCheckpoint | RequestFields | Stop
+    | ChangeCameras | SaveCheckpoint | RequestFields | Stop
 )

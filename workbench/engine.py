@@ -16,6 +16,7 @@ from typing import Any
 from sparseflex.training.measure import StageCost, StageMeter, cost_columns
 from sparseflex.training.run import Run
 from workbench.commands import (
+    ChangeCameras,
     ChangeSetting,
     Command,
     GoTo,
@@ -41,6 +42,9 @@ SaveRun = Callable[[Path, Run], Any]
 MID_ITERATION_PUBLISH_SECS = 0.25
 """While playing, snapshots are taken between iterations, so that all they hold belongs together; a run whose
 iteration takes longer than this is shown in between as well."""
+
+_CHANGED_AT_ONCE = ("notice", "failure", "settings", "own_cameras", "cameras_locked")
+"""What may have changed since a snapshot's fields began to be copied."""
 
 STOP_GRACE_SECS = 2.0
 """How long a played iteration may go on after Stop, so that the run ends between two iterations."""
@@ -168,7 +172,7 @@ class Engine:
         self._doing = type(command).__name__
         if isinstance(command, RequestFields):
             self._asked = self._names = command.names
-        elif isinstance(command, ChangeSetting):
+        elif isinstance(command, (ChangeSetting, ChangeCameras)):
             self._change(command)
         elif isinstance(command, SaveCheckpoint):
             self._save_checkpoint(command.path)
@@ -230,7 +234,7 @@ class Engine:
         self._history, self._next = HistoryTable(kept.history), 0
         self._stages_run += 1  # nothing that was copied before is up to date
         self._coming = None
-        self._publish(failure=None, settings=frozen(self._run.settings))
+        self._publish(failure=None, **self._changeable())
         self._change_again()
 
     def _change_again(self) -> None:
@@ -239,19 +243,33 @@ class Engine:
         for change in due:
             self._apply(change)
         if due:
-            self._publish(settings=frozen(self._run.settings))
+            self._publish(**self._changeable())
 
-    def _change(self, command: ChangeSetting) -> None:
+    def _change(self, command: ChangeSetting | ChangeCameras) -> None:
         try:
             self._apply(command)
         except (ValueError, KeyError) as error:
             self._publish(notice=str(error))
         else:
             self._past.changed(self._place, command)
-            self._publish(settings=frozen(self._run.settings), notice="", past=self._past.summary())
+            self._publish(notice="", past=self._past.summary(), **self._changeable())
+            if not self._running():
+                self._come_to_a_stop()
 
-    def _apply(self, change: ChangeSetting) -> None:
-        self._run.change_setting(change.name, change.value)
+    def _apply(self, change: ChangeSetting | ChangeCameras) -> None:
+        if isinstance(change, ChangeSetting):
+            self._run.change_setting(change.name, change.value)
+        elif hasattr(self._run, "change_cameras"):
+            self._run.change_cameras(change.cameras, change.locked)
+        else:
+            raise ValueError("cameras can't be changed: this run has no change_cameras")
+
+    def _changeable(self) -> dict[str, Any]:
+        """What a change shows in the snapshot, at once."""
+        run = self._run
+        own = tuple(run.own_cameras) if hasattr(run, "change_cameras") else None
+        return {"settings": frozen(run.settings), "cameras": tuple(run.cameras()), "own_cameras": own,
+                "cameras_locked": bool(getattr(run, "cameras_locked", False))}
 
     def _save_checkpoint(self, path: Path) -> None:
         try:
@@ -310,7 +328,7 @@ class Engine:
             started = time.perf_counter()
             fields = self._copies.finish()
             secs = coming.copy_secs + time.perf_counter() - started
-            flags = {name: getattr(self._shown, name) for name in ("notice", "failure", "settings")}
+            flags = {name: getattr(self._shown, name) for name in _CHANGED_AT_ONCE}
             self._shown = dataclasses.replace(coming.snapshot, **flags, serial=self._shown.serial)
             self._publish(playing=running, fields=fields, publish_secs=secs, answers=coming.snapshot.answers + 1)
 
@@ -327,8 +345,7 @@ class Engine:
             stage_next=self._stages[self._next],
             scalars=frozen(run.scalars()),
             history=self._history.view(),
-            cameras=tuple(run.cameras()),
-            settings=frozen(run.settings),
+            **self._changeable(),
             made=frozen(self._made),
             past=self._past.summary(),
             field_kinds=frozen(fields_of(run)),

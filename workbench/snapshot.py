@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 if TYPE_CHECKING:
+    from sparseflex.camera import Camera
     from sparseflex.training.run import FieldKind, RunCamera, Setting
 
 
@@ -73,7 +74,8 @@ class Snapshot:
     yet is absent. The same array object in two snapshots means: unchanged.
     stage_secs and stage_peak_bytes: what each stage cost when it ran last; publish_secs is what copying the fields
     of this snapshot cost the engine; made: the scalars that each stage set when it ran last; asked holds the names that
-    fields answers, answers how often that happened so far.
+    fields answers, answers how often that happened so far. own_cameras: the user's own, None where the run's can't be
+    changed; cameras_locked: whether no others are drawn.
     """
 
     serial: int = 0
@@ -86,6 +88,8 @@ class Snapshot:
     scalars: Mapping[str, float] = dataclasses.field(default_factory=_empty)
     history: History = dataclasses.field(default_factory=History)
     cameras: tuple[RunCamera, ...] = ()
+    own_cameras: tuple[Camera, ...] | None = None
+    cameras_locked: bool = False
     settings: Mapping[str, Setting] = dataclasses.field(default_factory=_empty)
     field_kinds: Mapping[str, FieldKind] = dataclasses.field(default_factory=_empty)
     fields: Mapping[str, Any] = dataclasses.field(default_factory=_empty)

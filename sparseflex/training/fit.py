@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,8 +18,9 @@ from sparseflex.representation import SparseFlex
 from sparseflex.sampling import CameraSampler, SampledCamera, check_fixed
 from sparseflex.threads import SMALL_SECTION, one_thread
 from sparseflex.training.config import FitConfig, from_table
+from sparseflex.training.fit_cameras import FitCameras
 from sparseflex.training.fit_parameters import FitParameters, FitSection, initial_sdf, voxels_around
-from sparseflex.training.fit_state import Shown, camera_from_state, camera_state
+from sparseflex.training.fit_state import Shown
 from sparseflex.training.measure import StageCost, StageMeter, cost_columns
 from sparseflex.training.objective import Objective
 from sparseflex.training.run import FieldKind, RunCamera, Setting
@@ -28,7 +28,6 @@ from sparseflex.voxels import SparseVoxels
 
 STAGES = ("sample_cameras", "adapt_frustum", "activate", "extract", "render", "loss", "backward", "update")
 
-_RECENT_CAMERAS = 64
 _FRAME_SLACK = 1e-4
 
 _FIELDS: dict[str, FieldKind] = {
@@ -55,13 +54,13 @@ class FitRun:
 
     def __init__(self, target: Mesh, config: FitConfig, device: torch.device | str = "cpu",
                  parameters: FitParameters | None = None, fixed_cameras: Sequence[Camera] = ()) -> None:
-        self.fixed_cameras = tuple(fixed_cameras)
+        self._own = FitCameras(fixed_cameras)
         self.config, self.iteration = config, 0
         self.target = target.detach().to(device, torch.float32)
         reach = float(self.target.vertices.abs().amax()) if target.n_vertices else 0.0
         if not reach <= 0.5 + _FRAME_SLACK:
             raise ValueError(f"target must lie in [-0.5, 0.5]^3, the normalised frame, got coordinates up to {reach:g}")
-        check_fixed(self.fixed_cameras, self.target)
+        check_fixed(self.own_cameras, self.target)
         self.generator = torch.Generator().manual_seed(config.seed)
         if parameters is None:
             voxels = voxels_around(self.target, config.resolution)
@@ -79,7 +78,6 @@ class FitRun:
         self._generator_at_start = self.generator.get_state()
         self._scalars: dict[str, float] = {"iteration": 0.0, "voxels": float(self.voxels.n_voxels)}
         self._shown = Shown()
-        self._recent: collections.deque[RunCamera] = collections.deque(maxlen=_RECENT_CAMERAS)
         self._sampled: list[SampledCamera] = []
         self._cameras: list[Camera] = []
         self._section: FitSection | None = None
@@ -126,8 +124,10 @@ class FitRun:
         if self._pending is not None and self.iteration >= self._pending_from:
             self.config, self._pending = self._pending, None
         if self._sampler is None:
-            self._sampler = CameraSampler(self.target, self.config, fixed=self.fixed_cameras)
-        self._sampler.config = self.config
+            self._sampler = CameraSampler(self.target, self.config)
+        self._own.begin(self.iteration)
+        self._sampler.config, self._sampler.fixed = self.config, self._own.own
+        self._sampler.locked = self._own.locked
         self._sampled = self._sampler.sample(self.generator)
         self._cameras = [sampled.camera for sampled in self._sampled]
         self._shown = dataclasses.replace(self._shown, trace=None)
@@ -209,13 +209,14 @@ class FitRun:
             self.history.setdefault(name, [float("nan")] * (self.iteration - 1))
         for name, column in self.history.items():
             column.append(row.get(name, float("nan")))
-        self._recent.extendleft(reversed(self._current))
+        self._own.note(self._current)
         self._generator_at_start = self.generator.get_state()
 
     def _show_cameras(self, n_active: list[int] | None = None) -> None:
         counts = n_active or [None] * len(self._cameras)
         self._current = [
-            RunCamera(camera, sampled.kind, None, count, self.iteration + 1)
+            RunCamera(camera, sampled.kind, None, count, self.iteration + 1,
+                      own=sampled.camera if sampled.kind == "fixed" else None)
             for camera, sampled, count in zip(self._cameras, self._sampled, counts, strict=True)
         ]
 
@@ -240,8 +241,20 @@ class FitRun:
         return getattr(self._shown, name)
 
     def cameras(self) -> Sequence[RunCamera]:
-        current = self._current if self._next else []
-        return [*current, *self._recent]
+        return self._own.listed(self._current if self._next else [])
+
+    @property
+    def own_cameras(self) -> Sequence[Camera]:
+        return self._own.wanted[0]
+
+    @property
+    def cameras_locked(self) -> bool:
+        return self._own.wanted[1]
+
+    def change_cameras(self, cameras: Sequence[Camera], locked: bool = False) -> None:
+        """See Run; raises ValueError for a camera inside the target's box that is in a wall or too near to one."""
+        check_fixed(cameras, self.target)
+        self._own.change(cameras, locked, self.iteration + (self._next > 0))
 
     @property
     def settings(self) -> Mapping[str, Setting]:
@@ -285,8 +298,7 @@ class FitRun:
             },
             "stage_costs": {stage: [cost.secs, cost.peak_bytes] for stage, cost in self.stage_costs.items()},
             "shown": self._shown.state_dict(),
-            "fixed_cameras": [camera_state(RunCamera(camera, "fixed")) for camera in self.fixed_cameras],
-            "cameras": [camera_state(camera) for camera in self.cameras()],
+            "cameras": self._own.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -306,14 +318,12 @@ class FitRun:
         self.stage_costs = {stage: StageCost(*cost) for stage, cost in state["stage_costs"].items()}
         self._shown = Shown.from_state_dict(state["shown"], device)
         self._current = []
-        self._recent.clear()
-        self._recent.extend(camera_from_state(camera) for camera in state["cameras"])
+        self._own.load_state_dict(state["cameras"])
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any], device: torch.device | str = "cpu") -> FitRun:
         parameters = FitParameters.from_state_dict(state["parameters"], device)
         target = Mesh(state["target"]["vertices"], state["target"]["faces"])
-        fixed = [camera_from_state(camera).camera for camera in state["fixed_cameras"]]
-        run = cls(target, from_table(FitConfig, state["config"], "config"), device, parameters, fixed)
+        run = cls(target, from_table(FitConfig, state["config"], "config"), device, parameters)
         run.load_state_dict(state)
         return run

@@ -1,4 +1,4 @@
-"""What a fit shows of its latest iteration, and how that and its cameras go into a checkpoint."""
+"""What a fit shows of its latest iteration, and how that goes into a checkpoint."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sparseflex.camera import Camera
 from sparseflex.mesh import Mesh
 from sparseflex.render import Maps
-from sparseflex.training.run import RunCamera
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,18 +45,3 @@ class Shown:
         mesh = state.pop("mesh", None)
         moved = {name: value if value is None else value.to(device) for name, value in state.items()}
         return cls(mesh=None if mesh is None else Mesh(mesh["vertices"], mesh["faces"]).to(device), **moved)
-
-
-def camera_state(seen: RunCamera) -> dict[str, Any]:
-    camera = seen.camera
-    return {
-        "camera_from_world": camera.camera_from_world.tolist(),
-        **{name: getattr(camera, name) for name in ("fov_y_degrees", "width", "height", "near", "far")},
-        **{name: getattr(seen, name) for name in ("kind", "loss", "n_active", "iteration")},
-    }
-
-
-def camera_from_state(state: Mapping[str, Any]) -> RunCamera:
-    matrix = torch.tensor(state["camera_from_world"], dtype=torch.float64)
-    camera = Camera(matrix, *(state[name] for name in ("fov_y_degrees", "width", "height", "near", "far")))
-    return RunCamera(camera, *(state[name] for name in ("kind", "loss", "n_active", "iteration")))

@@ -23,13 +23,15 @@ trace   a tensor (rounds, 3): near, far and count of each step of the adaptive s
 @dataclasses.dataclass(frozen=True)
 class RunCamera:
     """A camera that the run uses: kind is orbit, zoom, interior or fixed; loss as last seen, or None;
-    iteration: the one that it served, counted from 1."""
+    iteration: the one that it served, counted from 1; own: of a fixed one the very camera that the run was given,
+    which it is known by, while near and far of `camera` are those that it was used with."""
 
     camera: Camera
     kind: str
     loss: float | None = None
     n_active: int | None = None
     iteration: int | None = None
+    own: Camera | None = None
 
     @property
     def label(self) -> str:
@@ -53,7 +55,10 @@ class Run(Protocol):
 
     A run may also have `history` (scalar names to equally long sequences, kept over a checkpoint), `stage_costs` (stage
     names to StageCost, where it measures itself), `extract()` (the whole surface as a Mesh) and `device`; they are used
-    where they are.
+    where they are. One whose cameras may be changed has `own_cameras` (a sequence of Camera: the user's own),
+    `cameras_locked` (whether no others are drawn) and `change_cameras(cameras, locked)`, which replaces both from the
+    next iteration on, or raises ValueError naming the camera, the rule and the value. The two tell what is wanted, at
+    once; cameras() lists the own ones too, used or not.
 
     One iteration is run_stage(s) for every s of stages, in that order; after the last one iteration has grown
     by one. Nothing else changes the run, so that it can stop between any two stages. All of it is called from
@@ -78,7 +83,7 @@ class Run(Protocol):
         """The field's current value on the run's device, or None where no stage has made it yet."""
 
     def cameras(self) -> Sequence[RunCamera]:
-        """The cameras of the current iteration first, then recent ones."""
+        """The cameras of the current iteration first, then recent ones, then what else is of the user's own."""
 
     @property
     def settings(self) -> Mapping[str, Setting]:
@@ -91,4 +96,5 @@ class Run(Protocol):
         """The complete state at the start of the current iteration: nested dicts of tensors, numbers and strings."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes over a state that state_dict gave."""
+        """Takes over a state that state_dict gave, its tensors on the CPU maybe; the run then stands at the start of
+        that iteration, wherever it stood before."""
