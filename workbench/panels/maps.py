@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from workbench import theme
+from workbench.colour_maps import viridis
 from workbench.commands import Command
 from workbench.snapshot import Snapshot
 from workbench.ui import Ui
@@ -92,16 +93,3 @@ def colour_difference(name: str, rendered: np.ndarray, target: np.ndarray) -> Fl
         error = np.abs(rendered - target)
     error = np.clip(error, 0, 1)[..., None].astype(np.float32)
     return BACK + error * (np.array(theme.ACCENT, np.float32) - BACK)
-
-
-# viridis, every sixteenth of its entries
-_VIRIDIS = np.array([theme.rgb(code) for code in (
-    "#440154", "#481A6C", "#472F7D", "#414487", "#39568C", "#31688E", "#2A788E", "#23888E", "#1F988B", "#22A884",
-    "#35B779", "#54C568", "#7AD151", "#A5DB36", "#D2E21B", "#FDE725")], np.float32)
-
-
-def viridis(values: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape 3"]:
-    """Colours for values in [0, 1], linear between sixteen entries of the map."""
-    place = np.clip(values, 0, 1) * (len(_VIRIDIS) - 1)
-    low = np.minimum(place.astype(np.int64), len(_VIRIDIS) - 2)
-    return _VIRIDIS[low] + (place - low)[..., None].astype(np.float32) * (_VIRIDIS[low + 1] - _VIRIDIS[low])
