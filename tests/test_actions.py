@@ -18,7 +18,8 @@ from workbench.ui import Ui
 from workbench.view_state import LAYERS, ViewState
 
 # what users of such tools expect, by workbench.md
-CONVENTIONS = ("Space", "→", "Shift + →", "[", "]", "Tab", "G", "E", "F", "?", "Ctrl + P", "Ctrl + S")
+CONVENTIONS = ("Space", "→", "Shift + →", "←", "Home", "End", "[", "]", "Tab", "G", "E", "F", "?", "Ctrl + P",
+               "Ctrl + S")
 
 
 class Keyboard:

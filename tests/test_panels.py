@@ -28,6 +28,7 @@ from workbench.commands import (
     RequestFields,
     RunIterations,
     RunTo,
+    StepBack,
 )
 from workbench.engine import Engine
 from workbench.pacing import SCENE_SHARE, UI_SHARE, Pacer
@@ -93,7 +94,7 @@ def test_panels_know_nothing_of_polyscope() -> None:
 @pytest.mark.parametrize(
     ("label", "command"),
     [("Play", Play()), ("Stage", NextStage()), ("Iteration", NextIteration()), ("Run", RunIterations(10)),
-     ("Run to", RunTo(100))],
+     ("Run to", RunTo(100)), ("Back", StepBack())],
 )
 def test_transport_buttons(label: str, command: Command, fitted: Snapshot, view: ViewState) -> None:
     assert transport.draw(FakeUi({label: True}), view, fitted) == [command]

@@ -191,11 +191,11 @@ def test_keys_step_play_pause_and_choose(drive: Callable[..., Driven], tmp_path:
 
 def test_buttons_and_the_close_button(drive: Callable[..., Driven], tmp_path: Path, display: str) -> None:
     window = drive()
-    window.click(111, 577)  # Stage, the second of the three buttons
+    window.click(165, 577)  # Stage, the third of the buttons
     window.wait(lambda s: s["stage_next"] == "render")
-    window.click(177, 577)  # Iteration
+    window.click(231, 577)  # Iteration
     window.wait(lambda s: s["iteration"] == 1)
-    window.click(48, 577)  # Play
+    window.click(102, 577)  # Play
     window.wait(lambda s: s["playing"] and s["iteration"] > 2)
     press_close_button(display, int(window.window))
     code, _, _ = window.ended()
@@ -269,7 +269,13 @@ def test_commands_by_name_theme_and_run_to(drive: Callable[..., Driven], tmp_pat
     window.key("F")
     window.wait(lambda s: s["notice"].startswith("saved"))
     assert (tmp_path / "figure_000000.png").stat().st_size > 1000
-    window.click(385, 577)  # Run to
+    window.click(439, 577)  # Run to
+    window.wait(lambda s: s["iteration"] == 100 and not s["playing"])
+    window.key("Left")
+    window.wait(lambda s: s["iteration"] == 99)
+    window.key("Home")
+    window.wait(lambda s: s["iteration"] < 99 and not s["playing"])
+    window.key("End")
     window.wait(lambda s: s["iteration"] == 100 and not s["playing"])
     assert window.close()[0] == 0
 

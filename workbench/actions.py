@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from workbench import theme
-from workbench.commands import Command, NextIteration, NextStage, Pause, Play, SaveCheckpoint
+from workbench.commands import Command, GoTo, NextIteration, NextStage, Pause, Play, SaveCheckpoint, StepBack
 from workbench.view_state import LAYER_LABELS, LAYERS
 
 if TYPE_CHECKING:
@@ -51,6 +51,11 @@ def _play_or_pause(window: Window) -> list[Command]:
     return [Pause() if window.snapshot.playing else Play()]
 
 
+def _to_oldest(window: Window) -> list[Command]:
+    oldest = window.snapshot.past.oldest
+    return [StepBack()] if oldest is None else [GoTo(oldest)]  # where nothing is kept the answer says why
+
+
 def _close_overlays(window: Window) -> None:
     window.view.show_keys = window.view.palette.shown = False
 
@@ -67,6 +72,9 @@ ACTIONS: tuple[Action, ...] = (
     Action("Play or pause", "Space", _play_or_pause),
     Action("Next iteration", "RightArrow", lambda _: [NextIteration()], repeats=True),
     Action("Next stage", "Shift+RightArrow", lambda _: [NextStage()], repeats=True),
+    Action("Back one iteration", "LeftArrow", lambda _: [StepBack()], repeats=True),
+    Action("Back to the first iteration kept", "Home", _to_oldest),
+    Action("On to the last iteration reached", "End", lambda w: [GoTo(w.snapshot.past.reached)]),
     Action("Previous camera", "LeftBracket", lambda w: w.view.step_camera(w.snapshot, -1)),
     Action("Next camera", "RightBracket", lambda w: w.view.step_camera(w.snapshot, 1)),
     *(Action(f"Layer {label} on or off", str(number), _layer(name), listed=False)

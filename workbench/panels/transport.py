@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from workbench import theme
-from workbench.commands import Command, NextIteration, NextStage, Pause, Play, RunIterations, RunTo
+from workbench.commands import Command, NextIteration, NextStage, Pause, Play, RunIterations, RunTo, StepBack
 from workbench.panels.scalars import shown
 from workbench.snapshot import Snapshot
 from workbench.ui import Ui, count, megabytes, milliseconds
@@ -31,6 +31,12 @@ def _draw_buttons(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     commands: list[Command] = []
     able = snapshot.failure is None and not snapshot.stopped
     gap = GAP_EM * ui.em
+    past = snapshot.past
+    back_tip = f"Back one iteration, as far as {past.oldest}. Left arrow" if past.oldest is not None else (
+        "Back one iteration. Left arrow")
+    if ui.button("Back", 4.0 * ui.em, able, tip=back_tip):
+        commands.append(StepBack())
+    ui.im.SameLine(0.0, gap)
     if snapshot.playing:
         if ui.button("Pause", 5.2 * ui.em, able, accent=True, tip="Stops after the stage that is running. Space"):
             commands.append(Pause())
