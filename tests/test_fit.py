@@ -112,6 +112,37 @@ def test_initial_sdf(kind):
         assert sdf[centre] < 0  # inside is negative
 
 
+def test_gradient_fields_are_the_loss_gradients_of_the_whole_set():
+    run = small_run(visibility_ratio=0.4, halo=1, zoom_share=1.0)
+    run.run_iteration()
+    for stage in STAGES[: STAGES.index("backward")]:
+        run.run_stage(stage)
+    names = ("sdf_grad", "deform_grad", "weights_grad")
+    assert all(run.read_field(name) is None for name in names)  # the last iteration's are no longer there
+    section = run._section
+    run.run_stage("backward")
+    assert 0 < len(section.voxel_rows) < run.voxels.n_voxels
+    for name, rows, n_rows in zip(names, (section.corner_rows, section.corner_rows, section.voxel_rows),
+                                  (run.voxels.n_corners, run.voxels.n_corners, run.voxels.n_voxels), strict=True):
+        expected = torch.zeros(n_rows)
+        grads = section.gradients()[name.removesuffix("_grad")].reshape(len(rows), -1)
+        for row, grad in zip(rows.tolist(), grads, strict=True):
+            expected[row] = grad.double().square().sum().sqrt()
+        assert torch.allclose(run.read_field(name), expected, rtol=1e-5) and float(expected.max()) > 0, name
+    for stage in STAGES[STAGES.index("backward") + 1 :]:
+        run.run_stage(stage)
+    assert float(run.read_field("sdf_grad").max()) > 0  # they stay until the next section needs the memory
+
+
+def test_gradient_fields_of_a_run_that_sees_everything_or_nothing():
+    run = small_run(halo=8)
+    for stage in STAGES[: STAGES.index("backward") + 1]:
+        run.run_stage(stage)
+    assert run.read_field("weights_grad").shape == (run.voxels.n_voxels,)
+    run.load_state_dict(run.state_dict())
+    assert run.read_field("sdf_grad") is None
+
+
 def square(low: float, high: float) -> sf.Mesh:
     corners = [(low, 0.004, -0.3), (high, 0.004, -0.3), (high, 0.004, 0.3), (low, 0.004, 0.3)]
     return sf.Mesh(torch.tensor(corners), torch.tensor([[0, 2, 1], [0, 3, 2]]))
@@ -222,6 +253,9 @@ def test_a_reopened_run_shows_the_same(tmp_path):
     assert again.stage_costs == run.stage_costs and again.settings == run.settings
     for name in run.fields:
         a, b = run.read_field(name), again.read_field(name)
+        if name.endswith("_grad"):  # of a section that is gone: a backward pass makes them anew
+            assert a is not None and b is None
+            continue
         a, b = (x.vertices if isinstance(x, sf.Mesh) else x for x in (a, b))
         a, b = (x.voxel_ijk if isinstance(x, sf.SparseVoxels) else x for x in (a, b))
         assert torch.equal(a, b), name

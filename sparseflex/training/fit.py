@@ -24,6 +24,7 @@ from sparseflex.training.fit_state import Shown
 from sparseflex.training.measure import StageCost, StageMeter, cost_columns
 from sparseflex.training.objective import Objective
 from sparseflex.training.run import FieldKind, RunCamera, Setting
+from sparseflex.training.section_gradients import GRADIENT_FIELDS, SectionGradients
 from sparseflex.voxels import SparseVoxels
 
 STAGES = ("sample_cameras", "adapt_frustum", "activate", "extract", "render", "loss", "backward", "update")
@@ -34,7 +35,7 @@ _FIELDS: dict[str, FieldKind] = {
     "voxels": "voxels", "active": "voxel", "alpha": "voxel", "beta": "voxel", "gamma": "voxel",
     "corner_sdf": "corner", "corner_deform": "corner", "mesh": "mesh", "target": "mesh", "trace": "trace",
     "rendered_depth": "map", "rendered_normal": "map", "rendered_mask": "map",
-    "target_depth": "map", "target_normal": "map", "target_mask": "map",
+    "target_depth": "map", "target_normal": "map", "target_mask": "map", **GRADIENT_FIELDS,
 }
 
 _SETTINGS = ("visibility_ratio", "halo", "cut_share", "window_share", "lr_sdf", "lr_deform", "lr_weights",
@@ -81,6 +82,7 @@ class FitRun:
         self._sampled: list[SampledCamera] = []
         self._cameras: list[Camera] = []
         self._section: FitSection | None = None
+        self._gradients: SectionGradients | None = None
         self._mesh: Mesh | None = None
         self._rendered: list[Maps] = []
         self._targets: list[Maps] = []
@@ -160,6 +162,7 @@ class FitRun:
         self._show_cameras(n_active)
 
     def _do_extract(self) -> None:
+        self._gradients = None  # before the graph that will need the memory
         self._section = self.parameters.section(self._shown.active)
         self._mesh = extract_mesh(self._section.flex, training=True)
         self._scalars |= {"vertices": float(self._mesh.n_vertices), "faces": float(self._mesh.n_faces)}
@@ -187,7 +190,8 @@ class FitRun:
     def _do_backward(self) -> None:
         if self._loss.requires_grad:  # a section without any surface has nothing to pull on
             self._loss.backward()
-        squares = sum(float(grad.square().sum()) for grad in self._section.gradients().values())
+        self._gradients = SectionGradients.of(self.voxels, self._section)
+        squares = sum(float(grad.square().sum()) for grad in self._gradients.section.values())
         self._scalars |= {"grad_norm": squares**0.5}
 
     def _do_update(self) -> None:
@@ -236,6 +240,9 @@ class FitRun:
             return self.voxels
         if name == "target":
             return self.target
+        if name in GRADIENT_FIELDS:
+            known = self._gradients
+            return known.read(name) if known is not None and known.voxels is self.voxels else None
         if name in ("corner_sdf", "corner_deform", "alpha", "beta", "gamma"):
             return getattr(self.flex(), name)
         return getattr(self._shown, name)
@@ -317,7 +324,7 @@ class FitRun:
         self.history = dict(zip(state["history"]["names"], columns, strict=True))
         self.stage_costs = {stage: StageCost(*cost) for stage, cost in state["stage_costs"].items()}
         self._shown = Shown.from_state_dict(state["shown"], device)
-        self._current = []
+        self._current, self._gradients = [], None
         self._own.load_state_dict(state["cameras"])
 
     @classmethod
