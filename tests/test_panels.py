@@ -295,8 +295,9 @@ def test_within_an_iteration_the_transport_names_what_the_last_stage_made() -> N
 
 
 @pytest.mark.parametrize("size", [(1280, 720), (1600, 900), (1920, 1080), (2560, 1440), (3840, 2160)])
-def test_columns_and_bar_fit_the_window_and_do_not_overlap(size: tuple[int, int]) -> None:
-    em = theme.FONT_PIXELS * layout.scale_for(*size)
+@pytest.mark.parametrize("wanted", [0.7, 1.0, 1.6])
+def test_columns_and_bar_fit_the_window_and_do_not_overlap(size: tuple[int, int], wanted: float) -> None:
+    em = theme.FONT_PIXELS * layout.scale_for(*size, wanted)
     made = layout.Layout.of(*size, em)
     rects = [made.left, made.right, made.bar, made.free]
     for x, y, width, height in rects:
@@ -306,6 +307,7 @@ def test_columns_and_bar_fit_the_window_and_do_not_overlap(size: tuple[int, int]
             apart = a[0] + a[2] <= b[0] or b[0] + b[2] <= a[0] or a[1] + a[3] <= b[1] or b[1] + b[3] <= a[1]
             assert apart
     assert made.free[2] > 0.4 * size[0]
+    assert size[0] >= layout.MIN_WIDTH_EM * em - 1e-6 and size[1] >= layout.MIN_HEIGHT_EM * em - 1e-6
 
 
 @pytest.mark.parametrize("aspect", [0.5, 1.2, 3.0])

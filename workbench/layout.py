@@ -15,9 +15,15 @@ Rect = tuple[float, float, float, float]  # x, y, width, height in pixels
 MIN_SCALE, MAX_SCALE = 0.8, 3.0
 
 
-def scale_for(width: float, height: float) -> float:
-    """The scale of text and panels: 0.8 at 1280 x 720, 1.2 at 1920 x 1080, 2.4 at 3840 x 2160."""
-    return min(max(min(width / 1600, height / 900), MIN_SCALE), MAX_SCALE)
+MIN_WIDTH_EM, MIN_HEIGHT_EM = 84.0, 44.0
+"""The room that the bar and the columns need, in font sizes: text is enlarged only as far as they still fit."""
+
+
+def scale_for(width: float, height: float, wanted: float = 1.0) -> float:
+    """The scale of text and panels: 0.8 at 1280 x 720, 1.2 at 1920 x 1080, 2.4 at 3840 x 2160; times what is wanted."""
+    fitting = min(max(min(width / 1600, height / 900), MIN_SCALE), MAX_SCALE)
+    largest = min(width / MIN_WIDTH_EM, height / MIN_HEIGHT_EM) / theme.FONT_PIXELS
+    return max(min(fitting * wanted, largest), fitting * min(wanted, 1.0))
 
 
 @dataclasses.dataclass(frozen=True)

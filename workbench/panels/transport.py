@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from workbench import theme
 from workbench.commands import Command, NextIteration, NextStage, Pause, Play, RunIterations, RunTo, StepBack
 from workbench.panels.scalars import shown
@@ -96,9 +98,9 @@ def produced(snapshot: Snapshot) -> str:
 
 def _draw_costs(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
     """Numbers of the moment, so only while it lasts: at rest, a window shows the run's own numbers and no others."""
-    if not snapshot.playing:
-        ui.text_right("paused", theme.MUTED)
-        return
-    rate = snapshot.iterations_per_sec
-    cost = f"copies {milliseconds(snapshot.publish_secs)}, drawing {view.redraw.share:.0%}"
-    ui.text_right(f"{rate:.1f} it/s, {cost}" if rate == rate else f"running, {cost}", theme.MUTED)
+    rate = "running" if math.isnan(snapshot.iterations_per_sec) else f"{snapshot.iterations_per_sec:.1f} it/s"
+    cost = f", copies {milliseconds(snapshot.publish_secs)}, drawing {view.redraw.share:.0%}"
+    texts = (rate + cost, rate) if snapshot.playing else ("paused",)
+    ui.im.SameLine(0.0, ui.em)
+    fitting = [text for text in texts if ui.im.CalcTextSize(text)[0] <= ui.width]
+    ui.text_right(fitting[0] if fitting else "", theme.MUTED)
