@@ -25,16 +25,33 @@ def signed_distance(mesh: Mesh, points_world: Float[Tensor, "n 3"]) -> Float[Ten
     it face, edge or vertex (Bærentzen and Aanæs 2005): right everywhere for closed meshes, and beside the interior of
     open ones. Faces are outside where their winding says so. A mesh without faces gives inf.
     """
+    return signed_distance_and_gradient(mesh, points_world)[0]
+
+
+def signed_distance_and_gradient(
+    mesh: Mesh, points_world: Float[Tensor, "n 3"]
+) -> tuple[Float[Tensor, "n"], Float[Tensor, "n 3"]]:
+    """signed_distance and its gradient at each point, of length 1.
+
+    The gradient points away from the nearest point outside, towards it inside; on the surface it is the normal of the
+    feature. A mesh without faces gives inf and zeros.
+    """
     queries = points_world.detach().to("cpu", torch.float64)
     vertices, faces = mesh.vertices.detach().to("cpu", torch.float64), mesh.faces.cpu()
     if len(queries) == 0 or len(faces) == 0:
-        return torch.full_like(points_world[:, 0], torch.inf).detach()
+        return torch.full_like(points_world[:, 0], torch.inf).detach(), torch.zeros_like(points_world).detach()
     distance = point_to_triangle_distance(queries, Mesh(vertices, faces))
     nearest = _triangle_at(queries, distance, vertices[faces])
     foot, weights = _nearest_point(queries, vertices[faces[nearest]])
     normal = _feature_normals(vertices, faces, nearest, weights)
-    inside = ((queries - foot) * normal).sum(1) < 0
-    return torch.where(inside, -distance, distance).to(points_world)
+    offset = queries - foot
+    inside = (offset * normal).sum(1) < 0
+    signed = torch.where(inside, -distance, distance)
+    # so near the surface the offset is rounding
+    on_surface = distance <= 1e-12 * float(vertices.abs().amax().clamp(min=1e-300))
+    away = torch.where(on_surface[:, None], normal, torch.where(inside[:, None], -offset, offset))
+    gradient = away / away.norm(dim=1, keepdim=True).clamp(min=1e-300)
+    return signed.to(points_world), gradient.to(points_world)
 
 
 def _triangle_at(
