@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from workbench.ui import Ui
+from workbench.worker import same_token
 
 ANSWERS = {
     "GetFontSize": lambda: 15.0,
@@ -48,7 +49,7 @@ class FakeModule:
                 return self._uses.get(name, False)
             if name == "GetPlotMousePos":
                 return self._uses.get(name, (0.0, 0.0))
-            if name in ("Checkbox", "InputInt", "SliderFloat", "Combo"):
+            if name in ("Checkbox", "InputInt", "SliderFloat", "SliderInt", "Combo"):
                 used = self._uses.get(arguments[0])
                 return (used is not None, arguments[1] if used is None else used)
             return ANSWERS.get(name, lambda *_: None)(*arguments)
@@ -62,7 +63,7 @@ class FakeTextures:
         self._sources: dict[str, Any] = {}
 
     def is_shown(self, name: str, source: Any) -> bool:
-        return self._sources.get(name) is source
+        return name in self._sources and same_token(self._sources[name], source)
 
     def show(self, name: str, source: Any, pixels: np.ndarray | None) -> str:
         self._sources[name] = source

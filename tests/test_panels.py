@@ -141,7 +141,7 @@ def test_choosing_a_camera_pins_it_and_following_lets_go(fitted: Snapshot) -> No
     assert view.pinned is fitted.cameras[-1]  # around the end
     frustum.draw(FakeUi({"##camera": 1}), view, fitted)
     assert view.pinned is fitted.cameras[1]
-    frustum.draw(FakeUi({"Follow the run's camera": True}), view, fitted)
+    frustum.draw(FakeUi({"Follow the run": True}), view, fitted)
     assert view.pinned is None
 
 

@@ -25,6 +25,7 @@ class Split:
         self.camera: Camera | None = None
         self.label = ""
         self._category = np.zeros(0, np.uint8)
+        self._counts: dict[str, int] | None = None
         self._histogram: DepthHistogram | None = None
 
     def update(self, voxels: SparseVoxels | None, camera: Camera | None, label: str = "") -> None:
@@ -32,7 +33,8 @@ class Split:
         self.label = label
         if voxels is self.voxels and camera is self.camera:
             return
-        self.voxels, self.camera, self._histogram = voxels, camera, None
+        self.voxels, self.camera = voxels, camera
+        self._counts = self._histogram = None
         if voxels is None:
             self._category = np.zeros(0, np.uint8)
         elif camera is None:
@@ -46,8 +48,11 @@ class Split:
 
     @property
     def counts(self) -> dict[str, int]:
-        found = np.bincount(self._category, minlength=len(Category))
-        return {name: int(found[category]) for name, category in CATEGORIES.items()}
+        """Voxels by category; counted when first looked at."""
+        if self._counts is None:
+            found = np.bincount(self._category, minlength=len(Category))
+            self._counts = {name: int(found[category]) for name, category in CATEGORIES.items()}
+        return self._counts
 
     @property
     def n_voxels(self) -> int:

@@ -9,9 +9,11 @@ import polyscope as ps
 import polyscope.imgui as psim
 from jaxtyping import Float
 
+from workbench.worker import same_token
+
 
 class Textures:
-    """One texture a name; an array seen before (the same object) is not sent again."""
+    """One texture a name; what comes from the same source as last time (see same_token) is not sent again."""
 
     def __init__(self) -> None:
         self._shown: dict[str, Any] = {}
@@ -19,7 +21,7 @@ class Textures:
 
     def show(self, name: str, source: Any, pixels: Float[np.ndarray, "H W 3"] | None) -> Any:
         """ImGui's reference to the texture; pixels may be None where source is what was shown last."""
-        if self._shown.get(name) is not source and pixels is not None:
+        if pixels is not None and not self.is_shown(name, source):
             rgba = np.ones((*pixels.shape[:2], 4), np.float32)
             rgba[..., :3] = pixels
             if self._shapes.get(name) == rgba.shape:
@@ -32,4 +34,4 @@ class Textures:
         return psim.ImTextureRef(ps.get_quantity_buffer(name, "colors").get_texture_native_id())
 
     def is_shown(self, name: str, source: Any) -> bool:
-        return self._shown.get(name) is source
+        return name in self._shown and same_token(self._shown[name], source)

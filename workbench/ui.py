@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -143,6 +143,17 @@ class Ui:
             self.im.SetTooltip(tip)
         return bool(pressed)
 
+    def choice(self, labels: Sequence[str], chosen: int, width: float = 0.0, tips: Sequence[str] = ()) -> int:
+        """A row of buttons of which one is in; returns the one that is in afterwards. width: of the whole row."""
+        gap = 0.2 * self.em
+        wide = ((width or self.width) - gap * (len(labels) - 1)) / max(len(labels), 1)
+        for index, label in enumerate(labels):
+            if index:
+                self.im.SameLine(0.0, gap)
+            if self.button(label, wide, accent=index == chosen, tip=tips[index] if index < len(tips) else ""):
+                chosen = index
+        return chosen
+
     def dot(self, colour: theme.Colour, framed: bool = False) -> None:
         """A disc at the line's height; the next item follows on the same line. framed: beside a check box."""
         x, y = self.im.GetCursorScreenPos()
@@ -153,6 +164,11 @@ class Ui:
         self.im.SameLine()
         if framed:
             self.im.AlignTextToFramePadding()
+
+    def picture(self, name: str, source: Any, make: Callable[[], Any], size: tuple[float, float]) -> None:
+        """An image; make() gives its pixels (H, W, 3) where they don't come from the same source as last time."""
+        pixels = None if self.textures.is_shown(name, source) else make()
+        self.im.Image(self.textures.show(name, source, pixels), size)
 
     def shares(self, parts: Sequence[tuple[float, theme.Colour]], height: float) -> None:
         """A bar cut in parts, each a share of their sum."""

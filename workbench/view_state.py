@@ -11,10 +11,12 @@ import numpy as np
 
 from sparseflex.camera import Camera
 from sparseflex.training.run import RunCamera
+from workbench.frustum_view import FrustumView
 from workbench.palette import Palette
 from workbench.plot_view import PlotView
 from workbench.snapshot import Snapshot
 from workbench.split import Split
+from workbench.worker import Worker
 
 LAYERS = ("active", "outside", "near_cut", "far_cut", "mesh", "target", "frustum", "cameras", "sdf")
 """Layers of the scene; number key k toggles the k-th."""
@@ -91,6 +93,8 @@ class ViewState:
     plots: PlotView = dataclasses.field(default_factory=PlotView)
     edited: dict[str, float] = dataclasses.field(default_factory=dict)
     split: Split = dataclasses.field(default_factory=Split)
+    frustum: FrustumView = dataclasses.field(default_factory=FrustumView)
+    worker: Worker = dataclasses.field(default_factory=Worker)
     redraw: RedrawStats = dataclasses.field(default_factory=RedrawStats)
     tabs: dict[str, str] = dataclasses.field(default_factory=lambda: {"left": "", "right": ""})
     theme: str = "dark"
@@ -104,6 +108,10 @@ class ViewState:
     def tab(self, column: str, names: tuple[str, ...]) -> str:
         """The tab in front of a column: the one chosen, or the first."""
         return self.tabs[column] if self.tabs.get(column) in names else names[0]
+
+    def in_front(self, tab: str) -> bool:
+        """Whether a tab is the one that its column shows; a column begins with its first."""
+        return self.show_panels and tab in self.tabs.values()
 
     def toggle_layer(self, name: str) -> None:
         self.layers[name] = not self.layers[name]
@@ -140,4 +148,5 @@ class ViewState:
         wanted |= {self.field_of(name, snapshot) for name in ("mesh", "target") if self.layers[name]}
         if self.layers["sdf"]:
             wanted.add("corner_sdf")
+        wanted |= self.frustum.scene_fields(self, snapshot)
         return frozenset(wanted & set(snapshot.field_kinds))

@@ -100,7 +100,7 @@ class Window:
         self._of_scene = self.snapshot  # the last one with all that the scene needs: it may come more rarely
         self._awaited: int | None = None
         self._names: frozenset[str] = frozenset()
-        self._drawn_serial = -1
+        self._drawn_news = (-1, 0)
         self.view.title, self.view.checkpoint_path, self.view.pinned = subject.title, subject.checkpoint_path, None
         if subject.home is not None:
             self.view.home_direction = tuple((-subject.home.forward_world).tolist())
@@ -128,7 +128,7 @@ class Window:
         while not (self._closing or self._ps.window_requests_close()):
             now = time.monotonic()
             training = self.engine.snapshots.latest().playing
-            news = self.engine.snapshots.latest().serial != self._drawn_serial
+            news = self._news() != self._drawn_news
             wait = self._pacer.secs_until_due(now, training, news)
             if wait <= ASK_AHEAD_SECS:
                 self._guarded(self._ask, training)
@@ -153,6 +153,7 @@ class Window:
 
     def close(self) -> None:
         self._preferences.save(self.view)
+        self.view.worker.stop()
         self._input.close()
         self._ps.clear_user_callback()
         self._ps.clear_files_dropped_callback()
@@ -173,14 +174,18 @@ class Window:
         names = panels.wanted_fields(view, latest)
         if self._pacer.scene_due(time.monotonic() + ASK_AHEAD_SECS, training):
             names |= view.scene_fields(latest)
-        stale = training and latest.serial == self._drawn_serial
+        stale = training and latest.serial == self._drawn_news[0]
         if self._awaited is None and (stale or names != self._names):
             self._names, self._awaited = names, latest.answers
             self.engine.send(RequestFields(names))
 
+    def _news(self) -> tuple[int, int]:
+        """Grows with every snapshot and with every result of the worker."""
+        return self.engine.snapshots.latest().serial, self.view.worker.n_finished
+
     def _redraw(self, now: float, training: bool) -> None:
+        self._drawn_news = self._news()
         self.snapshot = self.engine.snapshots.latest()
-        self._drawn_serial = self.snapshot.serial
         started = time.monotonic()
         self._guarded(self._update_scene, self._pacer.scene_due(now, training))
         with_scene = self._ps.get_redraw_requested()
@@ -195,9 +200,7 @@ class Window:
         if self.view.scene_fields(self.snapshot) <= self.snapshot.asked:
             self._of_scene = self.snapshot
         if due:
-            selected = self.view.selected_camera(self._of_scene)
-            camera, label = (None, "") if selected is None else (selected.camera, selected.label)
-            self.view.split.update(self._of_scene.fields.get("voxels"), camera, label)
+            self.view.frustum.update(self.view, self._of_scene)
             self.scene.update(self._of_scene, self.view)
         home = self._home_key()
         if home != self._home:
@@ -212,7 +215,7 @@ class Window:
         return self.scene.places(self.view, free[2] / max(free[3], 1.0))[1], free, self._ps.get_window_size()
 
     def _scale(self) -> float:
-        return self.view.scale * scale_for(*self._ps.get_window_size())
+        return scale_for(*self._ps.get_window_size(), self.view.scale)
 
     def _layout(self) -> Layout:
         width, height = self._ps.get_window_size()

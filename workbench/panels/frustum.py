@@ -1,30 +1,58 @@
-"""Frustum: which camera, its planes, and what they make of the voxels."""
+"""Frustum: which camera, its planes, what they make of the voxels, how they were found, and what the rim spoils."""
 
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float
 
+from sparseflex.frustum import ANCHORS, METHODS
 from sparseflex.training.run import RunCamera
 from workbench import theme
 from workbench.commands import ChangeSetting, Command
+from workbench.frustum_view import MAX_HALO, FrustumView, Look, Search
+from workbench.map_colours import rim_picture
+from workbench.section_work import PARAMETERS, Rim, Section
 from workbench.snapshot import Snapshot
 from workbench.ui import Ui, count
 from workbench.view_state import ViewState
+from workbench.worker import WorkFailed
 
 CATEGORY_LABELS = {"active": "active", "outside": "outside", "near_cut": "near-cut", "far_cut": "far-cut"}
+CATEGORY_TIPS = {
+    "active": "Active voxels: their centre lies in the camera's frustum.\nOnly they take part in extraction and "
+              "rendering",
+    "outside": "Laterally outside: beside the frustum, or behind the eye",
+    "near_cut": "In front of the near plane: cut away, so that what lies behind them is seen",
+    "far_cut": "Behind the far plane",
+}
 SHARE_ORDER = ("near_cut", "active", "far_cut", "outside")
+_LABEL_EM = 5.2
+
+RATIO_TIP = ("Visibility ratio: the share of all voxels to activate, from the next iteration on.\n"
+             "Below 1 it sets the planes; at 1 the schedule's cuts and windows do")
+HALO_TIP = "Voxels added around the active ones, so that the quads at the rim of the section find their four voxels"
+ANCHOR_TIPS = (
+    "The nearest voxels in view: the window of depth ranks begins at the front",
+    "The farthest voxels in view",
+    "The middle ranks",
+    "A window of ranks at a random depth; click again for another one",
+)
+METHOD_TIPS = (
+    "By order statistics: near and far stand around exactly the wanted ranks of depth",
+    "The paper's search: set the planes, count, move them until the count is within 1 % of what is wanted",
+)
 
 
 def fields(view: ViewState, snapshot: Snapshot) -> set[str]:
-    return {"voxels"}
-
+    return {"voxels", "trace"}
 
 
 def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
-    ui.heading("Frustum")
-    _draw_choice(ui, view, snapshot)
-    commands = _draw_ratio(ui, view, snapshot)
-    selected = view.selected_camera(snapshot)
+    ui.heading("Camera")
+    _draw_camera(ui, view, snapshot)
+    ui.heading("Planes")
+    commands = _draw_planes(ui, view, snapshot)
+    selected, look = view.selected_camera(snapshot), view.frustum.look
     if selected is None:
         ui.text("No camera yet: the first stage makes one.", theme.MUTED)
         return commands
@@ -32,20 +60,28 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     camera = view.split.camera or selected.camera
     if view.split.label and view.split.label != selected.label:
         ui.text(f"the scene still shows {view.split.label}:", theme.MUTED)
-    ui.text(f"near {camera.near:.4f}", theme.MUTED)
-    ui.text_right(f"far {camera.far:.4f}", theme.MUTED)
+    ui.text(f"near {camera.near:.4f}", _near_colour())
+    _tip(ui, "Depth of the near plane: camera depth in world units; the unit box has side 1")
+    ui.text_right(f"far {camera.far:.4f}", theme.FAR_CUT)
     if view.split.n_voxels:
-        _draw_counts(ui, view)
+        ui.heading("Voxels", f"of {count(view.split.n_voxels)}")
+        _draw_counts(ui, view, look)
+        ui.heading("Depths of the voxels in view")
         _draw_histogram(ui, view)
+        if view.frustum.search is not None:
+            _draw_search(ui, view.frustum.search, look)
+        _draw_rim(ui, view, snapshot)
     return commands
 
 
 def camera_label(camera: RunCamera) -> str:
     """Such as 'orbit 12, loss 0.031': kind, iteration, loss."""
+    if FrustumView.of_view(camera):
+        return "the view itself"
     return camera.label if camera.loss is None else f"{camera.label}, loss {camera.loss:.3g}"
 
 
-def _draw_choice(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
+def _draw_camera(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
     selected, index = view.selected_camera(snapshot), view.selected_index(snapshot)
     arrow, gap = 1.9 * ui.em, 0.3 * ui.em
     if ui.button("<", arrow, bool(snapshot.cameras), tip="Previous camera: ["):
@@ -61,31 +97,97 @@ def _draw_choice(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
     ui.im.SameLine(0.0, gap)
     if ui.button(">", arrow, bool(snapshot.cameras), tip="Next camera: ]"):
         view.step_camera(snapshot, 1)
-    changed, follow = ui.im.Checkbox("Follow the run's camera", view.pinned is None)
+    changed, follow = ui.im.Checkbox("Follow the run", view.pinned is None)
+    if ui.im.IsItemHovered():
+        ui.im.SetTooltip("Look at the camera that the run uses now, whichever it is")
     if changed:
         view.pinned = None if follow else selected
-
-
-def _draw_ratio(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
-    """A slider for each setting of the run; the visibility ratio is the one of the frustum."""
-    setting = snapshot.settings.get("visibility_ratio")
-    if setting is None:
-        return []
-    ui.im.SetNextItemWidth(ui.width - 4.6 * ui.em)
-    shown = view.edited.get("visibility_ratio", setting.value)
-    changed, value = ui.im.SliderFloat("α asked##ratio", shown, max(setting.minimum, 0.01), setting.maximum, "%.2f")
+    ui.im.SameLine()
+    able = view.view_camera is not None
+    ui.im.BeginDisabled(not able)
+    changed, own = ui.im.Checkbox("The view itself", FrustumView.of_view(view.pinned))
+    ui.im.EndDisabled()
     if ui.im.IsItemHovered():
-        ui.im.SetTooltip("Visibility ratio: the share of all voxels to activate, from the next iteration on.\n"
-                         "Below 1 it sets the planes; at 1 the schedule's cuts and windows do")
-    if changed:
-        view.edited["visibility_ratio"] = value
-        return [ChangeSetting("visibility_ratio", float(value))]
-    if not ui.im.IsItemActive():
-        view.edited.pop("visibility_ratio", None)
+        ui.im.SetTooltip("Look at the frustum of your own view of the voxels; it follows when you move and rest")
+    if changed and own and able:
+        view.frustum.look_at_view(view)
+    elif changed:
+        view.pinned = None
+
+
+def _draw_planes(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
+    look = view.frustum
+    tips = ("The planes that the camera was used with; below, the run's own settings",
+            "What the method would do with this camera: planes adapted here, only to look at.\nThe run isn't changed")
+    look.adapted = bool(ui.choice(("The run's", "Adapted here"), int(look.adapted), tips=tips))
+    if not look.adapted:
+        return _draw_run_settings(ui, view, snapshot)
+    _, ratio = _slider(ui, "α##what if", look.adaptation.ratio, 0.01, 1.0,
+                       "Visibility ratio α of this look: the share of all voxels to activate")
+    look.ratio = min(max(ratio, 0.001), 1.0)
+    ui.im.SetNextItemWidth(ui.width - _LABEL_EM * ui.em)
+    _, halo = ui.im.SliderInt("halo##what if", min(max(look.halo, 0), MAX_HALO), 0, MAX_HALO)
+    _tip(ui, HALO_TIP)
+    look.halo = min(max(halo, 0), MAX_HALO)
+    look.anchor = ANCHORS[ui.choice(ANCHORS, ANCHORS.index(look.adaptation.anchor), tips=ANCHOR_TIPS)]
+    if look.anchor == "random" and ui.button("Another random depth", ui.width):
+        look.seed += 1
+    look.method = METHODS[ui.choice(METHODS, METHODS.index(look.adaptation.method), tips=METHOD_TIPS)]
+    return _draw_hand_over(ui, look, snapshot)
+
+
+def _draw_run_settings(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
+    """Sliders for what the run itself adapts its planes by."""
+    commands = []
+    for name, label, tip in (("visibility_ratio", "α asked##ratio", RATIO_TIP), ("halo", "halo##run", HALO_TIP)):
+        setting = snapshot.settings.get(name)
+        if setting is None:
+            continue
+        shown = view.edited.get(name, setting.value)
+        if name == "halo":
+            ui.im.SetNextItemWidth(ui.width - _LABEL_EM * ui.em)
+            changed, value = ui.im.SliderInt(label, int(shown), int(setting.minimum), int(min(setting.maximum, 99)))
+            _tip(ui, tip)
+        else:
+            changed, value = _slider(ui, label, shown, max(setting.minimum, 0.01), setting.maximum, tip)
+        if changed:
+            view.edited[name] = value
+            commands.append(ChangeSetting(name, float(value)))
+        elif not ui.im.IsItemActive():
+            view.edited.pop(name, None)
+    return commands
+
+
+def _draw_hand_over(ui: Ui, look: FrustumView, snapshot: Snapshot) -> list[Command]:
+    """What the run itself has, and a button that gives it what was found to be good here."""
+    wanted = {"visibility_ratio": look.adaptation.ratio, "halo": float(look.halo)}
+    known = {name: value for name, value in wanted.items() if name in snapshot.settings}
+    if not known:
+        return []
+    own = {name: snapshot.settings[name].value for name in known}
+    if "visibility_ratio" in own:
+        parts = f"α {own['visibility_ratio']:.2f}" + (f", halo {own['halo']:.0f}" if "halo" in own else "")
+        ui.text(f"the run has {parts}", theme.MUTED)
+    equal = all(abs(own[name] - known[name]) < 1e-6 for name in known)
+    tip = "Changes the run: it adapts with this α and halo from the next iteration on"
+    if ui.button("Give these to the run", ui.width, not equal, tip=tip):
+        return [ChangeSetting(name, value) for name, value in known.items()]
     return []
 
 
-def _draw_counts(ui: Ui, view: ViewState) -> None:
+def _slider(ui: Ui, label: str, value: float, low: float, high: float, tip: str) -> tuple[bool, float]:
+    ui.im.SetNextItemWidth(ui.width - _LABEL_EM * ui.em)
+    changed, value = ui.im.SliderFloat(label, value, low, high, "%.2f")
+    _tip(ui, tip)
+    return changed, value
+
+
+def _tip(ui: Ui, text: str) -> None:
+    if ui.im.IsItemHovered():
+        ui.im.SetTooltip(text)
+
+
+def _draw_counts(ui: Ui, view: ViewState, look: Look | None) -> None:
     counts, total = view.split.counts, view.split.n_voxels
     ui.shares([(counts[name], theme.CATEGORY_COLOURS[name]) for name in SHARE_ORDER], 0.5 * ui.em)
     half = ui.im.GetCursorPosX() + ui.width / 2
@@ -95,23 +197,29 @@ def _draw_counts(ui: Ui, view: ViewState) -> None:
             ui.im.SetCursorPosX(half)
         ui.dot(theme.CATEGORY_COLOURS[name])
         ui.text(f"{label} {count(counts[name])}")
-    ui.pair(f"visible fraction of {count(total)} voxels", f"{counts['active'] / total:.4f}")
+        _tip(ui, CATEGORY_TIPS[name])
+    section = view.frustum.section(view)
+    if look is not None and look.rings and isinstance(section, Section):
+        fresh = section.camera is look.camera
+        halo = section.n_section - section.n_active
+        ui.pair(f"halo of {look.rings}", count(halo) if fresh else "…")
+        _tip(ui, HALO_TIP)
+    if look is not None and look.asked is not None:
+        ui.pair("visibility ratio asked", f"{look.asked:.4f}")
+    ui.pair("visible fraction got", f"{counts['active'] / total:.4f}")
+    _tip(ui, "Active voxels / all voxels; the halo isn't counted.\nLess than asked where fewer are in view")
 
 
 def _draw_histogram(ui: Ui, view: ViewState) -> None:
     histogram, camera = view.split.histogram, view.split.camera
     if histogram is None:
         return
-    flags = ui.plot.ImPlotFlags_CanvasOnly | ui.plot.ImPlotFlags_NoInputs
-    if not ui.plot.BeginPlot("##depths", (ui.width, 4.6 * ui.em), int(flags)):
-        return
     edges, counts = histogram.edges.numpy(), histogram.counts.numpy().astype(np.float64)
     centres = (edges[1:] + edges[:-1]) / 2
-    bare = int(ui.plot.ImPlotAxisFlags_NoGridLines) | int(ui.plot.ImPlotAxisFlags_NoTickMarks)
-    ui.plot.SetupAxes("", "", bare, int(ui.plot.ImPlotAxisFlags_NoDecorations))
-    always = int(ui.plot.ImPlotCond_Always)
     margin = (edges[-1] - edges[0]) * 0.04
-    ui.plot.SetupAxesLimits(edges[0] - margin, edges[-1] + margin, 0.0, max(counts.max(), 1.0) * 1.05, always)
+    limits = (edges[0] - margin, edges[-1] + margin, 0.0, max(counts.max(), 1.0) * 1.05)
+    if not _begin_plot(ui, "##depths", 4.6 * ui.em, limits, values=False):
+        return
     parts = (("near_cut", centres < camera.near), ("far_cut", centres > camera.far),
              ("active", (centres >= camera.near) & (centres <= camera.far)))
     for name, part in parts:
@@ -119,4 +227,110 @@ def _draw_histogram(ui: Ui, view: ViewState) -> None:
         ui.plot.PlotBars(f"##{name}", centres, np.where(part, counts, 0.0), (edges[1] - edges[0]) * 0.9)
     ui.plot.SetNextLineStyle((*theme.FRUSTUM, 1.0), 2.0)
     ui.plot.PlotInfLines("##planes", np.array([camera.near, camera.far]))
+    for letter, plane in (("n", camera.near), ("f", camera.far)):
+        if edges[0] - margin <= plane <= edges[-1] + margin:
+            ui.plot.Annotation(plane, limits[3], (*theme.PANEL, 0.8), (0.0, 0.0), True, letter)
+    if ui.plot.IsPlotHovered():
+        depth = float(ui.plot.GetPlotMousePos()[0])
+        place = int(np.clip(np.searchsorted(edges, depth) - 1, 0, len(counts) - 1))
+        ui.im.SetTooltip(f"{count(counts[place])} voxels at depth {edges[place]:.3f} to {edges[place + 1]:.3f}")
     ui.plot.EndPlot()
+
+
+def _begin_plot(ui: Ui, title: str, height: float, limits: tuple[float, float, float, float], values: bool) -> bool:
+    """A plot that stands still within its limits; values: with tick labels on the left too."""
+    plot = ui.plot
+    flags = 0
+    for name in ("NoTitle", "NoMenus", "NoMouseText", "NoLegend", "NoBoxSelect"):
+        flags |= int(getattr(plot, "ImPlotFlags_" + name))
+    if not plot.BeginPlot(title, (ui.width, height), flags):
+        return False
+    bare = int(plot.ImPlotAxisFlags_NoGridLines) | int(plot.ImPlotAxisFlags_NoTickMarks)
+    plot.SetupAxes("", "", bare, 0 if values else int(plot.ImPlotAxisFlags_NoDecorations))
+    plot.SetupAxesLimits(*limits, int(plot.ImPlotCond_Always))
+    return True
+
+
+def _draw_search(ui: Ui, search: Search, look: Look | None) -> None:
+    rounds = search.trace
+    ui.heading("Search for the planes", f"{len(rounds)} round" + ("s" if len(rounds) != 1 else ""))
+    _tip(ui, "The paper's iterative search: near, far and active voxels of every round")
+    got = int(rounds[-1, 2])
+    ui.pair("voxels wanted, got", f"{count(search.wanted)}, {count(got)}")
+    if search.exact is not None:
+        near, far, exact = search.exact
+        ui.pair("exact answer", f"{near:.4f} to {far:.4f}")
+        _tip(ui, "What order statistics of the depths give for the same α and anchor")
+        away = f"near {rounds[-1, 0] - near:+.4f}  far {rounds[-1, 1] - far:+.4f}  voxels {got - exact:+,}"
+        ui.text("search − exact:", theme.MUTED)
+        ui.text(away)
+    if len(rounds) < 2 and search.exact is None:
+        ui.text("exact planes: there was nothing to search", theme.MUTED)
+        return
+    at = np.arange(1, len(rounds) + 1, dtype=np.float64)
+    ui.legend([("near", _near_colour()), ("far", theme.FAR_CUT)] + ([("exact", theme.MUTED)] if search.exact else []))
+    _draw_rounds(ui, "##planes tried", at, [(rounds[:, 0], _near_colour()), (rounds[:, 1], theme.FAR_CUT)],
+                 search.exact[:2] if search.exact else ())
+    ui.legend([("active voxels", theme.ACTIVE), ("wanted", theme.MUTED)])
+    _draw_rounds(ui, "##counts tried", at, [(rounds[:, 2], theme.ACTIVE)], (float(search.wanted),))
+
+
+def _near_colour() -> theme.Colour:
+    return theme.NEAR_CUT if theme.current() is theme.LIGHT else theme.FRUSTUM
+
+
+def _draw_rounds(ui: Ui, title: str, at: Float[np.ndarray, "rounds"],
+                 lines: list[tuple[Float[np.ndarray, "rounds"], theme.Colour]], aims: tuple[float, ...]) -> None:
+    """Values by round, and level lines at what they should become."""
+    every = np.concatenate([*(line for line, _ in lines), np.array(aims)])
+    every = every[np.isfinite(every)]
+    low, high = (every.min(), every.max()) if every.size else (0.0, 1.0)
+    margin = 0.08 * (high - low) or 0.5
+    if not _begin_plot(ui, title, 5.2 * ui.em, (0.6, len(at) + 0.4, low - margin, high + margin), values=True):
+        return
+    if aims:
+        ui.plot.SetNextLineStyle((*theme.MUTED, 1.0), 1.0)
+        ui.plot.PlotInfLines("##aims", np.array(aims), int(ui.plot.ImPlotInfLinesFlags_Horizontal))
+    for number, (values, colour) in enumerate(lines):
+        ui.plot.SetNextLineStyle((*colour, 1.0), 0.12 * ui.em)
+        ui.plot.SetNextMarkerStyle(int(ui.plot.ImPlotMarker_Circle), 0.16 * ui.em)
+        ui.plot.PlotLine(f"##line{number}", at, np.ascontiguousarray(values))
+    if ui.plot.IsPlotHovered():
+        row = int(np.clip(round(float(ui.plot.GetPlotMousePos()[0])) - 1, 0, len(at) - 1))
+        shown = ", ".join(f"{values[row]:,.0f}" if values[row] > 100 else f"{values[row]:.4f}" for values, _ in lines)
+        ui.im.SetTooltip(f"round {row + 1}: {shown}")
+    ui.plot.EndPlot()
+
+
+def _draw_rim(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
+    if not set(PARAMETERS) <= set(snapshot.field_kinds):
+        return
+    look = view.frustum
+    ui.heading("Rim pixels")
+    _, look.rim = ui.im.Checkbox("Compare with full rendering", look.rim)
+    _tip(ui, "Quads at the rim of the active set lack voxels, so the section is open there.\n"
+             "Rim pixels: those that the section renders otherwise than the whole surface would, under the same planes")
+    if not look.rim:
+        return
+    found = look.rim_found(view)
+    if isinstance(found, WorkFailed):
+        ui.text(ui.shortened(found.message, ui.width), theme.BAD)
+    elif not isinstance(found, Rim):
+        late = "computed when the run pauses" if snapshot.playing else "being computed …"
+        ui.text(late if set(PARAMETERS) <= set(snapshot.field_kinds) else "", theme.MUTED)
+    else:
+        _draw_rim_found(ui, view, found)
+
+
+def _draw_rim_found(ui: Ui, view: ViewState, found: Rim) -> None:
+    fresh = view.frustum.look is not None and found.camera is view.frustum.look.camera
+    ui.pair(f"{count(found.n_differs)} pixels differ", f"{100 * found.fraction:.2f} % of those hit")
+    ui.pair(f"missing {count(found.n_missing)}", f"extra {count(found.n_extra)}")
+    _tip(ui, "missing: the section has no surface there; extra: it has one where the whole surface has none")
+    height, width = found.differs.shape
+    wide = min(ui.width, 12 * ui.em * width / height)
+    source = (found.differs, theme.current())
+    ui.picture("rim", source, lambda: rim_picture(found.depth, found.differs), (wide, wide * height / width))
+    _tip(ui, f"The whole surface with rim pixels marked, {width} x {height} pixels, after iteration {found.iteration}")
+    if not fresh or view.worker.busy("rim"):
+        ui.text("of the camera before; being computed …", theme.MUTED)
