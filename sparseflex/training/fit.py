@@ -21,7 +21,7 @@ from sparseflex.training.config import FitConfig, from_table
 from sparseflex.training.fit_cameras import FitCameras
 from sparseflex.training.fit_parameters import FitParameters, FitSection, initial_sdf, voxels_around
 from sparseflex.training.fit_state import Shown
-from sparseflex.training.measure import StageCost, StageMeter, cost_columns
+from sparseflex.training.measure import StageCost, StageMeter, WorkMeter, cost_columns
 from sparseflex.training.objective import Objective
 from sparseflex.training.run import FieldKind, RunCamera, Setting
 from sparseflex.training.section_gradients import GRADIENT_FIELDS, SectionGradients
@@ -30,6 +30,7 @@ from sparseflex.voxels import SparseVoxels
 STAGES = ("sample_cameras", "adapt_frustum", "activate", "extract", "render", "loss", "backward", "update")
 
 _FRAME_SLACK = 1e-4
+_WORK_STAGES = STAGES[STAGES.index("adapt_frustum") : STAGES.index("update") + 1]
 
 _FIELDS: dict[str, FieldKind] = {
     "voxels": "voxels", "active": "voxel", "alpha": "voxel", "beta": "voxel", "gamma": "voxel",
@@ -74,6 +75,7 @@ class FitRun:
         self._sampler: CameraSampler | None = None  # made when first needed: a run that is only looked at needs none
         self._objective: Objective | None = None
         self._meter = StageMeter(device)
+        self._work = WorkMeter(self._meter)
         self._next = 0
         self._n_section = self.voxels.n_voxels
         self._generator_at_start = self.generator.get_state()
@@ -108,6 +110,8 @@ class FitRun:
         wanted = STAGES[self._next]
         if stage != wanted:
             raise ValueError(f"stage must be {wanted!r}, the next one, got {stage!r}")
+        if stage == "adapt_frustum":
+            self._work.begin()
         self._meter.start()
         with one_thread(self.voxels.device.type == "cpu" and self._n_section < SMALL_SECTION):
             getattr(self, f"_do_{stage}")()
@@ -207,7 +211,11 @@ class FitRun:
             "iteration": float(self.iteration),
             "stage_secs": sum(cost.secs for cost in self.stage_costs.values()),
             "peak_bytes": max(cost.peak_bytes for cost in self.stage_costs.values()),
+            "resident_bytes": float(self.parameters.n_bytes),
         }
+        work = self._work.end(self.stage_costs[stage] for stage in _WORK_STAGES)
+        if work is not None:
+            self._scalars |= {"work_bytes": work, "work_voxels": float(self._n_section)}
         row = self._scalars | cost_columns(self.stage_costs)
         for name in row:
             self.history.setdefault(name, [float("nan")] * (self.iteration - 1))

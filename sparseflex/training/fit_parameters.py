@@ -115,6 +115,12 @@ class FitParameters:
     def tensors(self) -> dict[str, Tensor]:
         return {"sdf": self.sdf, "deform": self.deform, "weights": self.weights}
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the parameters and of all that the optimiser keeps of them."""
+        kept = [tensor for kind in self.optimiser.state_dict().values() for tensor in kind.values()]
+        return sum(tensor.nbytes for tensor in (*self.tensors().values(), *kept))
+
     def flex(self) -> SparseFlex:
         """The whole set, SDF in world units, without autograd."""
         return _flex(self.voxels, self.sdf / self.voxels.resolution, self.deform, self.weights)

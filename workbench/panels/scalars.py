@@ -9,14 +9,14 @@ from workbench.snapshot import Snapshot
 from workbench.ui import Ui, count, megabytes, milliseconds
 from workbench.view_state import ViewState
 
-WHOLE = ("iteration", "voxels", "active", "section", "vertices", "faces")
+WHOLE = ("iteration", "voxels", "active", "section", "vertices", "faces", "work_voxels")
 
 SHOWN_ELSEWHERE = ("iteration", "near", "far")
 
 
 def shown(name: str, value: float) -> str:
     """Counts as whole numbers, times and memory with their unit, all else to three digits."""
-    if name == "peak_bytes" or name.startswith(BYTES_PREFIX):
+    if name.endswith("_bytes") or name.startswith(BYTES_PREFIX):
         return megabytes(value)
     if name == "stage_secs" or name.startswith(SECS_PREFIX):
         return milliseconds(value)
