@@ -8,6 +8,7 @@ from jaxtyping import Float
 from sparseflex.frustum import ANCHORS, METHODS
 from sparseflex.training.run import RunCamera
 from workbench import theme
+from workbench.colour_maps import ticks
 from workbench.commands import ChangeSetting, Command
 from workbench.frustum_view import MAX_HALO, FrustumView, Look, Search
 from workbench.map_colours import rim_picture
@@ -217,7 +218,7 @@ def _draw_histogram(ui: Ui, view: ViewState) -> None:
     edges, counts = histogram.edges.numpy(), histogram.counts.numpy().astype(np.float64)
     centres = (edges[1:] + edges[:-1]) / 2
     margin = (edges[-1] - edges[0]) * 0.04
-    limits = (edges[0] - margin, edges[-1] + margin, 0.0, max(counts.max(), 1.0) * 1.05)
+    limits = (edges[0] - margin, edges[-1] + margin, 0.0, max(counts.max(), 1.0) * 1.3)
     if not _begin_plot(ui, "##depths", 4.6 * ui.em, limits, values=False):
         return
     parts = (("near_cut", centres < camera.near), ("far_cut", centres > camera.far),
@@ -264,8 +265,9 @@ def _draw_search(ui: Ui, search: Search, look: Look | None) -> None:
         away = f"near {rounds[-1, 0] - near:+.4f}  far {rounds[-1, 1] - far:+.4f}  voxels {got - exact:+,}"
         ui.text("search − exact:", theme.MUTED)
         ui.text(away)
-    if len(rounds) < 2 and search.exact is None:
-        ui.text("exact planes: there was nothing to search", theme.MUTED)
+    if len(rounds) < 2:
+        ui.text("met at once: there was nothing to search" if search.exact else "exact planes, without a search",
+                theme.MUTED)
         return
     at = np.arange(1, len(rounds) + 1, dtype=np.float64)
     ui.legend([("near", _near_colour()), ("far", theme.FAR_CUT)] + ([("exact", theme.MUTED)] if search.exact else []))
@@ -288,6 +290,9 @@ def _draw_rounds(ui: Ui, title: str, at: Float[np.ndarray, "rounds"],
     margin = 0.08 * (high - low) or 0.5
     if not _begin_plot(ui, title, 5.2 * ui.em, (0.6, len(at) + 0.4, low - margin, high + margin), values=True):
         return
+    step = -(-len(at) // 8)
+    ui.plot.SetupAxisTicks(int(ui.plot.ImAxis_X1), np.ascontiguousarray(at[::step]))
+    ui.plot.SetupAxisTicks(int(ui.plot.ImAxis_Y1), np.array(ticks(low - margin, high + margin, 6)))
     if aims:
         ui.plot.SetNextLineStyle((*theme.MUTED, 1.0), 1.0)
         ui.plot.PlotInfLines("##aims", np.array(aims), int(ui.plot.ImPlotInfLinesFlags_Horizontal))
