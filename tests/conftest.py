@@ -8,7 +8,9 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import random
+import select
 import shutil
+import subprocess
 import tempfile
 import threading
 import time
@@ -29,6 +31,7 @@ if os.environ.get("SPARSEFLEX_TYPECHECK", "1") != "0":
 
 PACKAGE_OF_PROGRAM = {"Xvfb": "xvfb", "xdotool": "xdotool"}
 THREAD_GRACE_SECS = 3.0
+DISPLAY_SECS = 60.0
 # threads that outlive the test that first needed them, on purpose
 LONG_LIVED_THREADS = (
     "tqdm_monitor",  # tqdm's one watcher of stalled bars, made with the first bar of the process
@@ -104,3 +107,24 @@ def need_programs() -> Callable[..., None]:
             pytest.skip(f"needs the system packages {', '.join(lacking)}")
 
     return need
+
+
+@pytest.fixture(scope="module")
+def display() -> Iterator[str]:
+    """An X server for this module; xvfb gives a free display number itself."""
+    read_end, write_end = os.pipe()
+    server = subprocess.Popen(
+        ["Xvfb", "-displayfd", str(write_end), "-screen", "0", "1280x720x24", "+extension", "GLX", "-nolisten", "tcp"],
+        pass_fds=[write_end], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )
+    os.close(write_end)
+    try:
+        ready = select.select([read_end], [], [], DISPLAY_SECS)[0]
+        number = os.read(read_end, 16).decode().strip() if ready else ""
+        if not number:
+            pytest.fail("Xvfb did not start")
+        yield f":{number}"
+    finally:
+        os.close(read_end)
+        server.terminate()
+        server.wait(DISPLAY_SECS)

@@ -25,27 +25,6 @@ TESTS = Path(__file__).parent
 WAIT_SECS = 60.0
 
 
-@pytest.fixture(scope="module")
-def display() -> Iterator[str]:
-    """An X server for this module; xvfb gives a free display number itself."""
-    read_end, write_end = os.pipe()
-    server = subprocess.Popen(
-        ["Xvfb", "-displayfd", str(write_end), "-screen", "0", "1000x640x24", "+extension", "GLX", "-nolisten", "tcp"],
-        pass_fds=[write_end], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )
-    os.close(write_end)
-    try:
-        ready = select.select([read_end], [], [], WAIT_SECS)[0]
-        number = os.read(read_end, 16).decode().strip() if ready else ""
-        if not number:
-            pytest.fail("Xvfb did not start")
-        yield f":{number}"
-    finally:
-        os.close(read_end)
-        server.terminate()
-        server.wait(WAIT_SECS)
-
-
 class Driven:
     """A window in a process of its own: its states by lines, keys and clicks to it."""
 
