@@ -100,7 +100,8 @@ class Engine:
         self._costs: dict[str, StageCost] = {}
         self._made: dict[str, tuple[str, ...]] = {}
         self._meter = None if hasattr(run, "stage_costs") else StageMeter(getattr(run, "device", "cpu"))
-        self._shown = Snapshot(run_name=run.name, stages=self._stages, stage_next=self._stages[0])
+        device = str(getattr(run, "device", "cpu"))
+        self._shown = Snapshot(run_name=run.name, device=device, stages=self._stages, stage_next=self._stages[0])
         self._shown = self._describe()
         self.snapshots: Mailbox[Snapshot] = Mailbox(self._shown)
         self._thread = threading.Thread(target=self._serve, name="sparseflex-engine", daemon=True)

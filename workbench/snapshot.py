@@ -80,6 +80,7 @@ class Snapshot:
 
     serial: int = 0
     run_name: str = ""
+    device: str = "cpu"
     iteration: int = 0
     stages: tuple[str, ...] = ()
     stage_done: str | None = None

@@ -81,6 +81,12 @@ class Ui:
         self.im.SetCursorPosX(self.im.GetCursorPosX() + max(spare, 0.0))
         self.text(text, colour)
 
+    def wrapped(self, text: str, colour: theme.Colour | None = None) -> None:
+        """Text over as many lines as it needs, muted where no colour is given."""
+        self.im.PushTextWrapPos(0.0)
+        self.text(text, theme.MUTED if colour is None else colour)
+        self.im.PopTextWrapPos()
+
     def shortened(self, text: str, room: float) -> str:
         """The text, cut with an ellipsis where it is wider than room (pixels)."""
         if self.im.CalcTextSize(text)[0] <= room:

@@ -12,6 +12,7 @@ import numpy as np
 from sparseflex.camera import Camera
 from sparseflex.training.run import RunCamera
 from workbench.frustum_view import FrustumView
+from workbench.memory_view import MemoryView
 from workbench.palette import Palette
 from workbench.plot_view import PlotView
 from workbench.snapshot import Snapshot
@@ -93,6 +94,7 @@ class ViewState:
     plots: PlotView = dataclasses.field(default_factory=PlotView)
     edited: dict[str, float] = dataclasses.field(default_factory=dict)
     split: Split = dataclasses.field(default_factory=Split)
+    memory: MemoryView = dataclasses.field(default_factory=MemoryView)
     frustum: FrustumView = dataclasses.field(default_factory=FrustumView)
     worker: Worker = dataclasses.field(default_factory=Worker)
     redraw: RedrawStats = dataclasses.field(default_factory=RedrawStats)

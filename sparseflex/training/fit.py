@@ -95,6 +95,10 @@ class FitRun:
     def voxels(self) -> SparseVoxels:
         return self.parameters.voxels
 
+    @property
+    def device(self) -> torch.device:
+        return self.voxels.device
+
     def flex(self) -> SparseFlex:
         """The representation as it stands, SDF in world units, without autograd."""
         return self.parameters.flex()
@@ -213,6 +217,8 @@ class FitRun:
             "peak_bytes": max(cost.peak_bytes for cost in self.stage_costs.values()),
             "resident_bytes": float(self.parameters.n_bytes),
         }
+        if self.device.type == "cuda":
+            self._scalars |= {"reserved_bytes": float(torch.cuda.memory_reserved(self.device))}
         work = self._work.end(self.stage_costs[stage] for stage in _WORK_STAGES)
         if work is not None:
             self._scalars |= {"work_bytes": work, "work_voxels": float(self._n_section)}

@@ -1,0 +1,145 @@
+"""Memory: active voxels against all, and what sections save of an iteration's memory: the method's own claim, live."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from workbench import theme
+from workbench.commands import Command
+from workbench.memory_view import NEEDED, MemoryCurves
+from workbench.panels.plots import thinned
+from workbench.past import LIMIT_BYTES
+from workbench.snapshot import Snapshot
+from workbench.ui import Ui, count, megabytes
+from workbench.view_state import ViewState
+
+_BAR_EM = 0.55
+
+
+def fields(view: ViewState, snapshot: Snapshot) -> set[str]:
+    """None: all of it is scalars."""
+    return set()
+
+
+def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
+    _draw_voxels(ui, snapshot)
+    _draw_saving(ui, view, snapshot)
+    _draw_stages(ui, snapshot)
+    _draw_past(ui, snapshot)
+    return []
+
+
+def _draw_voxels(ui: Ui, snapshot: Snapshot) -> None:
+    scalars = snapshot.scalars
+    if not {"voxels", "active"} <= set(scalars):
+        return
+    total, active = scalars["voxels"], scalars["active"]
+    section = scalars.get("section", active)
+    ui.heading("Voxels", f"{section / total:.1%} worked on" if total else "")
+    colours = (theme.ACTIVE, _halo(), theme.RAISED_ACTIVE)
+    parts = (active, max(section - active, 0), max(total - section, 0))
+    ui.shares(list(zip(parts, colours, strict=True)), _BAR_EM * ui.em)
+    rows = (("active", "In the frustum of a camera of the iteration"),
+            ("halo", "Added around an adapted section, so that its border has neighbours"),
+            ("at rest", "In neither: no gradient, no graph, their bits stay as they are"))
+    for (label, tip), part, colour in zip(rows, parts, colours, strict=True):
+        ui.dot(colour)
+        ui.pair(label, count(part))
+        _tip(ui, tip)
+
+
+def _halo() -> theme.Colour:
+    return tuple((a + b) / 2 for a, b in zip(theme.ACTIVE, theme.PANEL, strict=True))
+
+
+def _draw_saving(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
+    ui.heading("An iteration's memory")
+    found = view.memory.of(snapshot.history)
+    resident = snapshot.scalars.get("resident_bytes")
+    if resident is not None:
+        ui.pair("parameters and optimiser", megabytes(resident))
+        _tip(ui, "Of all voxels, at work or not: values, two moments and a step count for each row")
+    if found is None or not len(found.iterations):
+        _say_why_not(ui, snapshot)
+        return
+    with_sections, without = float(found.with_sections[-1]), float(found.without[-1])
+    _compared(ui, "with sections", with_sections, without, theme.ACTIVE,
+              "Parameters and optimiser, and what this section's iteration takes above them")
+    _compared(ui, "without, estimated", without, without, theme.OUTSIDE,
+              "The same, were all voxels worked on at once: by a line through the measured iterations.\n"
+              "`workbench bench fit` measures both in processes of their own")
+    if without > 0:
+        ui.pair("saved", f"{1 - with_sections / without:.0%}")
+    work = found.work
+    ui.pair("each voxel worked on", f"{work.bytes_per_voxel:,.0f} bytes")
+    _tip(ui, f"Slope of the line through {work.n_measured} measured iterations;\n"
+             f"images and the like take {megabytes(work.fixed_bytes)} whatever the section")
+    _draw_curves(ui, found)
+
+
+def _say_why_not(ui: Ui, snapshot: Snapshot) -> None:
+    lacking = [name for name in NEEDED if name not in snapshot.scalars]
+    if not snapshot.history.n_rows:
+        ui.text("No iteration has ended yet.", theme.MUTED)
+    elif lacking and snapshot.history.n_rows > 2:
+        ui.wrapped(f"This run does not say {', '.join(lacking)}.")
+    else:
+        ui.wrapped("What sections save shows once some of different sizes were measured.")
+
+
+def _compared(ui: Ui, label: str, value: float, most: float, colour: theme.Colour, tip: str) -> None:
+    ui.dot(colour)
+    ui.pair(label, megabytes(value))
+    _tip(ui, tip)
+    ui.shares([(value, colour), (max(most - value, 0.0), theme.RAISED)], _BAR_EM * ui.em)
+
+
+def _draw_curves(ui: Ui, found: MemoryCurves) -> None:
+    plot = ui.plot
+    flags = int(plot.ImPlotFlags_CanvasOnly) | int(plot.ImPlotFlags_NoInputs)
+    if not plot.BeginPlot("##memory", (ui.width, 8 * ui.em), flags):
+        return
+    fit = int(plot.ImPlotAxisFlags_AutoFit) | int(plot.ImPlotAxisFlags_NoMenus)
+    plot.SetupAxes("", "MB", fit, fit)
+    lines = (("without", found.without, theme.OUTSIDE), ("with", found.with_sections, theme.ACTIVE))
+    for name, values, colour in lines:
+        xs, ys = thinned(found.iterations, values / 1e6)
+        plot.SetNextLineStyle((*colour, 1.0), 0.09 * ui.em)
+        plot.PlotLine(f"##{name}", xs, ys)
+    plot.SetNextMarkerStyle(int(plot.ImPlotMarker_Circle), 0.16 * ui.em, (*theme.TEXT, 1.0), 0.0, (*theme.TEXT, 1.0))
+    plot.PlotScatter("##measured", np.ascontiguousarray(found.measured_at), found.measured / 1e6)
+    plot.EndPlot()
+    ui.legend([("with sections", theme.ACTIVE), ("without", theme.OUTSIDE), ("measured", theme.TEXT)])
+
+
+def _draw_stages(ui: Ui, snapshot: Snapshot) -> None:
+    peaks = {stage: snapshot.stage_peak_bytes.get(stage, np.nan) for stage in snapshot.stages}
+    known = [value for value in peaks.values() if value == value]
+    on_cuda = snapshot.device.startswith("cuda")
+    ui.heading("Peak by stage", "CUDA tensors" if on_cuda else "whole process")
+    if not known:
+        ui.text("Not measured here." if snapshot.stage_secs else "No stage has run yet.", theme.MUTED)
+        return
+    for stage, value in peaks.items():
+        ui.pair(stage, megabytes(value))
+        ui.shares([(0.0 if value != value else value, theme.FRUSTUM), (max(known) - (value if value == value else 0.0),
+                                                                      theme.RAISED)], 0.25 * ui.em)
+    if on_cuda and "reserved_bytes" in snapshot.scalars:
+        ui.pair("reserved by the allocator", megabytes(snapshot.scalars["reserved_bytes"]))
+
+
+def _draw_past(ui: Ui, snapshot: Snapshot) -> None:
+    past = snapshot.past
+    ui.heading("Kept to go back", f"{megabytes(past.n_bytes)} of {megabytes(LIMIT_BYTES)}")
+    ui.shares([(past.n_bytes, theme.BORN), (max(LIMIT_BYTES - past.n_bytes, 0), theme.RAISED)], 0.25 * ui.em)
+    if past.n_states:
+        ui.pair(f"{count(past.n_states)} states", f"iterations {count(past.oldest)} to {count(past.reached)}")
+    elif not past.lacking:
+        ui.text("The first iteration keeps one.", theme.MUTED)
+    if past.lacking:
+        ui.wrapped(past.lacking)
+
+
+def _tip(ui: Ui, text: str) -> None:
+    if ui.im.IsItemHovered():
+        ui.im.SetTooltip(text)
