@@ -1,28 +1,41 @@
-"""Cubes: voxels of a category."""
+"""Cubes: the voxels of a category, in one colour or coloured by a field."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import polyscope as ps
+from jaxtyping import Float
 
 from workbench import theme
+from workbench.layer_view import DEFAULT_SIZES
+from workbench.scene_parts.paint import paint
 from workbench.split import Split
-
-CUBE_SIZES = {"active": 0.88, "outside": 0.25, "near_cut": 0.35, "far_cut": 0.35}
-"""Edge of the drawn cube in voxels. Only the active ones are drawn full: no transparency, which is slow in software."""
+from workbench.theme import Colour
 
 
 def draw_voxels(name: str, category: str, split: Split) -> list[Any]:
-    """The voxels of a category as cubes; nothing where there are none."""
+    """The voxels of a category as cubes; nothing where there are none.
+
+    Only the active ones are drawn full: no transparency, which is slow in software.
+    """
     voxels, rows = split.voxels, split.rows(category)
     if not rows.any():
         return []
-    colour = theme.CATEGORY_COLOURS[category]
-    active = category == "active"
     grid = ps.register_sparse_volume_grid(
-        name, (-0.5,) * 3, (1 / voxels.resolution,) * 3, voxels.voxel_ijk.numpy()[rows],
-        color=theme.lit(colour) if active else colour, material="clay" if active else "flat",
-        cube_size_factor=1 - CUBE_SIZES[category], edge_width=0,
+        name, (-0.5,) * 3, (1 / voxels.resolution,) * 3, voxels.voxel_ijk.numpy()[rows], edge_width=0
     )
+    style_voxels(grid, category, theme.CATEGORY_COLOURS[category], DEFAULT_SIZES[category], None)
     return [grid]
+
+
+def style_voxels(
+    grid: Any, category: str, colour: Colour, size: float, colours: Float[np.ndarray, "n 3"] | None
+) -> None:
+    """One colour, or one a voxel; flat where colours must match a bar. size: edge in voxel widths."""
+    shaded = category == "active" and colours is None
+    grid.set_cube_size_factor(1 - size)
+    grid.set_material("clay" if shaded else "flat")
+    grid.set_color(theme.lit(colour) if shaded else colour)
+    paint(grid, colours)

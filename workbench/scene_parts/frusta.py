@@ -29,7 +29,9 @@ def drawn_planes(camera: Camera, margin: float = 0.12) -> tuple[float, float, bo
     return near, far, camera.near >= low, camera.far <= high
 
 
-def draw_frustum(camera: Camera, name: str = "frustum", weight: float = 1.0) -> list[Any]:
+def draw_frustum(
+    camera: Camera, name: str = "frustum", weight: float = 1.0, colour: theme.Colour = theme.FRUSTUM
+) -> list[Any]:
     """The box between the planes as lines, the planes hatched, and rays towards the eye."""
     near, far, has_near, has_far = drawn_planes(camera)
     corners = camera.frustum_corners_world(near, far).numpy()
@@ -37,17 +39,17 @@ def draw_frustum(camera: Camera, name: str = "frustum", weight: float = 1.0) -> 
     length = np.linalg.norm(towards, axis=1, keepdims=True)
     ends = corners[:4] + towards * np.minimum(0.3 / np.maximum(length, 1e-9), 1)
     found = [
-        _lines(name, corners, _BOX_EDGES, theme.FRUSTUM, 0.0035 * weight),
-        _lines(f"{name} rays", np.concatenate([corners[:4], ends]), np.arange(8).reshape(2, 4).T, theme.FRUSTUM,
+        _lines(name, corners, _BOX_EDGES, colour, 0.0035 * weight),
+        _lines(f"{name} rays", np.concatenate([corners[:4], ends]), np.arange(8).reshape(2, 4).T, colour,
                0.0016 * weight),
     ]
     for plane, quad, shown in (("near", corners[:4], has_near), ("far", corners[4:], has_far)):
         if shown:
-            found.append(_hatch(f"{name} {plane}", quad, weight))
+            found.append(_hatch(f"{name} {plane}", quad, weight, colour))
     return found
 
 
-def _hatch(name: str, quad: Float[np.ndarray, "4 3"], weight: float, n_lines: int = 7) -> Any:
+def _hatch(name: str, quad: Float[np.ndarray, "4 3"], weight: float, colour: theme.Colour, n_lines: int = 7) -> Any:
     """Thin lines across a plane: it shows without hiding what lies behind, and needs no transparency."""
     steps = (np.arange(n_lines) + 1)[:, None] / (n_lines + 1)
     sides = [quad[a] + (quad[b] - quad[a]) * steps for a, b in ((0, 1), (3, 2), (0, 3), (1, 2))]
@@ -55,17 +57,19 @@ def _hatch(name: str, quad: Float[np.ndarray, "4 3"], weight: float, n_lines: in
     index = np.arange(n_lines)
     edges = np.concatenate([np.stack([index, index + n_lines], 1),
                             np.stack([index + 2 * n_lines, index + 3 * n_lines], 1)])
-    return _lines(name, nodes, edges, theme.FRUSTUM, 0.0009 * weight)
+    return _lines(name, nodes, edges, colour, 0.0009 * weight)
 
 
-def draw_cameras(cameras: tuple[Camera, ...], size: float = 0.09) -> list[Any]:
+def draw_cameras(
+    cameras: tuple[Camera, ...], size: float = 0.09, colour: theme.Colour = theme.CAMERAS
+) -> list[Any]:
     """All cameras as small pyramids in one network."""
     nodes, edges = [], []
     for camera in cameras:
         first = 5 * len(edges)
         nodes += [camera.eye_world.numpy()[None], camera.frustum_corners_world(size / 2, size).numpy()[4:]]
         edges.append(first + np.array([[0, 1], [0, 2], [0, 3], [0, 4], [1, 2], [2, 3], [3, 4], [4, 1]]))
-    return [_lines("cameras", np.concatenate(nodes), np.concatenate(edges), theme.CAMERAS, radius=0.002)]
+    return [_lines("cameras", np.concatenate(nodes), np.concatenate(edges), colour, radius=0.002)]
 
 
 def _lines(name: str, nodes: np.ndarray, edges: np.ndarray, colour: theme.Colour, radius: float) -> Any:

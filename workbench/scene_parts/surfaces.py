@@ -10,27 +10,33 @@ from jaxtyping import Float
 
 from workbench import theme
 from workbench.creases import with_creases
+from workbench.scene_parts.paint import paint
 from workbench.snapshot import MeshArrays
 
 MAX_CREASED_FACES = 400_000
 """Larger meshes are shaded without creases, which take some 2 µs a face to find."""
 
 
-def draw_mesh(
-    name: str, mesh: MeshArrays, colour: theme.Colour, shading: str = "clay", creased: bool = False
-) -> list[Any]:
-    """A surface with a brown inside, shaded ("clay") or coloured by normals ("normal"); creased: edges stay sharp."""
+def draw_mesh(name: str, mesh: MeshArrays, colour: theme.Colour, creased: bool = False) -> list[Any]:
+    """A shaded surface with a brown inside; creased: edges stay sharp."""
     if creased and len(mesh.faces) <= MAX_CREASED_FACES:
         mesh = with_creases(mesh)
-    structure = ps.register_surface_mesh(
-        name, mesh.vertices, mesh.faces, color=theme.lit(colour), material="flat" if shading == "normal" else "clay",
-        smooth_shade=True,
-    )
+    structure = ps.register_surface_mesh(name, mesh.vertices, mesh.faces, smooth_shade=True)
     structure.set_back_face_policy("custom")
-    structure.set_back_face_color(theme.lit(theme.INSIDE))
-    if shading == "normal":
-        structure.add_color_quantity("normal", vertex_normals(mesh) * 0.5 + 0.5, enabled=True)
+    style_mesh(structure, colour, None)
     return [structure]
+
+
+def style_mesh(structure: Any, colour: theme.Colour, colours: Float[np.ndarray, "V 3"] | None) -> None:
+    """One shaded colour, or one a vertex, flat so that they match a bar."""
+    structure.set_material("clay" if colours is None else "flat")
+    structure.set_color(theme.lit(colour))
+    structure.set_back_face_color(theme.lit(theme.INSIDE))
+    paint(structure, colours, defined_on="vertices")
+
+
+def normal_colours(mesh: MeshArrays) -> Float[np.ndarray, "V 3"]:
+    return (vertex_normals(mesh) * 0.5 + 0.5).astype(np.float32)
 
 
 def vertex_normals(mesh: MeshArrays) -> Float[np.ndarray, "V 3"]:

@@ -1,0 +1,143 @@
+"""Quantities: fields of a run as one number a corner or a voxel, with name, unit and range; shown as colours."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from sparseflex.voxels import SparseVoxels
+from workbench.colour_maps import bad_values, robust_range
+
+SDF, DEFORM, SDF_ERROR = "corner_sdf", "corner_deform", "sdf_error"
+"""SDF_ERROR is no field of a run: it follows from the SDF and the target."""
+
+LABELS = {
+    SDF: "SDF", SDF_ERROR: "SDF error", DEFORM: "δ, deformation", "alpha": "α, corner weights",
+    "beta": "β, edge weights", "gamma": "γ, split weight", "sdf_grad": "|∂L/∂SDF|", "deform_grad": "|∂L/∂δ|",
+    "weights_grad": "|∂L/∂αβγ|", "active": "active", "occupancy": "occupancy", "touched": "touched by the target",
+}
+TIPS = {
+    SDF: "Signed distance at the voxels' corners, negative inside; the surface is extracted where it changes sign",
+    SDF_ERROR: "SDF minus the signed distance to the target at the deformed corner (to first order in δ).\n"
+               "Fitting only asks for the zero set: far from the surface an error is no fault",
+    DEFORM: "How far each corner is moved: ½·tanh of the parameter, up to half a voxel along each axis",
+    "alpha": "FlexiCubes weights of the corners, 8 a voxel: they move zero crossings along the edges",
+    "beta": "FlexiCubes weights of the edges, 12 a voxel: they weigh zero crossings in the dual vertex",
+    "gamma": "FlexiCubes weight of the voxel: decides how quads are split into triangles",
+    "sdf_grad": "Size of the loss's gradient by the corner's SDF, after backward",
+    "deform_grad": "Size of the loss's gradient by the corner's deformation, after backward",
+    "weights_grad": "Size of the loss's gradient by the voxel's α, β and γ, after backward",
+}
+
+VOXEL_WIDTHS, WORLD = "voxel widths", "world units"
+
+_LENGTHS = {SDF, SDF_ERROR, DEFORM}  # kept in voxel widths
+_SIGNED = {SDF, SDF_ERROR}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Quantity:
+    """One number a corner or a voxel. name: the field's; part: which of its columns, or how they are taken together.
+
+    values: (n,) float32. signed: the values lie about zero. n_nan, n_infinite: how many are no finite numbers.
+    """
+
+    name: str
+    part: str
+    unit: str
+    signed: bool
+    values: Float[np.ndarray, "n"]
+    n_nan: int
+    n_infinite: int
+
+    @functools.cached_property
+    def automatic(self) -> tuple[float, float]:
+        """The range that most of the values lie in."""
+        return robust_range(self.values, self.signed)
+
+    @property
+    def key(self) -> str:
+        """What a locked range belongs to."""
+        return f"{self.name} {self.part} {self.unit}"
+
+    @property
+    def label(self) -> str:
+        return LABELS.get(self.name, self.name) if not self.part else f"{LABELS.get(self.name, self.name)}, {self.part}"
+
+
+def corner_names(kinds: Mapping[str, str]) -> list[str]:
+    """What can be shown at corners, of a run with fields of these kinds: SDF first, then its error, then the others."""
+    known = [name for name, kind in kinds.items() if kind == "corner"]
+    first = [SDF, *([SDF_ERROR] if kinds.get("target") == "mesh" else [])] if SDF in known else []
+    return first + [name for name in known if name != SDF]
+
+
+def voxel_names(kinds: Mapping[str, str]) -> list[str]:
+    """What voxels can be coloured by: fields of voxels, then those of corners (the mean of the voxel's eight)."""
+    return [name for name, kind in kinds.items() if kind == "voxel"] + corner_names(kinds)
+
+
+def needed_fields(name: str) -> set[str]:
+    """The run's fields that a quantity of this name is made of."""
+    return {SDF, DEFORM, "target"} if name == SDF_ERROR else {name}
+
+
+def parts_of(name: str, values: Any) -> list[str]:
+    """How the columns of a field can be shown, the first by default; [""] where it has but one."""
+    n_columns = 1 if values.ndim < 2 else int(np.prod(values.shape[1:]))
+    if n_columns <= 1:
+        return [""]
+    if n_columns == 3 and values.ndim == 2:
+        return ["length", "x", "y", "z"]
+    what = {"alpha": "corner", "beta": "edge"}.get(name, "column")
+    return ["mean", *(f"{what} {index}" for index in range(n_columns))]
+
+
+def one_column(name: str, values: Any, part: str) -> Float[np.ndarray, "n"]:
+    """A field's part as float32; the deformation as corners are moved by it, in voxel widths."""
+    table = np.asarray(values)
+    table = table.reshape(len(table), -1) if table.size else table.reshape(len(table), max(table.ndim - 1, 1))
+    table = table.astype(np.float32, copy=False)
+    if name == DEFORM:
+        table = 0.5 * np.tanh(table)
+    parts = parts_of(name, values)
+    if parts == [""]:
+        return table[:, 0]
+    if part == "length":
+        return np.sqrt(table[:, 0] ** 2 + table[:, 1] ** 2 + table[:, 2] ** 2)
+    if part == "mean":
+        return table @ np.full(table.shape[1], 1 / table.shape[1], np.float32)  # six times as fast as mean
+    return np.ascontiguousarray(table[:, parts.index(part) - 1])
+
+
+def voxel_means(voxels: SparseVoxels, corner_values: Float[np.ndarray, "C"]) -> Float[np.ndarray, "N"]:
+    """The mean of each voxel's eight corners: the trilinear field at its centre."""
+    total = np.zeros(voxels.n_voxels, np.float32)
+    with np.errstate(invalid="ignore"):
+        for corners in voxels.corners_by_slot.numpy():
+            total += corner_values.take(corners)
+        return total / 8
+
+
+def quantity(name: str, part: str, values: Float[np.ndarray, "n"], resolution: int, in_world: bool) -> Quantity:
+    """The quantity of these values, lengths in voxel widths turned into world units where asked."""
+    unit = ""
+    if name in _LENGTHS:
+        unit = WORLD if in_world else VOXEL_WIDTHS
+        values = values / np.float32(resolution) if in_world else values
+    return of_values(name, part, unit, name in _SIGNED or _goes_below_zero(values), values)
+
+
+def of_values(name: str, part: str, unit: str, signed: bool, values: Float[np.ndarray, "n"]) -> Quantity:
+    """The quantity with its bad values counted."""
+    return Quantity(name, part, unit, signed, values, *bad_values(values))
+
+
+def _goes_below_zero(values: Float[np.ndarray, "n"]) -> bool:
+    """Values of magnitudes and weights never do."""
+    return bool(np.less(values, 0).any())
