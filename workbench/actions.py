@@ -57,7 +57,10 @@ def _to_oldest(window: Window) -> list[Command]:
 
 
 def _close_overlays(window: Window) -> None:
-    window.view.show_keys = window.view.palette.shown = False
+    view = window.view
+    if not (view.show_keys or view.palette.shown):
+        view.maps.release()
+    view.show_keys = view.palette.shown = False
 
 
 def _theme(window: Window) -> None:
@@ -92,7 +95,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("Smaller text", "Ctrl+Minus", lambda w: w.change_scale(1 / 1.1)),
     Action("Run any command by name", "Ctrl+P", lambda w: w.view.palette.open()),
     Action("List of keys", "Shift+Slash", _flip("show_keys")),
-    Action("Close what is open", "Escape", _close_overlays),
+    Action("Close what is open, let go of the probed pixel", "Escape", _close_overlays),
     Action("Camera: follow the run", "", lambda w: setattr(w.view, "pinned", None)),
 )
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from workbench import panels, theme
 from workbench.commands import Command
 from workbench.layout import Layout, Rect
-from workbench.panels import keys, palette, status, transport
+from workbench.panels import keys, maps, palette, status, transport
 from workbench.snapshot import Snapshot
 from workbench.ui import Ui
 from workbench.view_state import ViewState
@@ -39,8 +39,11 @@ def _draw_column(ui: Ui, view: ViewState, snapshot: Snapshot, column: str, rect:
 
 
 def draw_overlays(ui: Ui, view: ViewState, free: Rect) -> str | None:
-    """The list of keys and the palette, where they are open; the name of the action that was chosen."""
+    """The large map, the list of keys and the palette, where open; the name of the action that was chosen."""
     em = ui.em
+    if view.maps.large and view.in_front(maps.PANEL):
+        with pane(ui, "large map", free, solid=True):
+            maps.draw_large(ui, view)
     if view.show_keys:
         with pane(ui, "keys", _middle(free, keys.WIDTH_EM * em, keys.HEIGHT_EM * em), solid=True):
             keys.draw(ui)

@@ -12,6 +12,7 @@ import numpy as np
 from sparseflex.camera import Camera
 from sparseflex.training.run import RunCamera
 from workbench.frustum_view import FrustumView
+from workbench.map_view import MapView
 from workbench.memory_view import MemoryView
 from workbench.palette import Palette
 from workbench.plot_view import PlotView
@@ -34,8 +35,6 @@ LAYER_TIPS = (
     "All other cameras",
     "SDF at the voxels' corners: blue inside, red outside",
 )
-
-MAPS = ("depth", "normal", "mask")
 
 
 @dataclasses.dataclass
@@ -96,6 +95,7 @@ class ViewState:
     split: Split = dataclasses.field(default_factory=Split)
     memory: MemoryView = dataclasses.field(default_factory=MemoryView)
     frustum: FrustumView = dataclasses.field(default_factory=FrustumView)
+    maps: MapView = dataclasses.field(default_factory=MapView)
     worker: Worker = dataclasses.field(default_factory=Worker)
     redraw: RedrawStats = dataclasses.field(default_factory=RedrawStats)
     tabs: dict[str, str] = dataclasses.field(default_factory=lambda: {"left": "", "right": ""})
@@ -150,5 +150,5 @@ class ViewState:
         wanted |= {self.field_of(name, snapshot) for name in ("mesh", "target") if self.layers[name]}
         if self.layers["sdf"]:
             wanted.add("corner_sdf")
-        wanted |= self.frustum.scene_fields(self, snapshot)
+        wanted |= self.frustum.scene_fields(self, snapshot) | self.maps.scene_fields(self, snapshot)
         return frozenset(wanted & set(snapshot.field_kinds))

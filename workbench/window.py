@@ -201,6 +201,7 @@ class Window:
             self._of_scene = self.snapshot
         if due:
             self.view.frustum.update(self.view, self._of_scene)
+            self.view.maps.update(self.view, self._of_scene)
             self.scene.update(self._of_scene, self.view)
         home = self._home_key()
         if home != self._home:

@@ -36,6 +36,7 @@ _FIELDS: dict[str, FieldKind] = {
     "voxels": "voxels", "active": "voxel", "alpha": "voxel", "beta": "voxel", "gamma": "voxel",
     "corner_sdf": "corner", "corner_deform": "corner", "mesh": "mesh", "target": "mesh", "trace": "trace",
     "rendered_depth": "map", "rendered_normal": "map", "rendered_mask": "map",
+    "rendered_triangle": "map",
     "target_depth": "map", "target_normal": "map", "target_mask": "map", **GRADIENT_FIELDS,
 }
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sparseflex.mesh import Mesh
@@ -27,11 +27,12 @@ class Shown:
     target_depth: Float[Tensor, "H W"] | None = None
     target_normal: Float[Tensor, "H W 3"] | None = None
     target_mask: Float[Tensor, "H W"] | None = None
+    rendered_triangle: Int[Tensor, "H W"] | None = None  # int32 faces of mesh, -1 where none is seen
 
     def with_maps(self, rendered: Maps, target: Maps) -> Shown:
         maps = {f"rendered_{name}": getattr(rendered, name).detach() for name in ("depth", "normal", "mask")}
         maps |= {f"target_{name}": getattr(target, name).detach() for name in ("depth", "normal", "mask")}
-        return dataclasses.replace(self, **maps)
+        return dataclasses.replace(self, rendered_triangle=rendered.triangle_id.to(torch.int32), **maps)
 
     def state_dict(self) -> dict[str, Any]:
         state = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "mesh"}
