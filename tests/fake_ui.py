@@ -49,7 +49,7 @@ class FakeModule:
                 return self._uses.get(name, False)
             if name == "GetPlotMousePos":
                 return self._uses.get(name, (0.0, 0.0))
-            if name in ("Checkbox", "InputInt", "SliderFloat", "SliderInt", "Combo"):
+            if name in ("Checkbox", "InputInt", "InputFloat", "SliderFloat", "SliderInt", "ColorEdit3", "Combo"):
                 used = self._uses.get(arguments[0])
                 return (used is not None, arguments[1] if used is None else used)
             return ANSWERS.get(name, lambda *_: None)(*arguments)

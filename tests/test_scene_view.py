@@ -27,7 +27,7 @@ from workbench.view_state import ViewState
 
 ps = pytest.importorskip("polyscope")
 
-ALL = ("voxels", "corner_sdf", "mesh", "target")
+ALL = ("voxels", "corner_sdf", "mesh", "target", "gamma")
 FREE = (0.0, 0.0, 480.0, 360.0)
 
 
@@ -55,14 +55,21 @@ def scene() -> Iterator[Any]:
     view = SceneView()
     yield view
     view.clear()
-    assert not structure_names()
+    assert not structure_names(hidden=True)
 
 
-def structure_names() -> set[str]:
-    """Names of what Polyscope holds, of all kinds that the scene view uses."""
-    kinds = (("sparse_volume_grid", (*CATEGORIES,)), ("surface_mesh", ("mesh", "target")), ("point_cloud", ("sdf",)),
-             ("curve_network", ("frustum", "frustum rays", "frustum near", "frustum far", "cameras")))
-    return {name for kind, names in kinds for name in names if getattr(ps, f"has_{kind}")(name)}
+KINDS = (
+    ("sparse_volume_grid", (*CATEGORIES,)), ("surface_mesh", ("mesh", "target", "slice", "zero contour")),
+    ("point_cloud", ("sdf", "vectors", "probe 0", "probe 1", "probe 2")),
+    ("curve_network", ("frustum", "frustum rays", "frustum near", "frustum far", "cameras")),
+)
+
+
+def structure_names(hidden: bool = False) -> set[str]:
+    """Names of what Polyscope shows, of all kinds that the scene view uses; hidden: of what it holds."""
+    found = {name: getattr(ps, f"get_{kind}")(name) for kind, names in KINDS for name in names
+             if getattr(ps, f"has_{kind}")(name)}
+    return {name for name, structure in found.items() if hidden or structure.is_enabled()}
 
 
 def show(scene: Any, snapshot: Snapshot, view: ViewState) -> None:
@@ -84,24 +91,24 @@ def test_layers_decide_what_is_there(scene: Any, fitted: Snapshot) -> None:
     for name in view.layers:
         view.layers[name] = not view.layers[name]
     show(scene, fitted, view)
-    assert structure_names() == {"sdf", "cameras"}
+    assert structure_names() == {"sdf", "cameras", "slice"}  # no deformation field: no arrows
     assert ps.get_curve_network("cameras").n_edges() == 8 * (len(fitted.cameras) - 1)
 
 
 def test_only_what_changed_is_drawn_anew(scene: Any, fitted: Snapshot) -> None:
     view = ViewState()
     show(scene, fitted, view)
-    before = {name: structures for name, (structures, _) in scene._places.items()}
+    before = {name: drawn.structures for name, drawn in scene._drawn.items()}
     show(scene, dataclasses.replace(fitted, iteration=9, serial=9), view)
-    assert all(scene._places[name][0] is structures for name, structures in before.items())
+    assert all(scene._drawn[name].structures is structures for name, structures in before.items())
     old = fitted.fields["mesh"]
     fields = {**fitted.fields, "mesh": MeshArrays(old.vertices.copy(), old.faces)}
     show(scene, dataclasses.replace(fitted, fields=fields), view)
-    assert {name for name in before if scene._places[name][0] is not before[name]} == {"mesh"}
+    assert {name for name in before if scene._drawn[name].structures is not before[name]} == {"mesh"}
     view.select_camera(fitted, 1)
     show(scene, fitted, view)
-    assert scene._places["target"][0] is before["target"]
-    assert scene._places["active"][0] is not before["active"]
+    assert scene._drawn["target"].structures is before["target"]
+    assert scene._drawn["active"].structures is not before["active"]
 
 
 def test_snapshots_without_fields_and_empty_ones(scene: Any) -> None:

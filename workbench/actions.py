@@ -80,7 +80,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("On to the last iteration reached", "End", lambda w: [GoTo(w.snapshot.past.reached)]),
     Action("Previous camera", "LeftBracket", lambda w: w.view.step_camera(w.snapshot, -1)),
     Action("Next camera", "RightBracket", lambda w: w.view.step_camera(w.snapshot, 1)),
-    *(Action(f"Layer {label} on or off", str(number), _layer(name), listed=False)
+    *(Action(f"Layer {label} on or off", str(number % 10) if number <= 10 else "", _layer(name), listed=False)
       for number, (name, label) in enumerate(zip(LAYERS, LAYER_LABELS, strict=True), start=1)),
     Action("Target on or off", "G", _layer("target")),
     Action("Error: difference maps on or off", "E", _flip("show_difference")),

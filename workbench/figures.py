@@ -245,6 +245,8 @@ def _drawing(
     """Draws structures beside whatever else Polyscope shows, gives the pixels, and puts everything back."""
     import polyscope as ps
 
+    from workbench.scene_parts.cuts import spare
+
     start_polyscope("SparseFlex workbench", headless=True)
     size, view, fov, back = (ps.get_window_size(), ps.get_camera_view_matrix(), ps.get_vertical_fov_degrees(),
                              ps.get_background_color())
@@ -252,6 +254,7 @@ def _drawing(
     right, up = view_axes((eye - centre) / np.linalg.norm(eye - centre))
     aside = ASIDE * right
     structures = draw()
+    spare(structures)
     try:
         for structure in structures:
             structure.set_position(tuple(aside))

@@ -60,6 +60,12 @@ class Quantity:
         """The range that most of the values lie in."""
         return robust_range(self.values, self.signed)
 
+    @functools.cached_property
+    def extremes(self) -> tuple[float, float]:
+        """The least and the greatest finite value; zeros where there is none."""
+        finite = self.values[np.isfinite(self.values)] if self.n_nan + self.n_infinite else self.values
+        return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+
     @property
     def key(self) -> str:
         """What a locked range belongs to."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,70 +12,163 @@ import polyscope as ps
 
 from workbench import theme
 from workbench.layout import Rect, arranged, view_axes
-from workbench.scene_parts.cubes import draw_voxels
-from workbench.scene_parts.field import draw_sdf
+from workbench.scene_parts import cubes, field, surfaces
+from workbench.scene_parts.cuts import Cuts
 from workbench.scene_parts.frusta import draw_cameras, draw_frustum
-from workbench.scene_parts.surfaces import draw_mesh
 from workbench.snapshot import Snapshot
 from workbench.split import CATEGORIES
+from workbench.surface_view import NORMAL
 from workbench.view_state import ViewState
+from workbench.worker import same_token
 
 ALONE, WITH_FRUSTUM = 1.3, 1.7
 """Room that an object of the unit box gets, alone or within its frustum, in world units."""
 
-
 FOV_DEGREES = 28.0
 
-COLOURS = {"mesh": theme.MESH, "target": theme.TARGET}
+CAN_BE_CUT = {*CATEGORIES, "mesh", "target", "sdf"}
+
+Style = Callable[..., None]
+
+
+@dataclasses.dataclass
+class _Drawn:
+    """The structures of a layer: key is what they were drawn from, style the arguments they were last styled with."""
+
+    key: tuple
+    structures: list[Any]
+    slot: int
+    style: tuple = ()
+    shown: bool = True
+
+    @property
+    def visible(self) -> bool:
+        return self.shown and bool(self.structures)
 
 
 class SceneView:
     """Keeps the structures of the scene equal to a snapshot, touching only what has changed.
 
     Everything stands in up to three places: voxels with frustum, mesh, target; `arrange` sets them side by side
-    across the view, or all on one place.
+    across the view, or all on one place. A hidden layer keeps its structures until what they show changes.
     """
 
     def __init__(self) -> None:
-        self._keys: dict[str, tuple] = {}
-        self._places: dict[str, tuple[list[Any], int]] = {}
+        self._drawn: dict[str, _Drawn] = {}
         self._offsets: dict[str, tuple[float, ...]] = {}
+        self._cuts = Cuts()
 
     def update(self, snapshot: Snapshot, view: ViewState) -> None:
-        """Draws what the layers ask for; view.split must be up to date."""
-        split, layers = view.split, view.layers
-        camera, voxels = split.camera, split.voxels
+        """Draws what the layers ask for; view.frustum (or view.split) must be up to date."""
+        view.field.update(view, snapshot)
+        view.surfaces.update(view, snapshot)
+        self._update_voxels(view)
+        self._update_surfaces(snapshot, view)
+        self._update_cameras(snapshot, view)
+        self._update_field(view)
+        self._update_mark(view)
+
+    def _update_voxels(self, view: ViewState) -> None:
+        split, shades = view.split, view.shades
+        colours = view.field.colours("voxel") if view.field.voxels_coloured else None
+        if colours is not None and len(colours) != split.n_voxels:
+            colours = None
         for name in CATEGORIES:
-            key = (voxels, camera) if layers[name] and voxels is not None else None
-            self._keep(name, key, lambda name=name: draw_voxels(name, name, split), slot=0)
-        for slot, name in ((1, "mesh"), (2, "target")):
-            mesh = snapshot.fields.get(view.field_of(name, snapshot))
-            colour = view.mesh_colour if name == "mesh" else "clay"
-            key = (mesh, colour) if layers[name] and mesh is not None and len(mesh.faces) else None
-            self._keep(name, key, lambda n=name, m=mesh, c=colour: draw_mesh(n, m, COLOURS[n], c, n == "target"), slot)
-        key = (camera,) if layers["frustum"] and camera is not None else None
-        self._keep("frustum", key, lambda: draw_frustum(camera), slot=0)
+            key = None if split.voxels is None else (split.voxels, split.camera)
+            self._keep(name, key, lambda name=name: cubes.draw_voxels(name, name, split), 0, view.layers[name])
+            own = colours if name == "active" else None
+
+            def style(grid: Any, name: str, colour: theme.Colour, size: float, own: Any) -> None:
+                painted = own if own is None or grid.n_cells() == len(own) else own[split.rows(name)]
+                cubes.style_voxels(grid, name, colour, size, painted)
+
+            self._style(name, style, name, shades.colour(name), shades.size(name), own)
+
+    def _update_surfaces(self, snapshot: Snapshot, view: ViewState) -> None:
+        shades, mesh, target = view.shades, view.surfaces.mesh, snapshot.fields.get("target")
+        for slot, name, shown in ((1, "mesh", mesh), (2, "target", target)):
+            key = None if shown is None or len(shown.faces) == 0 else (shown,)
+            colour = shades.colour(name)
+            draw = lambda n=name, s=shown, c=colour: surfaces.draw_mesh(n, s, c, n == "target")  # noqa: E731
+            self._keep(name, key, draw, slot, view.layers[name])
+        colours = view.surfaces.colours
+        if view.mesh_colour == NORMAL and "mesh" in self._drawn:
+            self._style("mesh", lambda mesh, colour, shown, _: surfaces.style_mesh(
+                mesh, colour, surfaces.normal_colours(shown)), shades.colour("mesh"), mesh, NORMAL)
+        else:
+            self._style("mesh", surfaces.style_mesh, shades.colour("mesh"), colours)
+        self._style("target", surfaces.style_mesh, shades.colour("target"), None)
+
+    def _update_cameras(self, snapshot: Snapshot, view: ViewState) -> None:
+        camera, shades = view.split.camera, view.shades
+        colour, weight = shades.colour("frustum"), shades.size("frustum")
+        self._keep("frustum", camera and (camera, colour, weight),
+                   lambda: draw_frustum(camera, weight=weight, colour=colour), 0, view.layers["frustum"])
         others = tuple(known.camera for known in snapshot.cameras if known.camera is not camera)
-        self._keep("cameras", others if layers["cameras"] and others else None, lambda: draw_cameras(others), slot=0)
-        sdf = snapshot.fields.get("corner_sdf")
-        fits = sdf is not None and voxels is not None and len(sdf) == voxels.n_corners and len(sdf) > 0
-        self._keep("sdf", (voxels, sdf) if layers["sdf"] and fits else None, lambda: draw_sdf(voxels, sdf), slot=0)
+        colour, size = shades.colour("cameras"), shades.size("cameras")
+        self._keep("cameras", (others, colour, size) if others else None,
+                   lambda: draw_cameras(others, 0.09 * size, colour), 0, view.layers["cameras"])
+
+    def _update_field(self, view: ViewState) -> None:
+        shown, shades, layers = view.field, view.shades, view.layers
+        voxels = view.split.voxels
+        plain = theme.OUTSIDE  # where values are still missing
+        self._keep("sdf", voxels and (voxels,), lambda: field.draw_points(voxels), 0,
+                   layers["sdf"] and shown.corner is not None)
+        if shown.corner is not None and layers["sdf"]:
+            radius = shades.size("sdf") / 2 / voxels.resolution
+            self._style("sdf", field.style_points, plain, radius, shown.colours("corner"))
+        self._keep("slice", shown.slice and (shown.slice,), lambda: field.draw_slice(shown.slice), 0, True)
+        self._style("slice", field.style_slice, plain, shown.slice_colours())
+        segments = shown.contour_segments
+        self._keep("contour", None if segments is None else (segments,),
+                   lambda: field.draw_contour(shown.slice, segments), 0, True)
+        arrows, colour, thick = shown.vectors, shades.colour("vectors"), shades.size("vectors")
+        self._keep("vectors", arrows and (arrows, colour, thick),
+                   lambda: field.draw_vectors(arrows, colour, thick, voxels.resolution), 0, True)
+
+    def _update_mark(self, view: ViewState) -> None:
+        """The probed point, in each place that shows something."""
+        probed = view.maps.probe_world
+        world = None if probed is None else tuple(float(part) for part in probed)
+        for slot in range(3):
+            used = any(drawn.visible and drawn.slot == slot and name != f"probe {slot}"
+                       for name, drawn in self._drawn.items())
+            self._keep(f"probe {slot}", (world, theme.TEXT) if world and used else None,
+                       lambda slot=slot: field.draw_mark(f"probe {slot}", world, theme.TEXT), slot, True)
 
     def arrange(self, view: ViewState, aspect: float) -> None:
         """Puts the places side by side across the present view, or all at the origin; aspect: of the free part."""
         places = self.places(view, aspect)[0]
         right, up = np.asarray(ps.get_camera_view_matrix())[:2, :3]
-        for name, (structures, slot) in self._places.items():
-            x, y = places[slot]
+        for name, drawn in self._drawn.items():
+            if not drawn.visible:
+                continue
+            x, y = places[drawn.slot]
             offset = tuple(np.round(right * x + up * y, 5).tolist())
             if self._offsets.get(name, (0.0, 0.0, 0.0)) != offset:
-                for structure in structures:
+                for structure in drawn.structures:
                     structure.set_position(offset)
                 self._offsets[name] = offset
+        self._cut(view, {slot: right * x + up * y for slot, (x, y) in places.items()})
+
+    def _cut(self, view: ViewState, centres: dict[int, np.ndarray]) -> None:
+        """Cuts the scene off at the plane of the slice."""
+        plane, poses = view.field.plane, {}
+        if view.field.cut:
+            normal = np.array(plane.normal)
+            kept = normal if view.field.flipped else -normal
+            if not view.side_by_side:
+                centres = dict.fromkeys(centres, np.zeros(3))
+            poses = {slot: (centre + normal * plane.offset, kept) for slot, centre in centres.items()}
+        self._cuts.place(poses, [
+            (structure, drawn.slot if name in CAN_BE_CUT else None)
+            for name, drawn in self._drawn.items() for structure in drawn.structures
+        ])
 
     def places(self, view: ViewState, aspect: float) -> tuple[dict[int, tuple[float, float]], tuple[float, float]]:
         """Where each place's centre lies (right, up), and the size of the whole, in world units."""
-        slots = sorted({slot for _, slot in self._places.values()})
+        slots = sorted({drawn.slot for drawn in self._drawn.values() if drawn.visible})
         sizes = [WITH_FRUSTUM if slot == 0 and view.layers["frustum"] else ALONE for slot in slots]
         if not view.side_by_side or not slots:
             return dict.fromkeys(slots, (0.0, 0.0)), (max(sizes, default=ALONE),) * 2
@@ -99,23 +193,35 @@ class SceneView:
         ps.look_at_dir(target + direction * distance, target, up)
 
     def clear(self) -> None:
-        for name in list(self._keys):
+        for name in list(self._drawn):
             self._remove(name)
+        self._cuts.clear()
 
-    def _keep(self, name: str, key: tuple | None, draw: Callable[[], list[Any]], slot: int) -> None:
-        """Redraws where an object of the key is another one than last time; no key removes."""
-        known = self._keys.get(name)
-        if key is None:
+    def _keep(self, name: str, key: tuple | None, draw: Callable[[], list[Any]], slot: int, shown: bool) -> None:
+        """Draws anew where a part of the key has changed since last time; no key removes, not shown hides."""
+        known = self._drawn.get(name)
+        if known is not None and (key is None or not same_token(known.key, key)):
             self._remove(name)
-        elif known is None or len(known) != len(key) or any(a is not b for a, b in zip(known, key, strict=True)):
-            self._remove(name)
-            structures = draw()
-            if structures:
-                self._places[name] = (structures, slot)
-            self._keys[name] = key
+            known = None
+        if key is None or (known is None and not shown):
+            return
+        if known is None:
+            self._drawn[name] = _Drawn(key, draw(), slot)
+            for structure in self._drawn[name].structures:
+                structure.set_enabled(True)  # Polyscope gives a name the state that it had before
+        elif known.shown != shown:
+            for structure in known.structures:
+                structure.set_enabled(shown)
+            known.shown = shown
+
+    def _style(self, name: str, style: Style, *arguments: Any) -> None:
+        """style(structure, *arguments) where an argument has changed since last time; nothing for what is hidden."""
+        known = self._drawn.get(name)
+        if known is not None and known.visible and not same_token(arguments, known.style):
+            style(known.structures[0], *arguments)
+            known.style = arguments
 
     def _remove(self, name: str) -> None:
-        self._keys.pop(name, None)
         self._offsets.pop(name, None)
-        for structure in self._places.pop(name, ([], 0))[0]:
+        for structure in self._drawn.pop(name).structures:
             structure.remove()

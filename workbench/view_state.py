@@ -11,19 +11,23 @@ import numpy as np
 
 from sparseflex.camera import Camera
 from sparseflex.training.run import RunCamera
+from workbench.field_view import FieldView
 from workbench.frustum_view import FrustumView
+from workbench.layer_view import LayerView
 from workbench.map_view import MapView
 from workbench.memory_view import MemoryView
 from workbench.palette import Palette
 from workbench.plot_view import PlotView
 from workbench.snapshot import Snapshot
 from workbench.split import Split
+from workbench.surface_view import SurfaceView
 from workbench.worker import Worker
 
-LAYERS = ("active", "outside", "near_cut", "far_cut", "mesh", "target", "frustum", "cameras", "sdf")
-"""Layers of the scene; number key k toggles the k-th."""
+LAYERS = ("active", "outside", "near_cut", "far_cut", "mesh", "target", "frustum", "cameras", "sdf", "slice", "vectors")
+"""Layers of the scene; number key k toggles the k-th, 0 the tenth."""
 
-LAYER_LABELS = ("Active", "Outside", "Near-cut", "Far-cut", "Mesh", "Target", "Frustum", "Cameras", "SDF")
+LAYER_LABELS = ("Active", "Outside", "Near-cut", "Far-cut", "Mesh", "Target", "Frustum", "Cameras", "Corners", "Slice",
+                "δ arrows")
 LAYER_TIPS = (
     "Voxels in the selected camera's frustum",
     "Voxels beside the frustum",
@@ -33,8 +37,11 @@ LAYER_TIPS = (
     "The surface to be reached",
     "The selected camera's frustum with its near and far planes",
     "All other cameras",
-    "SDF at the voxels' corners: blue inside, red outside",
+    "The voxels' corners as points, coloured by the SDF (blue inside, red outside) or what the Field tab says",
+    "A plane through the voxels, coloured by the field inside them, with the line where the SDF is zero",
+    "How far the corners are moved by their deformation δ, as arrows",
 )
+HIDDEN_FIRST = ("cameras", "sdf", "slice", "vectors")
 
 
 @dataclasses.dataclass
@@ -78,7 +85,7 @@ class ViewState:
 
     title: str = ""
     layers: dict[str, bool] = dataclasses.field(
-        default_factory=lambda: {name: name not in ("cameras", "sdf") for name in LAYERS}
+        default_factory=lambda: {name: name not in HIDDEN_FIRST for name in LAYERS}
     )
     side_by_side: bool = True
     section_only: bool = False
@@ -97,6 +104,9 @@ class ViewState:
     frustum: FrustumView = dataclasses.field(default_factory=FrustumView)
     maps: MapView = dataclasses.field(default_factory=MapView)
     worker: Worker = dataclasses.field(default_factory=Worker)
+    field: FieldView = dataclasses.field(default_factory=FieldView)
+    surfaces: SurfaceView = dataclasses.field(default_factory=SurfaceView)
+    shades: LayerView = dataclasses.field(default_factory=LayerView)
     redraw: RedrawStats = dataclasses.field(default_factory=RedrawStats)
     tabs: dict[str, str] = dataclasses.field(default_factory=lambda: {"left": "", "right": ""})
     theme: str = "dark"
@@ -148,7 +158,6 @@ class ViewState:
         """The fields that the scene needs now, of those that the run has."""
         wanted = {"voxels"}  # the frustum panel counts them whatever the layers
         wanted |= {self.field_of(name, snapshot) for name in ("mesh", "target") if self.layers[name]}
-        if self.layers["sdf"]:
-            wanted.add("corner_sdf")
+        wanted |= self.field.scene_fields(self, snapshot) | self.surfaces.scene_fields(self)
         wanted |= self.frustum.scene_fields(self, snapshot) | self.maps.scene_fields(self, snapshot)
         return frozenset(wanted & set(snapshot.field_kinds))

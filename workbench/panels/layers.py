@@ -1,51 +1,145 @@
-"""Layers: what the scene shows and how."""
+"""Layers: what the scene shows and how: colours, sizes, the mesh's colouring, places side by side, the cut."""
 
 from __future__ import annotations
 
-from workbench import theme
+from workbench import quantities, theme
+from workbench.colour_maps import Scale
 from workbench.commands import Command
+from workbench.layer_view import SIZE_LIMITS
+from workbench.panels.field import draw_cut, draw_position, draw_range
 from workbench.snapshot import Snapshot
-from workbench.ui import Ui
+from workbench.surface_view import CLAY, DISTANCE, FIELD, NORMAL
+from workbench.ui import Ui, packed
 from workbench.view_state import LAYER_LABELS, LAYER_TIPS, LAYERS, ViewState
 
-COLOURS = {**theme.CATEGORY_COLOURS, "mesh": theme.MESH, "target": theme.TARGET, "frustum": theme.FRUSTUM,
-           "cameras": theme.CAMERAS, "sdf": theme.BAD}
-MESH_COLOURS = ("clay", "normal")
-SOURCES = {"mesh": "mesh", "target": "target", "sdf": "corner_sdf", "active": "voxels", "outside": "voxels",
-           "near_cut": "voxels", "far_cut": "voxels"}
+GROUPS = (
+    ("Voxels", ("active", "outside", "near_cut", "far_cut")),
+    ("Surfaces", ("mesh", "target")),
+    ("Cameras", ("frustum", "cameras")),
+    ("Field", ("sdf", "slice", "vectors")),
+)
+SOURCES = {"mesh": "mesh", "target": "target", "sdf": "corner_sdf", "slice": "corner_sdf", "vectors": "corner_deform",
+           "active": "voxels", "outside": "voxels", "near_cut": "voxels", "far_cut": "voxels"}
+SIZE_TIPS = {"frustum": "Thickness of the lines", "cameras": "Size of the pyramids", "sdf": "Width in voxel widths",
+             "vectors": "Thickness of the arrows"}
 
 
 def fields(view: ViewState, snapshot: Snapshot) -> set[str]:
     return set()
 
 
-
 def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
-    ui.heading("Layers", "keys 1–9")
+    grouped = {name for _, names in GROUPS for name in names}
+    others = tuple(name for name in LAYERS if name not in grouped)
+    for index, (title, names) in enumerate((*GROUPS, *((("Others", others),) if others else ()))):
+        ui.heading(title, "" if index else "keys")
+        for name in names:
+            _draw_layer(ui, view, snapshot, name)
+        if title == "Surfaces":
+            _draw_mesh_choices(ui, view, snapshot)
+    ui.heading("Scene")
     left, half = ui.im.GetCursorPosX(), ui.width / 2
-    for number, (name, label, tip) in enumerate(zip(LAYERS, LAYER_LABELS, LAYER_TIPS, strict=True), start=1):
-        if number % 2 == 0:
-            ui.im.SameLine()
-            ui.im.SetCursorPosX(left + half)
-        able = SOURCES.get(name, "") in {"", *snapshot.field_kinds}
-        ui.im.BeginDisabled(not able)
-        changed, _ = ui.im.Checkbox(f"##layer{number}", view.layers[name])
-        if changed:
-            view.toggle_layer(name)
-        ui.im.SameLine()
-        ui.dot(COLOURS[name], framed=True)
-        ui.text(label)
-        if ui.im.IsItemHovered():
-            ui.im.SetTooltip(f"{tip}. Key {number}")
-        ui.im.EndDisabled()
+    _, view.side_by_side = ui.im.Checkbox("Side by side", view.side_by_side)
+    _tip(ui, "Voxels, mesh and target beside each other, or all in one place. Key B")
     ui.im.SameLine()
     ui.im.SetCursorPosX(left + half)
-    _, view.side_by_side = ui.im.Checkbox("Side by side", view.side_by_side)
-    if "surface" in snapshot.field_kinds:
-        _, view.section_only = ui.im.Checkbox("Section only", view.section_only)
-        ui.im.SameLine()
-        ui.im.SetCursorPosX(left + half)
-    changed, normals = ui.im.Checkbox("Normals", view.mesh_colour == "normal")
-    if changed:
-        view.mesh_colour = MESH_COLOURS[normals]
+    draw_cut(ui, view)
+    if view.field.cut:
+        draw_position(ui, view)
+    changed = any(view.shades.changed(name) for name in LAYERS)
+    if ui.button("Default colours and sizes", ui.width, enabled=changed):
+        for name in LAYERS:
+            view.shades.reset(name)
     return []
+
+
+def _draw_layer(ui: Ui, view: ViewState, snapshot: Snapshot, name: str) -> None:
+    """Check box, colour, name, size, key of a layer; greyed where the run hasn't what it shows."""
+    number, em = LAYERS.index(name) + 1, ui.em
+    left, width = ui.im.GetCursorPosX(), ui.width
+    able = SOURCES.get(name, "") in {"", *snapshot.field_kinds}
+    ui.im.BeginDisabled(not able)
+    changed, _ = ui.im.Checkbox(f"##layer{number}", view.layers[name])
+    if changed:
+        view.toggle_layer(name)
+    ui.im.SameLine(0.0, 0.5 * em)
+    _draw_colour(ui, view, name)
+    ui.im.SameLine(0.0, 0.5 * em)
+    ui.im.AlignTextToFramePadding()
+    ui.text(LAYER_LABELS[number - 1])
+    if ui.im.IsItemHovered():
+        ui.im.SetTooltip(f"{LAYER_TIPS[number - 1]}{'. Key ' + _key(number) if _key(number) else ''}")
+    if name in view.shades.sizes:
+        ui.im.SameLine()
+        ui.im.SetCursorPosX(left + width - 7.2 * em)
+        _draw_size(ui, view, name, 5.6 * em)
+    if _key(number):
+        ui.im.SameLine()
+        ui.im.SetCursorPosX(left + width - 0.8 * em)
+        ui.text(_key(number), theme.MUTED)
+    ui.im.EndDisabled()
+
+
+def _draw_colour(ui: Ui, view: ViewState, name: str) -> None:
+    """The layer's colour, to be changed by a click; for what is coloured by a map, a piece of it."""
+    colour, side = view.shades.colour(name), ui.im.GetFrameHeight()
+    if colour is None:
+        x, y = ui.im.GetCursorScreenPos()
+        shown = view.field.corner
+        scale = Scale(-1.0, 1.0, "diverging") if shown is None else view.field.scale_of(shown)
+        ends = scale.colours([scale.low, (scale.low + scale.high) / 2, scale.high])
+        a, b, c = (packed(tuple(float(part) for part in end)) for end in ends)
+        draw, middle, inset = ui.im.GetWindowDrawList(), x + side / 2, 0.12 * side
+        draw.AddRectFilledMultiColor((x, y + inset), (middle, y + side - inset), a, b, b, a)
+        draw.AddRectFilledMultiColor((middle, y + inset), (x + side, y + side - inset), b, c, c, b)
+        ui.im.Dummy((side, side))
+        _tip(ui, "Coloured by what the Field tab says")
+        return
+    flags = int(ui.im.ImGuiColorEditFlags_NoInputs) | int(ui.im.ImGuiColorEditFlags_NoLabel)
+    changed, picked = ui.im.ColorEdit3(f"##colour {name}", colour, flags)
+    if changed:
+        view.shades.set_colour(name, tuple(picked))
+
+
+def _draw_size(ui: Ui, view: ViewState, name: str, width: float) -> None:
+    low, high = SIZE_LIMITS.get(name, (0.05, 1.0))
+    ui.im.SetNextItemWidth(width)
+    changed, size = ui.im.SliderFloat(f"##size {name}", view.shades.size(name), low, high, "%.2f")
+    _tip(ui, SIZE_TIPS.get(name, "Edge of the drawn cubes in voxel widths"))
+    if changed:
+        view.shades.sizes[name] = size
+
+
+def _draw_mesh_choices(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
+    """What the mesh is coloured by, and whether only the section is shown."""
+    kinds = snapshot.field_kinds
+    choices = {CLAY: "Mesh: plain", NORMAL: "Mesh: by normals"}
+    if quantities.voxel_names(kinds):
+        name = view.field.voxel_name(snapshot)
+        choices[FIELD] = f"Mesh: by {quantities.LABELS.get(name, name)}"
+    if kinds.get("target") == "mesh":
+        choices[DISTANCE] = "Mesh: by distance to the target"
+    at = list(choices).index(view.mesh_colour) if view.mesh_colour in choices else 0
+    ui.im.SetNextItemWidth(ui.width)
+    changed, at = ui.im.Combo("##mesh colour", at, list(choices.values()))
+    _tip(ui, "What the mesh is coloured by; which field, the Field tab says. Its inside is brown")
+    if changed:
+        view.mesh_colour = list(choices)[at]
+    if view.mesh_colour == DISTANCE and view.layers["mesh"]:
+        if view.surfaces.distance is not None:
+            draw_range(ui, view.field, view.surfaces.distance)
+        if view.surfaces.note:
+            ui.text(view.surfaces.note, theme.MUTED)
+    if "surface" in kinds:
+        _, view.section_only = ui.im.Checkbox("Section only", view.section_only)
+        _tip(ui, "The mesh of the active voxels alone, instead of the whole surface")
+
+
+def _key(number: int) -> str:
+    """The number key of the layer in this place, "" past the tenth."""
+    return str(number % 10) if number <= 10 else ""
+
+
+def _tip(ui: Ui, text: str) -> None:
+    if text and ui.im.IsItemHovered():
+        ui.im.SetTooltip(text)
