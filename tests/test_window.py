@@ -273,7 +273,8 @@ def test_a_failing_run_shows_and_exits_with_one(drive: Callable[..., Driven], tm
     assert (tmp_path / "checkpoint.safetensors").read_text() == "2"  # what was reached is not lost
 
 
-@pytest.mark.parametrize(("what", "error"), [("layers", "TypeError"), ("edited", "AttributeError")])
+@pytest.mark.parametrize(
+    ("what", "error"), [("layers", "TypeError"), ("edited", "AttributeError"), ("table", "ArithmeticError")])
 def test_a_failing_window_shows_and_exits_with_one(
     what: str, error: str, drive: Callable[..., Driven], tmp_path: Path
 ) -> None:

@@ -12,6 +12,8 @@ from fake_run import FakeRun
 
 from sparseflex.training.run import Run
 from workbench.app import open_window
+from workbench.panels import scalars
+from workbench.ui import Ui
 from workbench.window import Subject, Window
 
 TITLE = "workbench under test"
@@ -40,12 +42,22 @@ def state_of(window: Window) -> dict[str, Any]:
     }
 
 
+def raise_in_a_table(ui: Ui, *_: Any) -> None:
+    """With as much left open as can be: ImGui must close it all."""
+    im = ui.im
+    im.BeginTable("spoiled", 2, int(im.ImGuiTableFlags_ScrollY), (0.0, 100.0))
+    im.TableNextColumn()
+    im.PushID("row")
+    im.BeginDisabled(True)
+    raise ArithmeticError("in the middle of a table")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--fail-at", type=int)
     parser.add_argument("--only-scalars", action="store_true")
-    parser.add_argument("--break-ui", choices=("layers", "edited"), help="what of the view to spoil at iteration 1")
+    parser.add_argument("--break-ui", choices=("layers", "edited", "table"), help="what to spoil at iteration 1")
     parser.add_argument("--drop", nargs="*", default=[], help="what to drop on the window at iteration 1")
     parser.add_argument("--playing", action="store_true")
     arguments = parser.parse_args()
@@ -63,7 +75,10 @@ def main() -> int:
             window.drop(arguments.drop)
             arguments.drop = []
         if arguments.break_ui and window.snapshot.iteration == 1:
-            setattr(window.view, arguments.break_ui, None)
+            if arguments.break_ui == "table":
+                window.view.tabs["right"], scalars.draw = "Scalars", raise_in_a_table
+            else:
+                setattr(window.view, arguments.break_ui, None)
         return False
 
     def save(path: Path, saved: Run) -> None:

@@ -32,10 +32,9 @@ def _draw_column(ui: Ui, view: ViewState, snapshot: Snapshot, column: str, rect:
         chosen = ui.tabs(tuple(tabs), view.tab(column, tuple(tabs)))
         view.tabs[column] = chosen
         ui.im.BeginChild(f"{column} {chosen}", (0.0, 0.0))  # each tab keeps a scroll position of its own
-        try:
-            return tabs[chosen].draw(ui, view, snapshot)
-        finally:
-            ui.im.EndChild()
+        commands = tabs[chosen].draw(ui, view, snapshot)
+        ui.im.EndChild()
+    return commands
 
 
 def draw_overlays(ui: Ui, view: ViewState, free: Rect) -> str | None:
@@ -70,7 +69,11 @@ def _middle(free: Rect, width: float, height: float) -> Rect:
 
 @contextmanager
 def pane(ui: Ui, name: str, rect: Rect, bar: bool = False, solid: bool = False) -> Iterator[None]:
-    """An ImGui window that lies still in its rectangle; bar: without scrolling, solid: nothing shines through."""
+    """An ImGui window that lies still in its rectangle; bar: without scrolling, solid: nothing shines through.
+
+    Where what is drawn within raises, nothing is ended here: ImGui closes all that is open at the end of the frame, and
+    an End while a table within is still open would end the wrong thing, and the process.
+    """
     im = ui.im
     flags = 0
     for flag in ("NoTitleBar", "NoResize", "NoMove", "NoCollapse", "NoSavedSettings", "NoNav"):
@@ -83,11 +86,9 @@ def pane(ui: Ui, name: str, rect: Rect, bar: bool = False, solid: bool = False) 
     im.SetNextWindowPos(rect[:2])
     im.SetNextWindowSize(rect[2:])
     im.Begin(name, flags)
-    try:
-        yield
-    finally:
-        im.End()
-        if bar:
-            im.PopStyleVar(1)
-        if solid:
-            im.PopStyleColor(1)
+    yield
+    im.End()
+    if bar:
+        im.PopStyleVar(1)
+    if solid:
+        im.PopStyleColor(1)

@@ -79,23 +79,29 @@ def job_rates() -> dict:
     return {"ratio": statistics.median(ratios), "undrawn": statistics.median(rates["undrawn"])}
 
 
-def rows() -> list[dict]:
-    """The rows of `workbench bench`."""
-    before = {name: os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "LIBGL_ALWAYS_SOFTWARE")}
-    found = []
+@contextmanager
+def on_software_display() -> Iterator[None]:
+    """What runs within draws on software GL, on a display of its own."""
+    names = ("DISPLAY", "WAYLAND_DISPLAY", "LIBGL_ALWAYS_SOFTWARE")
+    before = {name: os.environ.get(name) for name in names}
     try:
         os.environ.pop("WAYLAND_DISPLAY", None)
         os.environ["LIBGL_ALWAYS_SOFTWARE"] = "1"
         with software_display() as os.environ["DISPLAY"]:
-            measured = run_job(__file__, "rates")
-        name = f"iterations/s drawing {SIZE[0]} x {SIZE[1]} on software GL / undrawn"
-        found.append(row(name, measured["ratio"], "x", 0.75, at_least=True))
+            yield
     finally:
         for name, value in before.items():
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
-    return found
+
+
+def rows() -> list[dict]:
+    """The rows of `workbench bench`."""
+    with on_software_display():
+        measured = run_job(__file__, "rates")
+    name = f"iterations/s drawing {SIZE[0]} x {SIZE[1]} on software GL / undrawn"
+    return [row(name, measured["ratio"], "x", 0.75, at_least=True)]
 
 
 if __name__ == "__main__":
