@@ -19,7 +19,6 @@ from sparseflex.training.fit import FitRun
 from sparseflex.training.run import Run
 from workbench import layout, theme
 from workbench.commands import (
-    ChangeSetting,
     Command,
     NextIteration,
     NextStage,
@@ -120,42 +119,6 @@ def test_transport_says_what_a_stage_cost(fitted: Snapshot) -> None:
     assert transport.stage_tip(Snapshot(), "render") == "It has not run yet"
 
 
-def test_frustum_shows_counts_planes_and_asks_for_a_ratio(fitted: Snapshot, view: ViewState) -> None:
-    ui = FakeUi({"α asked##ratio": 0.25})
-    assert frustum.draw(ui, view, fitted) == [ChangeSetting("visibility_ratio", 0.25)]
-    counts = view.split.counts
-    assert sum(counts.values()) == fitted.fields["voxels"].n_voxels and counts["near_cut"] > 0 < counts["far_cut"]
-    for name, label in frustum.CATEGORY_LABELS.items():
-        assert ui.says(f"{label} {counts[name]:,}")
-    assert ui.says(f"near {fitted.cameras[0].camera.near:.4f}")
-    assert ui.says(f"{counts['active'] / view.split.n_voxels:.4f}")
-
-
-def test_choosing_a_camera_pins_it_and_following_lets_go(fitted: Snapshot) -> None:
-    view = ViewState()
-    assert view.selected_camera(fitted) is fitted.cameras[0]
-    frustum.draw(FakeUi({">": True}), view, fitted)
-    assert view.pinned is fitted.cameras[1]
-    frustum.draw(FakeUi({"<": True}), view, fitted)
-    frustum.draw(FakeUi({"<": True}), view, fitted)
-    assert view.pinned is fitted.cameras[-1]  # around the end
-    frustum.draw(FakeUi({"##camera": 1}), view, fitted)
-    assert view.pinned is fitted.cameras[1]
-    frustum.draw(FakeUi({"Follow the run": True}), view, fitted)
-    assert view.pinned is None
-
-
-def test_a_pinned_camera_stays_when_the_run_forgets_it(fitted: Snapshot) -> None:
-
-    view = ViewState()
-    view.select_camera(fitted, 2)
-    later = dataclasses.replace(fitted, cameras=fitted.cameras[:2])
-    assert view.selected_index(later) == -1
-    assert view.selected_camera(later) is fitted.cameras[2]
-    frustum.draw(FakeUi({"##camera": 1}), view, later)  # entry 0 is the forgotten one
-    assert view.pinned is fitted.cameras[0]
-
-
 def test_layers_toggle_and_fields_follow(fitted: Snapshot, view: ViewState) -> None:
     assert "corner_sdf" not in view.scene_fields(fitted)
     layers.draw(FakeUi({f"##layer{LAYERS.index('sdf') + 1}": True}), view, fitted)
@@ -176,39 +139,6 @@ def test_whole_surface_is_shown_where_the_run_has_it(fitted: Snapshot) -> None:
     assert view.field_of("mesh", both) == "surface" and "surface" in view.scene_fields(both)
     layers.draw(FakeUi({"Section only": True}), view, both)
     assert view.field_of("mesh", both) == "mesh" and view.field_of("target", both) == "target"
-
-
-def test_maps_show_pairs_and_send_each_once(fitted: Snapshot, view: ViewState) -> None:
-    ui = FakeUi()
-    maps.draw(ui, view, fitted)
-    assert len(ui.textures.shown) == 9
-    for pixels in ui.textures.shown.values():
-        assert pixels.shape == (64, 64, 3) and pixels.min() >= 0 and pixels.max() <= 1
-    ui.textures.shown.clear()
-    maps.draw(ui, view, fitted)
-    assert not ui.textures.shown  # the same arrays: nothing to send
-    view.show_difference = False
-    ui = FakeUi()
-    maps.draw(ui, view, fitted)
-    assert len(ui.textures.shown) == 6
-
-
-def test_difference_maps_by_hand() -> None:
-    rendered, target = np.array([[1.0, 0.0, 1.5]], np.float32), np.array([[1.0, 2.0, 2.0]], np.float32)
-    pixels = maps.colour_difference("depth", rendered, target)
-    assert np.allclose(pixels[0, 0], maps.BACK)  # equal
-    assert np.allclose(pixels[0, 1], theme.ACCENT)  # hit in one only
-    assert np.allclose(pixels[0, 2], theme.ACCENT)  # more than a tenth of the range apart
-    up, tilted = np.array([[[0.0, 1.0, 0.0]]]), np.array([[[0.0, np.cos(np.pi / 6), np.sin(np.pi / 6)]]])
-    half = maps.colour_difference("normal", up, tilted)  # 30 of 60 degrees
-    assert np.allclose(half[0, 0], (maps.BACK + np.array(theme.ACCENT)) / 2, atol=1e-6)
-
-
-def test_depth_maps_share_a_range_and_leave_the_background_dark() -> None:
-    near, far = np.array([[1.0, 0.0]]), np.array([[0.0, 3.0]])
-    a, b = maps.colour_map("depth", near, near, far), maps.colour_map("depth", far, near, far)
-    assert np.allclose(a[0, 0], maps.viridis(np.array(1.0))) and np.allclose(b[0, 1], maps.viridis(np.array(0.12)))
-    assert np.allclose(a[0, 1], maps.BACK)
 
 
 def test_plots_draw_loss_and_terms(fitted: Snapshot, view: ViewState) -> None:

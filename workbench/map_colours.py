@@ -14,6 +14,9 @@ from workbench.colour_maps import Scale, bad_values
 ANGLE_LIMIT = 60.0
 """Degrees between two normals that get the end of the colour map."""
 
+IN_ONE_ONLY = theme.BORN
+"""Green: neither of the maps that differences are drawn with has it."""
+
 _HIT = 1e-6  # shorter normals mean that nothing is hit
 _QUANTILE = 0.98
 
@@ -64,9 +67,7 @@ def round_up(value: float) -> float:
 def colour_map(name: str, values: np.ndarray, shared: MapRange) -> Float[np.ndarray, "H W 3"]:
     """A map as colours: depth near bright, normals as (n + 1) / 2, mask grey; NaN in the theme's colour for it."""
     if name == "mask":
-        low, high = background(), np.array(theme.MESH if theme.current() is theme.DARK else theme.TEXT, np.float32)
-        share = np.clip(np.nan_to_num(values), 0, 1)[..., None].astype(np.float32)
-        return _marked(low + share * (high - low), ~np.isfinite(values), theme.NOT_A_NUMBER)
+        return _marked(greys(np.nan_to_num(values)), ~np.isfinite(values), theme.NOT_A_NUMBER)
     hit = hit_of(name, values)
     if name == "normal":
         bad = ~np.isfinite(values).all(-1)
@@ -76,6 +77,12 @@ def colour_map(name: str, values: np.ndarray, shared: MapRange) -> Float[np.ndar
     colours = depth_scale(shared).colours(-values)
     colours[~hit] = background()
     return colours
+
+
+def greys(shares: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape 3"]:
+    """Nearly black for 0, nearly white for 1: both are told from what surrounds a map."""
+    grey = np.float32(0.08) + np.float32(0.84) * np.clip(shares, 0, 1).astype(np.float32)
+    return np.repeat(grey[..., None], 3, axis=-1)
 
 
 def depth_scale(shared: MapRange) -> Scale:
@@ -118,13 +125,13 @@ def angle_degrees(a: Float[np.ndarray, "*n 3"], b: Float[np.ndarray, "*n 3"]) ->
 
 def colour_difference(name: str, rendered: np.ndarray, target: np.ndarray, shared: MapRange
                       ) -> Float[np.ndarray, "H W 3"]:
-    """How far apart a pair is; hit in one only in the accent colour, NaN in its own."""
+    """How far apart a pair is; hit in one only, and NaN, in colours of their own."""
     away = difference(name, rendered, target, shared)
     only_one = np.isinf(away)
     colours = difference_scale(name, shared).colours(np.where(only_one, 0.0, away))
     hit = (rendered != 0) | (target != 0) if name == "mask" else hit_of(name, rendered) | hit_of(name, target)
     colours[~hit] = background()
-    return _marked(colours, only_one, theme.ACCENT)
+    return _marked(colours, only_one, IN_ONE_ONLY)
 
 
 def rim_picture(depth: Float[np.ndarray, "H W"], differs: Bool[np.ndarray, "H W"]) -> Float[np.ndarray, "H W 3"]:
@@ -132,7 +139,7 @@ def rim_picture(depth: Float[np.ndarray, "H W"], differs: Bool[np.ndarray, "H W"
     seen = depth[(depth > 0) & np.isfinite(depth)]
     near, far = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 1.0)
     grey = 0.75 - 0.4 * np.clip((np.nan_to_num(depth) - near) / max(far - near, 1e-9), 0, 1)
-    colours = np.repeat(grey[..., None].astype(np.float32), 3, axis=-1)
+    colours = np.repeat(grey[..., None], 3, axis=-1).astype(np.float32)
     colours[~hit_of("depth", depth)] = background()
     return mark_rim(colours, differs)
 

@@ -86,7 +86,7 @@ class MapSet:
             colours = colour_difference(name, rendered, target, self.range)
         else:
             colours = colour_map(name, rendered if origin == "rendered" else target, self.range)
-        return colours if marked is None or origin == "target" else mark_rim(colours, marked)
+        return colours if marked is None or origin != "rendered" else mark_rim(colours, marked)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -286,7 +286,7 @@ def read(maps: MapSet, pixel: Pixel, voxels: SparseVoxels | None, section: Secti
     world = None if seen is None or maps.camera is None else point_at(maps.camera, pixel, seen)
     if world is not None and not np.isfinite(world).all():
         world = None
-    voxel, row, state = _voxel_at(maps, world, voxels, section)
+    voxel, row, state = voxel_at(maps, world, voxels, section)
     return Reading(pixel, tuple(depth), away, tuple(normal), angle, tuple(mask), triangle, world, voxel, row, state)
 
 
@@ -308,7 +308,7 @@ def point_at(camera: Camera, pixel: Pixel, depth: float) -> Float[np.ndarray, "3
     return matrix[:3, :3] @ seen + matrix[:3, 3]
 
 
-def _voxel_at(
+def voxel_at(
     maps: MapSet, world: Float[np.ndarray, "3"] | None, voxels: SparseVoxels | None, section: Section | None
 ) -> tuple[tuple[int, int, int] | None, int, str]:
     if world is None or voxels is None:

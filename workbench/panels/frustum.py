@@ -221,6 +221,9 @@ def _draw_histogram(ui: Ui, view: ViewState) -> None:
     limits = (edges[0] - margin, edges[-1] + margin, 0.0, max(counts.max(), 1.0) * 1.3)
     if not _begin_plot(ui, "##depths", 4.6 * ui.em, limits, values=False):
         return
+    room = 0.06 * (limits[1] - limits[0])  # a label too near to the border would be cut off
+    marks = [tick for tick in ticks(limits[0], limits[1], 6) if limits[0] + room < tick < limits[1] - room]
+    ui.plot.SetupAxisTicks(int(ui.plot.ImAxis_X1), np.array(marks, np.float64))
     parts = (("near_cut", centres < camera.near), ("far_cut", centres > camera.far),
              ("active", (centres >= camera.near) & (centres <= camera.far)))
     for name, part in parts:

@@ -9,7 +9,7 @@ import numpy as np
 from workbench import theme
 from workbench.colour_maps import Scale
 from workbench.commands import Command
-from workbench.map_colours import ANGLE_LIMIT, depth_scale, difference_scale, rim_colour
+from workbench.map_colours import ANGLE_LIMIT, IN_ONE_ONLY, depth_scale, difference_scale, greys, rim_colour
 from workbench.map_view import MAPS, ORIGINS, PANEL, TRIANGLE_FIELD, MapSet, Pixel, Reading, read, rim_of
 from workbench.section_work import Section
 from workbench.snapshot import Snapshot
@@ -174,8 +174,7 @@ def _draw_bar(ui: Ui, at: tuple[float, float], width: float, scale: Scale | None
     draw, height = ui.im.GetWindowDrawList(), 0.3 * ui.em
     shares = (np.arange(_BAR_STEPS) + 0.5) / _BAR_STEPS
     shares = 1 - shares if turned else shares
-    colours = np.repeat(shares[:, None], 3, 1) if scale is None else scale.colours(
-        scale.low + shares * (scale.high - scale.low))
+    colours = greys(shares) if scale is None else scale.colours(scale.low + shares * (scale.high - scale.low))
     for step, colour in enumerate(colours):
         begin = at[0] + width * step / _BAR_STEPS
         draw.AddRectFilled((begin, at[1]), (at[0] + width * (step + 1) / _BAR_STEPS, at[1] + height),
@@ -198,7 +197,7 @@ def _short(value: float) -> str:
 def _draw_notes(ui: Ui, view: ViewState, maps: MapSet, marked: np.ndarray | None) -> None:
     """What the colours outside the bars mean, and how often they occur; the choice of a larger view."""
     height, width = maps.size
-    entries = [(f"hit in one only {count(maps.n_in_one)}", theme.ACCENT)]
+    entries = [(f"hit in one only {count(maps.n_in_one)}", IN_ONE_ONLY)]
     if maps.n_bad:
         entries.append((f"{count(maps.n_bad)} NaN", theme.NOT_A_NUMBER))
     if marked is not None:
@@ -295,8 +294,8 @@ def draw_large(ui: Ui, view: ViewState) -> None:
     top, left, tall, broad = region = view.maps.region()
     room = ui.im.GetContentRegionAvail()
     scale = min(room[0] / broad, (room[1] - 3.2 * ui.em) / tall)
-    scale = float(math.floor(scale)) if scale >= 1 else max(scale, 1e-3)
-    factor = max(min(round(scale), _LARGEST_TEXTURE // max(tall, broad)), 1)
+    scale = max(scale, 1e-3)
+    factor = max(min(math.ceil(scale), _LARGEST_TEXTURE // max(tall, broad)), 1)
     size = (broad * scale, tall * scale)
     ui.im.SetCursorPosX(ui.im.GetCursorPosX() + (room[0] - size[0]) / 2)
     view.maps.hover_large = _image(ui, view, maps, (origin, name), region, size, rim_of(maps, view), "large", factor)
