@@ -84,8 +84,8 @@ def corner_names(kinds: Mapping[str, str]) -> list[str]:
 
 
 def voxel_names(kinds: Mapping[str, str]) -> list[str]:
-    """What voxels can be coloured by: fields of voxels, then those of corners (the mean of the voxel's eight)."""
-    return [name for name, kind in kinds.items() if kind == "voxel"] + corner_names(kinds)
+    """What voxels can be coloured by: fields of corners (the mean of the voxel's eight), then those of voxels."""
+    return corner_names(kinds) + [name for name, kind in kinds.items() if kind == "voxel"]
 
 
 def needed_fields(name: str) -> set[str]:

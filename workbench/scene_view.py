@@ -78,11 +78,12 @@ class SceneView:
             self._keep(name, key, lambda name=name: cubes.draw_voxels(name, name, split), 0, view.layers[name])
             own = colours if name == "active" else None
 
-            def style(grid: Any, name: str, colour: theme.Colour, size: float, own: Any) -> None:
+            def style(grid: Any, name: str, colour: theme.Colour, size: float, own: Any, whole: bool) -> None:
                 painted = own if own is None or grid.n_cells() == len(own) else own[split.rows(name)]
-                cubes.style_voxels(grid, name, colour, size, painted)
+                cubes.style_voxels(grid, name, colour, size, painted, whole)
 
-            self._style(name, style, name, shades.colour(name), shades.size(name), own)
+            # through the cubes where the slice closes them
+            self._style(name, style, name, shades.colour(name), shades.size(name), own, not view.layers["slice"])
 
     def _update_surfaces(self, snapshot: Snapshot, view: ViewState) -> None:
         shades, mesh, target = view.shades, view.surfaces.mesh, snapshot.fields.get("target")
@@ -102,8 +103,9 @@ class SceneView:
     def _update_cameras(self, snapshot: Snapshot, view: ViewState) -> None:
         camera, shades = view.split.camera, view.shades
         colour, weight = shades.colour("frustum"), shades.size("frustum")
-        self._keep("frustum", camera and (camera, colour, weight),
-                   lambda: draw_frustum(camera, weight=weight, colour=colour), 0, view.layers["frustum"])
+        faint = theme.mixed(colour, theme.BACKGROUND, 0.5)
+        self._keep("frustum", camera and (camera, colour, faint, weight),
+                   lambda: draw_frustum(camera, weight=weight, colour=colour, faint=faint), 0, view.layers["frustum"])
         others = tuple(known.camera for known in snapshot.cameras if known.camera is not camera)
         colour, size = shades.colour("cameras"), shades.size("cameras")
         self._keep("cameras", (others, colour, size) if others else None,

@@ -125,6 +125,11 @@ def apply(im: Any, plot: Any | None = None, scale: float = 1.0) -> None:
         _apply_to_plots(plot, scale)
 
 
+def mixed(a: Colour, b: Colour, share: float) -> Colour:
+    """The colour that is `share` of b, the rest a."""
+    return tuple((1 - share) * x + share * y for x, y in zip(a, b, strict=True))
+
+
 def lit(colour: Colour) -> Colour:
     """The colour to give to a shaded material so that it looks like this one: shading works on linear light."""
     return tuple(min(1.15 * channel**2.2, 1.0) for channel in colour)

@@ -28,7 +28,7 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
         return []
     if names:
         _draw_corners(ui, view, snapshot, names)
-        _draw_plane(ui, view, snapshot)
+        draw_plane(ui, view, "Plane of the slice")
         if quantities.DEFORM in snapshot.field_kinds:
             _draw_arrows(ui, view)
     _draw_voxels(ui, view, snapshot, of_voxels)
@@ -105,10 +105,9 @@ def draw_range(ui: Ui, shown: FieldView, quantity: Quantity | None) -> None:
         ui.im.EndDisabled()
         if changed and locked:
             shown.lock(quantity, (typed, scale.high) if label == "low" else (scale.low, typed))
-    ui.text(f"{count(len(values))} values", theme.MUTED)
+    ui.text(f"{count(len(values))} values from {low:.3g} to {high:.3g}", theme.MUTED)
     bad = [f"{count(n)} {what}" for n, what in ((quantity.n_nan, "NaN"), (quantity.n_infinite, "infinite")) if n]
     if bad:
-        ui.im.SameLine()
         ui.dot(theme.NOT_A_NUMBER)
         ui.text(", ".join(bad), theme.BAD)
 
@@ -117,27 +116,25 @@ def _on_enter(ui: Ui) -> int:
     return int(ui.im.ImGuiInputTextFlags_EnterReturnsTrue)
 
 
-def _draw_plane(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
+def draw_plane(ui: Ui, view: ViewState, title: str) -> None:
+    """The plane of the slice and of the cut: where it lies, and whether the scene is cut off there."""
     shown = view.field
-    ui.heading("Plane of the slice")
+    ui.heading(title)
     at = PLANES.index(shown.axis) if shown.axis in PLANES else 2
     chosen = PLANES[ui.choice(PLANES, at, tips=(
         "Across the x axis", "Across the y axis", "Across the z axis", "Facing you; it turns with the view"))]
     if chosen != PLANES[at]:
         shown.axis, shown.offset = chosen, 0.0
-    draw_position(ui, view)
-    left, half = ui.im.GetCursorPosX(), ui.width / 2
-    draw_cut(ui, view)
-    ui.im.SameLine()
-    ui.im.SetCursorPosX(left + half)
+    _draw_position(ui, view)
+    _draw_cut(ui, view)
     if shown.axis == "view":
+        ui.im.SameLine()
         _, shown.held = ui.im.Checkbox("Hold", shown.held)
         _tip(ui, "The plane stays where it is while the view turns")
-    else:
-        ui.text(_layer_text(view), theme.MUTED)
+    ui.text_right(_place_text(view), theme.MUTED)
 
 
-def draw_position(ui: Ui, view: ViewState) -> None:
+def _draw_position(ui: Ui, view: ViewState) -> None:
     """The slider that moves the plane, and steps of one voxel."""
     shown = view.field
     resolution = view.split.voxels.resolution if view.split.voxels is not None else 64
@@ -148,8 +145,8 @@ def draw_position(ui: Ui, view: ViewState) -> None:
         step = -1
     ui.im.SameLine(0.0, gap)
     ui.im.SetNextItemWidth(ui.width - arrow - gap)
-    changed, value = ui.im.SliderFloat("##plane position", shown.plane.offset, -reach, reach, "position %.3f")
-    _tip(ui, "Distance of the plane from the centre of the box, in world units")
+    changed, value = ui.im.SliderFloat("##plane position", shown.plane.offset, -reach, reach, "")
+    _tip(ui, f"Distance of the plane from the centre of the box: {shown.plane.offset:.4f} world units")
     ui.im.SameLine(0.0, gap)
     if ui.button(">##plane", arrow, tip="One voxel on"):
         step = 1
@@ -159,7 +156,7 @@ def draw_position(ui: Ui, view: ViewState) -> None:
         shown.offset = min(max(shown.plane.offset + step / resolution, -reach), reach)
 
 
-def draw_cut(ui: Ui, view: ViewState) -> None:
+def _draw_cut(ui: Ui, view: ViewState) -> None:
     _, view.field.cut = ui.im.Checkbox("Cut", view.field.cut)
     _tip(ui, "Cuts voxels, surfaces and corners off at this plane, so that the slice and the inside are seen")
     ui.im.SameLine()
@@ -169,20 +166,21 @@ def draw_cut(ui: Ui, view: ViewState) -> None:
     ui.im.EndDisabled()
 
 
-def _layer_text(view: ViewState) -> str:
-    """Which layer of voxels an axis plane lies in, such as 'layer 37 of 64'."""
-    if view.split.voxels is None:
-        return ""
+def _place_text(view: ViewState) -> str:
+    """Where the plane is; one across an axis: in which layer of voxels, such as 'layer 37 of 64'."""
+    offset = view.field.plane.offset
+    if view.field.axis not in AXES or view.split.voxels is None:
+        return f"{offset:.3f}"
     resolution = view.split.voxels.resolution
-    layer = min(max(int((view.field.plane.offset + 0.5) * resolution + 1e-6), 0), resolution - 1)
+    layer = min(max(int((offset + 0.5) * resolution + 1e-6), 0), resolution - 1)
     return f"layer {layer} of {resolution}"
 
 
 def _draw_arrows(ui: Ui, view: ViewState) -> None:
     shown = view.field
-    ui.heading("Deformation δ")
+    ui.heading("Deformation")
     left, half = ui.im.GetCursorPosX(), ui.width / 2
-    _, view.layers["vectors"] = ui.im.Checkbox("Arrows", view.layers["vectors"])
+    _, view.layers["vectors"] = ui.im.Checkbox("δ as arrows", view.layers["vectors"])
     _tip(ui, "How far each corner is moved: ½·tanh of the parameter, at most half a voxel along each axis")
     ui.im.SameLine()
     ui.im.SetCursorPosX(left + half)

@@ -6,7 +6,7 @@ from workbench import quantities, theme
 from workbench.colour_maps import Scale
 from workbench.commands import Command
 from workbench.layer_view import SIZE_LIMITS
-from workbench.panels.field import draw_cut, draw_position, draw_range
+from workbench.panels.field import draw_plane, draw_range
 from workbench.snapshot import Snapshot
 from workbench.surface_view import CLAY, DISTANCE, FIELD, NORMAL
 from workbench.ui import Ui, packed
@@ -38,18 +38,13 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
         if title == "Surfaces":
             _draw_mesh_choices(ui, view, snapshot)
     ui.heading("Scene")
-    left, half = ui.im.GetCursorPosX(), ui.width / 2
     _, view.side_by_side = ui.im.Checkbox("Side by side", view.side_by_side)
     _tip(ui, "Voxels, mesh and target beside each other, or all in one place. Key B")
-    ui.im.SameLine()
-    ui.im.SetCursorPosX(left + half)
-    draw_cut(ui, view)
-    if view.field.cut:
-        draw_position(ui, view)
     changed = any(view.shades.changed(name) for name in LAYERS)
     if ui.button("Default colours and sizes", ui.width, enabled=changed):
         for name in LAYERS:
             view.shades.reset(name)
+    draw_plane(ui, view, "Plane of cut and slice")
     return []
 
 
@@ -104,8 +99,8 @@ def _draw_colour(ui: Ui, view: ViewState, name: str) -> None:
 def _draw_size(ui: Ui, view: ViewState, name: str, width: float) -> None:
     low, high = SIZE_LIMITS.get(name, (0.05, 1.0))
     ui.im.SetNextItemWidth(width)
-    changed, size = ui.im.SliderFloat(f"##size {name}", view.shades.size(name), low, high, "%.2f")
-    _tip(ui, SIZE_TIPS.get(name, "Edge of the drawn cubes in voxel widths"))
+    changed, size = ui.im.SliderFloat(f"##size {name}", view.shades.size(name), low, high, "")
+    _tip(ui, f"{SIZE_TIPS.get(name, 'Edge of the drawn cubes in voxel widths')}: {view.shades.size(name):.2f}")
     if changed:
         view.shades.sizes[name] = size
 
@@ -125,11 +120,11 @@ def _draw_mesh_choices(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
     _tip(ui, "What the mesh is coloured by; which field, the Field tab says. Its inside is brown")
     if changed:
         view.mesh_colour = list(choices)[at]
-    if view.mesh_colour == DISTANCE and view.layers["mesh"]:
-        if view.surfaces.distance is not None:
-            draw_range(ui, view.field, view.surfaces.distance)
-        if view.surfaces.note:
-            ui.text(view.surfaces.note, theme.MUTED)
+    shown = {FIELD: view.field.voxel, DISTANCE: view.surfaces.distance}.get(view.mesh_colour)
+    if view.layers["mesh"] and shown is not None:
+        draw_range(ui, view.field, shown)
+    if view.surfaces.note:
+        ui.text(view.surfaces.note, theme.MUTED)
     if "surface" in kinds:
         _, view.section_only = ui.im.Checkbox("Section only", view.section_only)
         _tip(ui, "The mesh of the active voxels alone, instead of the whole surface")

@@ -26,16 +26,18 @@ def draw_voxels(name: str, category: str, split: Split) -> list[Any]:
     grid = ps.register_sparse_volume_grid(
         name, (-0.5,) * 3, (1 / voxels.resolution,) * 3, voxels.voxel_ijk.numpy()[rows], edge_width=0
     )
-    style_voxels(grid, category, theme.CATEGORY_COLOURS[category], DEFAULT_SIZES[category], None)
+    style_voxels(grid, category, theme.CATEGORY_COLOURS[category], DEFAULT_SIZES[category], None, True)
     return [grid]
 
 
 def style_voxels(
-    grid: Any, category: str, colour: Colour, size: float, colours: Float[np.ndarray, "n 3"] | None
+    grid: Any, category: str, colour: Colour, size: float, colours: Float[np.ndarray, "n 3"] | None, whole: bool
 ) -> None:
-    """One colour, or one a voxel; flat where colours must match a bar. size: edge in voxel widths."""
+    """One colour, or one a voxel; flat where colours must match a bar. size: edge in voxel widths. whole: a cut takes
+    or leaves whole cubes; else it goes through them, which are hollow."""
     shaded = category == "active" and colours is None
     grid.set_cube_size_factor(1 - size)
+    grid.set_cull_whole_elements(whole)
     grid.set_material("clay" if shaded else "flat")
     grid.set_color(theme.lit(colour) if shaded else colour)
     paint(grid, colours)

@@ -53,7 +53,7 @@ def style_slice(mesh: Any, colour: Colour, image: Float[np.ndarray, "H W 3"] | N
         mesh.remove_quantity(_IMAGE)
     if image is not None:
         mesh.add_color_quantity(
-            _IMAGE, image, defined_on="texture", param_name="places", image_origin="upper_left", filter_mode="linear",
+            _IMAGE, image, defined_on="texture", param_name="places", image_origin="lower_left", filter_mode="linear",
             enabled=True,
         )
     mesh.image_shape = None if image is None else image.shape

@@ -30,9 +30,10 @@ def drawn_planes(camera: Camera, margin: float = 0.12) -> tuple[float, float, bo
 
 
 def draw_frustum(
-    camera: Camera, name: str = "frustum", weight: float = 1.0, colour: theme.Colour = theme.FRUSTUM
+    camera: Camera, name: str = "frustum", weight: float = 1.0, colour: theme.Colour = theme.FRUSTUM,
+    faint: theme.Colour | None = None,
 ) -> list[Any]:
-    """The box between the planes as lines, the planes hatched, and rays towards the eye."""
+    """The box between the planes as lines, the planes hatched in a colour of their own, and rays towards the eye."""
     near, far, has_near, has_far = drawn_planes(camera)
     corners = camera.frustum_corners_world(near, far).numpy()
     towards = camera.eye_world.numpy() - corners[:4]
@@ -45,7 +46,7 @@ def draw_frustum(
     ]
     for plane, quad, shown in (("near", corners[:4], has_near), ("far", corners[4:], has_far)):
         if shown:
-            found.append(_hatch(f"{name} {plane}", quad, weight, colour))
+            found.append(_hatch(f"{name} {plane}", quad, weight, faint or colour))
     return found
 
 
@@ -57,7 +58,7 @@ def _hatch(name: str, quad: Float[np.ndarray, "4 3"], weight: float, colour: the
     index = np.arange(n_lines)
     edges = np.concatenate([np.stack([index, index + n_lines], 1),
                             np.stack([index + 2 * n_lines, index + 3 * n_lines], 1)])
-    return _lines(name, nodes, edges, colour, 0.0009 * weight)
+    return _lines(name, nodes, edges, colour, 0.0016 * weight)
 
 
 def draw_cameras(

@@ -31,7 +31,7 @@ def style_mesh(structure: Any, colour: theme.Colour, colours: Float[np.ndarray, 
     """One shaded colour, or one a vertex, flat so that they match a bar."""
     structure.set_material("clay" if colours is None else "flat")
     structure.set_color(theme.lit(colour))
-    structure.set_back_face_color(theme.lit(theme.INSIDE))
+    structure.set_back_face_color(theme.lit(theme.INSIDE) if colours is None else theme.INSIDE)
     paint(structure, colours, defined_on="vertices")
 
 
