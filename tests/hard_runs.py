@@ -1,0 +1,66 @@
+"""Runs that are hard to show: nothing there, one camera, no numbers where numbers should be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from fake_run import FakeRun
+
+from sparseflex.mesh import Mesh
+from sparseflex.training.run import RunCamera
+from sparseflex.voxels import SparseVoxels
+
+
+class NoVoxels(FakeRun):
+    """Everything has been pruned."""
+
+    def __init__(self) -> None:
+        super().__init__(12)
+        self._voxels = SparseVoxels(torch.zeros(0, 3, dtype=torch.int32), 12)
+
+
+class NoFaces(FakeRun):
+    """No sign change anywhere, and a target without faces; nothing is hit."""
+
+    def read_field(self, name: str) -> Any:
+        value = super().read_field(name)
+        if isinstance(value, Mesh):
+            return Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64))
+        if name == "corner_sdf":
+            return torch.ones_like(value)
+        return torch.zeros_like(value) if name in ("rendered_depth", "rendered_normal", "rendered_mask") else value
+
+
+class OneCamera(FakeRun):
+    def cameras(self) -> Sequence[RunCamera]:
+        return super().cameras()[:1]
+
+
+class NotANumber(FakeRun):
+    """share of all values in every field and map is NaN or infinite, and so is the loss."""
+
+    share = 0.2
+
+    def read_field(self, name: str) -> Any:
+        value = super().read_field(name)
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            value = value.clone()
+            spoiled = torch.arange(len(value)) < self.share * len(value)
+            value[spoiled] = float("nan")
+            value[spoiled & (torch.arange(len(value)) % 3 == 0)] = float("inf")
+        return value
+
+    def scalars(self) -> dict[str, float]:
+        return {**super().scalars(), "loss": float("nan"), "grad_norm": float("inf")}
+
+
+class AllNotANumber(NotANumber):
+    share = 1.0
+
+
+HARD_RUNS: dict[str, Callable[[], FakeRun]] = {
+    "no voxels": NoVoxels, "no faces": NoFaces, "one camera": OneCamera, "some NaN": NotANumber,
+    "all NaN": AllNotANumber, "only scalars": lambda: FakeRun(only_scalars=True), "plain": FakeRun,
+}

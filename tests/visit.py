@@ -1,0 +1,81 @@
+"""Visits everything in a real window, run after run, and fails where anything raises; for test_visit.py."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from hard_runs import HARD_RUNS
+
+from workbench import actions, pacing
+from workbench.app import open_window
+from workbench.commands import NextStage, RunIterations
+from workbench.panels import COLUMNS
+from workbench.view_state import LAYERS
+from workbench.window import Subject, Window
+
+KEEPS_THE_WINDOW = {"Save a checkpoint", "Save a figure of the scene", "Run any command by name"}
+"""Actions left out: they write files, or catch the keys that come after them."""
+
+
+def steps(window: Window) -> Iterator[str]:
+    """One thing at a time, named; the window is redrawn after each."""
+    view = window.view
+    yield "before anything ran"
+    window.engine.send(RunIterations(2))
+    while window.snapshot.iteration < 2 or window.snapshot.playing:
+        yield "two iterations"
+    for left, right in itertools.zip_longest(COLUMNS["left"], COLUMNS["right"]):
+        view.tabs["left"], view.tabs["right"] = left or view.tabs["left"], right or view.tabs["right"]
+        for _ in range(3):
+            yield f"tabs {left}, {right}"
+    for name in LAYERS:
+        view.layers[name] = not view.layers[name]
+        yield f"layer {name}"
+    for _ in window.snapshot.stages:
+        window.engine.send(NextStage())
+        yield "stage by stage"
+    for action in actions.ACTIONS:
+        if action.name not in KEEPS_THE_WINDOW:
+            for command in action.does(window) or []:
+                window.engine.send(command)
+            yield action.name
+
+
+def main() -> int:
+    out = Path(sys.argv[1])
+    names = iter(HARD_RUNS)
+    doing = ""
+    visit: Iterator[str] | None = None
+
+    def subject(name: str) -> Subject:
+        return Subject(HARD_RUNS[name](), name, out / name)
+
+    pacing.IDLE_SECS = 0.0  # nobody looks: no reason to wait between two redraws
+    first = next(names)
+
+    def script(window: Window) -> bool:
+        nonlocal visit, doing
+        if window.failed or window.snapshot.failure is not None:
+            print(f"{window.view.title}, {doing}: {window.snapshot.failure}", file=sys.stderr)
+            return True
+        if visit is None:
+            visit = steps(window)
+        doing = next(visit, "")
+        if doing:
+            return False
+        print(f"visited {window.view.title}", flush=True)
+        visit, following = None, next(names, None)
+        if following is None:
+            return True
+        window.drop([following])
+        return False
+
+    return open_window(subject(first).run, title=first, out_dir=out / first, scripted=script, size=(960, 600),
+                       save=lambda path, run: None, opener=subject)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
