@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from sparseflex.mesh import Mesh
 from sparseflex.signed_distance import signed_distance_and_gradient
@@ -227,7 +227,7 @@ class FieldView:
             if deform is not None and deform.shape == gradient.shape:
                 expected = distance + (0.5 * np.tanh(deform) * gradient).sum(axis=1)
             with np.errstate(invalid="ignore"):
-                return (sdf - expected).astype(np.float32)
+                return (sdf * voxels.resolution - expected).astype(np.float32)
 
         return self._once("error", (sdf, deform, distance), make)
 
@@ -241,8 +241,10 @@ class FieldView:
         if deform is None or deform.shape != (voxels.n_corners, 3):
             return
         plane = self.plane if self.vectors_in_slice and view.layers["slice"] else None
-        token = (voxels, deform, self.vector_scale, *((plane.normal, plane.offset) if plane else ()))
-        self.vectors = self._once("vectors", token, lambda: _vectors(voxels, deform, plane, self.vector_scale))
+        token = (voxels, *((plane.normal, plane.offset) if plane else ()))
+        rows, n_all = self._once("vector rows", token, lambda: _vector_rows(voxels, plane))
+        self.vectors = self._once("vectors", (rows, deform, self.vector_scale),
+                                  lambda: _vectors(voxels, deform, rows, n_all, self.vector_scale))
 
     def _once(self, name: str, token: tuple, make: Callable[[], Any]) -> Any:
         """make() where the token isn't the one of last time under this name."""
@@ -274,17 +276,29 @@ def _target_sdf(
     return (distance * voxels.resolution).numpy(), gradient.numpy()
 
 
-def _vectors(voxels: SparseVoxels, deform: Float[np.ndarray, "C 3"], plane: Plane | None, scale: float) -> Vectors:
-    """Arrows at the corners, or at those within half a voxel of a plane; at most MAX_VECTORS, evenly thinned."""
+def _vector_rows(voxels: SparseVoxels, plane: Plane | None) -> tuple[Int[np.ndarray, "n"], int]:
+    """The corners with an arrow, those within half a voxel of a plane or all, and how many these are before thinning.
+
+    At most MAX_VECTORS, scattered, and the same ones every time: those with the least hash.
+    """
     rows = np.arange(voxels.n_corners)
     if plane is not None:
-        height = (voxels.corner_ijk.numpy() - voxels.resolution / 2) @ np.array(plane.normal)
-        rows = rows[np.abs(height - plane.offset * voxels.resolution) <= 0.5]
-    rows = rows[np.isfinite(deform[rows]).all(axis=1)]
+        height = np.full(voxels.n_corners, -(plane.offset + sum(plane.normal) / 2) * voxels.resolution, np.float32)
+        for part, along in zip(plane.normal, voxels.corner_ijk.numpy().T, strict=True):
+            if part:
+                height += np.float32(part) * along.astype(np.float32)
+        rows = (np.abs(height) <= 0.5).nonzero()[0]
     n_all = len(rows)
     if n_all > MAX_VECTORS:
-        # scattered, but the same corners every time: those with the least hash
         hashes = rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(32)
         rows = np.sort(rows[np.argpartition(hashes, MAX_VECTORS)[:MAX_VECTORS]])
-    ways = scale * 0.5 * np.tanh(deform[rows]) / voxels.resolution
-    return Vectors(voxels.corners_world.numpy()[rows], ways.astype(np.float32), n_all)
+    return rows, n_all
+
+
+def _vectors(
+    voxels: SparseVoxels, deform: Float[np.ndarray, "C 3"], rows: Int[np.ndarray, "n"], n_all: int, scale: float
+) -> Vectors:
+    """The arrows of these corners; none where δ isn't finite."""
+    rows = rows[np.isfinite(deform[rows]).all(axis=1)]
+    starts = voxels.corner_ijk.numpy()[rows].astype(np.float32) / voxels.resolution - 0.5
+    return Vectors(starts, (scale * 0.5 * np.tanh(deform[rows]) / voxels.resolution).astype(np.float32), n_all)

@@ -36,7 +36,7 @@ TIPS = {
 
 VOXEL_WIDTHS, WORLD = "voxel widths", "world units"
 
-_LENGTHS = {SDF, SDF_ERROR, DEFORM}  # kept in voxel widths
+_LENGTHS = {SDF, SDF_ERROR, DEFORM}
 _SIGNED = {SDF, SDF_ERROR}
 
 
@@ -131,11 +131,12 @@ def voxel_means(voxels: SparseVoxels, corner_values: Float[np.ndarray, "C"]) -> 
 
 
 def quantity(name: str, part: str, values: Float[np.ndarray, "n"], resolution: int, in_world: bool) -> Quantity:
-    """The quantity of these values, lengths in voxel widths turned into world units where asked."""
+    """The quantity of these values, lengths in voxel widths or, where asked, in world units."""
     unit = ""
     if name in _LENGTHS:
         unit = WORLD if in_world else VOXEL_WIDTHS
-        values = values / np.float32(resolution) if in_world else values
+        if (name == SDF) != in_world:  # the field itself is in world units, all else in voxel widths
+            values = values * np.float32(resolution) if name == SDF else values / np.float32(resolution)
     return of_values(name, part, unit, name in _SIGNED or _goes_below_zero(values), values)
 
 
