@@ -29,7 +29,7 @@ DEFAULT_CLEARANCE = 0.03
 _CANDIDATES = 2048
 _SURFACE_SAMPLES = 200_000
 # an interior camera belongs where surface lies in most directions: at least this share of them
-_ENCLOSED = 0.75
+ENCLOSED = 0.75
 _NEAREST_EYE = 1e-3
 
 
@@ -235,14 +235,14 @@ def interior_places(target: Mesh, clearance: float = DEFAULT_CLEARANCE) -> Inter
     if not bool(clear.any()):
         raise NoPlace(f"no interior camera fits: no point keeps a clearance of {clearance:g} to the surface")
     candidates, distances = candidates[clear], distances[clear]
-    share = _surrounded(candidates, target, extent)
-    enclosed = share >= _ENCLOSED
+    share = surrounded(candidates, target, extent)
+    enclosed = share >= ENCLOSED
     if not bool(enclosed.any()):
         enclosed = share >= share.sort().values[-(share.shape[0] // 10 + 1)]
     return InteriorPlaces(candidates[enclosed], distances[enclosed], clearance)
 
 
-def _surrounded(points: Float[Tensor, "P 3"], target: Mesh, extent: Extent) -> Float[Tensor, "P"]:
+def surrounded(points: Float[Tensor, "P 3"], target: Mesh, extent: Extent) -> Float[Tensor, "P"]:
     """Share of 48 directions in which surface lies: rays walk through cells of 1/32 of the longest side that hold
     some of many surface samples. Good to choose places by; the clearance rests on exact distances."""
     from sparseflex.metrics import sample_points
@@ -294,8 +294,6 @@ class CameraSampler:
         if config.interior_share > 0:
             with contextlib.suppress(NoPlace):
                 self.places = interior_places(target, clearance)
-        # planes that enclose the object leave room for the voxels around its surface
-        self._room = max(0.02, 4.0 / config.resolution)
 
     def sample(self, generator: torch.Generator | None = None) -> list[SampledCamera]:
         """config.cameras cameras. Their planes:
@@ -321,7 +319,8 @@ class CameraSampler:
         else:
             kind, camera = "zoom", self._zoom(draws[4:])
         low, high = self._depth_range(camera, kind)
-        near, far = (low if kind == "interior" else max(low - self._room, low / 2)), high + self._room
+        room = max(0.02, 4.0 / config.resolution)  # planes that enclose the object leave it for the voxels around
+        near, far = (low if kind == "interior" else max(low - room, low / 2)), high + room
         cut: Cut = "none"
         if cut_choice < config.cut_share:
             cut, near = "near", low + first * (high - low)

@@ -60,7 +60,7 @@ def _close_overlays(window: Window) -> None:
     view = window.view
     if not (view.show_keys or view.palette.shown):
         view.maps.release()
-    view.show_keys = view.palette.shown = False
+    view.show_keys = view.palette.shown = view.cameras.picking = False
 
 
 def _theme(window: Window) -> None:

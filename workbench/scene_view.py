@@ -106,10 +106,10 @@ class SceneView:
         faint = theme.mixed(colour, theme.BACKGROUND, 0.5)
         self._keep("frustum", camera and (camera, colour, faint, weight),
                    lambda: draw_frustum(camera, weight=weight, colour=colour, faint=faint), 0, view.layers["frustum"])
-        others = tuple(known.camera for known in snapshot.cameras if known.camera is not camera)
-        colour, size = shades.colour("cameras"), shades.size("cameras")
-        self._keep("cameras", (others, colour, size) if others else None,
-                   lambda: draw_cameras(others, 0.09 * size, colour), 0, view.layers["cameras"])
+        size = shades.size("cameras")
+        shown = view.cameras.shown(snapshot, view.selected_camera(snapshot), shades.colour("cameras"), theme.TEXT)
+        self._keep("cameras", None if shown is None else (shown, size),
+                   lambda: draw_cameras(shown, 0.09 * size), 0, view.layers["cameras"])
 
     def _update_field(self, view: ViewState) -> None:
         shown, shades, layers = view.field, view.shades, view.layers

@@ -11,6 +11,7 @@ import numpy as np
 
 from sparseflex.camera import Camera
 from sparseflex.training.run import RunCamera
+from workbench.camera_view import CameraView, same_camera
 from workbench.field_view import FieldView
 from workbench.frustum_view import FrustumView
 from workbench.layer_view import LayerView
@@ -100,6 +101,7 @@ class ViewState:
     plots: PlotView = dataclasses.field(default_factory=PlotView)
     edited: dict[str, float] = dataclasses.field(default_factory=dict)
     split: Split = dataclasses.field(default_factory=Split)
+    cameras: CameraView = dataclasses.field(default_factory=CameraView)
     memory: MemoryView = dataclasses.field(default_factory=MemoryView)
     frustum: FrustumView = dataclasses.field(default_factory=FrustumView)
     maps: MapView = dataclasses.field(default_factory=MapView)
@@ -129,6 +131,9 @@ class ViewState:
         self.layers[name] = not self.layers[name]
 
     def selected_camera(self, snapshot: Snapshot) -> RunCamera | None:
+        """The pinned one, a fixed one as it was used last; the run's current one where none is pinned."""
+        if self.pinned is not None and self.pinned.own is not None:
+            return next((known for known in snapshot.cameras if known.own is self.pinned.own), self.pinned)
         if self.pinned is not None:
             return self.pinned
         return snapshot.cameras[0] if snapshot.cameras else None
@@ -137,7 +142,7 @@ class ViewState:
         """The selected camera's place in snapshot.cameras; -1 where the run has forgotten it, or has none."""
         selected = self.selected_camera(snapshot)
         for index, known in enumerate(snapshot.cameras):
-            if selected is not None and known.camera is selected.camera:
+            if selected is not None and same_camera(known, selected):
                 return index
         return -1
 

@@ -260,6 +260,9 @@ class Window:
             commands += action.does(self) or []
         layout = self._layout()
         commands += panes.draw(self.ui, view, self.snapshot, layout)
+        if view.cameras.look_through is not None:
+            self.look_through(view.cameras.look_through)
+            view.cameras.look_through = None
         chosen = panes.draw_overlays(self.ui, view, layout.free)
         for action in actions.ACTIONS:
             if action.name == chosen:

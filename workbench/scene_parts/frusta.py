@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from sparseflex.camera import Camera
 from workbench import theme
+from workbench.camera_view import ShownCameras
 
 _BOX_EDGES = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [4, 5], [5, 6], [6, 7], [7, 4], [0, 4], [1, 5], [2, 6], [3, 7]])
 
@@ -61,16 +62,16 @@ def _hatch(name: str, quad: Float[np.ndarray, "4 3"], weight: float, colour: the
     return _lines(name, nodes, edges, colour, 0.0016 * weight)
 
 
-def draw_cameras(
-    cameras: tuple[Camera, ...], size: float = 0.09, colour: theme.Colour = theme.CAMERAS
-) -> list[Any]:
-    """All cameras as small pyramids in one network."""
+def draw_cameras(shown: ShownCameras, size: float = 0.09) -> list[Any]:
+    """All cameras as small pyramids in one network, each in its colour, the selected one larger."""
     nodes, edges = [], []
-    for camera in cameras:
-        first = 5 * len(edges)
-        nodes += [camera.eye_world.numpy()[None], camera.frustum_corners_world(size / 2, size).numpy()[4:]]
+    for index, camera in enumerate(shown.cameras):
+        first, far = 5 * len(edges), size * (1.7 if index == shown.selected else 1.0)
+        nodes += [camera.eye_world.numpy()[None], camera.frustum_corners_world(far / 2, far).numpy()[4:]]
         edges.append(first + np.array([[0, 1], [0, 2], [0, 3], [0, 4], [1, 2], [2, 3], [3, 4], [4, 1]]))
-    return [_lines("cameras", np.concatenate(nodes), np.concatenate(edges), colour, radius=0.002)]
+    network = _lines("cameras", np.concatenate(nodes), np.concatenate(edges), theme.CAMERAS, radius=0.002)
+    network.add_color_quantity("loss", np.repeat(shown.colours, 5, axis=0), defined_on="nodes", enabled=True)
+    return [network]
 
 
 def _lines(name: str, nodes: np.ndarray, edges: np.ndarray, colour: theme.Colour, radius: float) -> Any:

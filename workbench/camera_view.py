@@ -1,0 +1,261 @@
+"""CameraView: the table of the run's cameras, which of them are checked, and what adding and locking ask of the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from sparseflex.camera import Camera
+from sparseflex.mesh import Mesh
+from sparseflex.training.run import RunCamera
+from workbench import theme
+from workbench.colour_maps import Scale
+from workbench.commands import ChangeCameras
+from workbench.snapshot import MeshArrays, Snapshot
+from workbench.worker import Worker, WorkFailed
+
+if TYPE_CHECKING:
+    from workbench.view_state import Click
+
+COLUMNS: dict[str, Callable[[RunCamera], Any]] = {
+    "kind": lambda seen: seen.kind,
+    "loss": lambda seen: seen.loss,
+    "active": lambda seen: seen.n_active,
+    "near": lambda seen: seen.camera.near,
+    "far": lambda seen: seen.camera.far,
+    "used": lambda seen: seen.iteration,
+}
+"""The table's columns and what they hold; None where it isn't known."""
+
+_PLACING = "camera inside"
+_IMAGE_SIZE = 256
+
+
+def same_camera(a: RunCamera, b: RunCamera) -> bool:
+    """Whether two are of one camera: of a fixed one, whatever planes it was used with."""
+    return a.camera is b.camera if a.own is None or b.own is None else a.own is b.own
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ShownCameras:
+    """Cameras to draw, their colours (n, 3), and which of them is the selected one, -1 for none."""
+
+    cameras: tuple[Camera, ...]
+    colours: Float[np.ndarray, "n 3"]
+    selected: int
+
+
+@dataclasses.dataclass
+class CameraView:
+    """sorted_by, descending: the order of the table. checked: the cameras to lock the run to.
+
+    aside: cameras of the user's own that the run was given before it was locked to others; borrowed: cameras that it
+    was locked to without being the user's own. picking: the next click in the scene places a camera inside.
+    """
+
+    KEPT: ClassVar[tuple[str, ...]] = ("sorted_by", "descending")
+
+    sorted_by: str = "used"
+    descending: bool = True
+    checked: list[RunCamera] = dataclasses.field(default_factory=list)
+    aside: list[RunCamera] = dataclasses.field(default_factory=list)
+    borrowed: list[Camera] = dataclasses.field(default_factory=list)
+    picking: bool = False
+    look_through: Camera | None = None
+    notice: str = ""
+    _rows: tuple[tuple[Any, ...], list[RunCamera]] | None = dataclasses.field(default=None, repr=False)
+    _shown: tuple[tuple[Any, ...], ShownCameras] | None = dataclasses.field(default=None, repr=False)
+    _placed: object = dataclasses.field(default=None, repr=False)
+    _target: tuple[MeshArrays, Mesh] | None = dataclasses.field(default=None, repr=False)
+
+    # The table
+
+    def rows(self, snapshot: Snapshot) -> list[RunCamera]:
+        """The cameras in the table's order: of each own one its latest use, those set aside, what isn't known last."""
+        sorted_by = self.sorted_by if self.sorted_by in COLUMNS else "used"
+        token = (snapshot.cameras, sorted_by, self.descending, tuple(self.aside))
+        if self._rows is not None and all(a is b or a == b for a, b in zip(token, self._rows[0], strict=True)):
+            return self._rows[1]
+        rows: list[RunCamera] = []
+        own: set[int] = set()
+        for seen in (*snapshot.cameras, *self.aside):
+            if seen.own is None or id(seen.own) not in own:
+                rows.append(seen)
+                own.add(id(seen.own))
+        value = COLUMNS[sorted_by]
+        known = [seen for seen in rows if not _missing(value(seen))]
+        known.sort(key=value, reverse=self.descending)
+        rows = known + [seen for seen in rows if _missing(value(seen))]
+        self._rows = (token, rows)
+        return rows
+
+    def loss_scale(self, snapshot: Snapshot) -> Scale | None:
+        """The colours of the losses, from the lowest to the highest that is known; None where there is none."""
+        losses = [seen.loss for seen in self.rows(snapshot) if seen.loss is not None and math.isfinite(seen.loss)]
+        if not losses:
+            return None
+        low, high = min(losses), max(losses)
+        return Scale(low, high if high > low else low + max(abs(low), 1e-6))
+
+    def shown(
+        self, snapshot: Snapshot, selected: RunCamera | None, unknown: theme.Colour, chosen: theme.Colour
+    ) -> ShownCameras | None:
+        """The table's cameras for the scene, coloured by loss: the same object as long as nothing of it changes."""
+        rows = self.rows(snapshot)
+        token = (rows, selected, unknown, chosen)
+        if not rows:
+            return None
+        if self._shown is None or any(a is not b and a != b for a, b in zip(token, self._shown[0], strict=True)):
+            scale = self.loss_scale(snapshot)
+            colours = np.tile(np.asarray(unknown, np.float32), (len(rows), 1))
+            known = [index for index, seen in enumerate(rows) if seen.loss is not None]
+            if scale is not None:
+                colours[known] = scale.colours(np.array([rows[index].loss for index in known]))
+            here = [index for index, seen in enumerate(rows) if selected is not None and same_camera(seen, selected)]
+            colours[here] = chosen
+            cameras = tuple(seen.camera for seen in rows)
+            self._shown = (token, ShownCameras(cameras, colours, here[0] if here else -1))
+        return self._shown[1]
+
+    def is_checked(self, seen: RunCamera) -> bool:
+        return any(same_camera(seen, other) for other in self.checked)
+
+    def is_aside(self, seen: RunCamera) -> bool:
+        return any(seen is other for other in self.aside)
+
+    def check(self, seen: RunCamera, on: bool, snapshot: Snapshot) -> list[ChangeCameras]:
+        """Checks a camera or not; a run that is locked follows at once, and the last one can't be taken from it."""
+        others = [other for other in self.checked if not same_camera(seen, other)]
+        if snapshot.cameras_locked and not on and not others:
+            self.notice = "the run is locked to this one: unlock it, or check another first"
+            return []
+        self.checked = [*others, seen] if on else others
+        return self._lock(snapshot) if snapshot.cameras_locked else []
+
+    # What is asked of the run
+
+    def lock(self, on: bool, snapshot: Snapshot) -> list[ChangeCameras]:
+        """Has the run draw from the checked cameras alone, or from all its kinds again."""
+        if not on:
+            own = [*_own(snapshot, self.borrowed), *(seen.own for seen in self.aside)]
+            self.aside, self.borrowed = [], []
+            return [ChangeCameras(_each_once(own), locked=False)]
+        if not self.checked:
+            self.notice = "check the cameras to lock the run to"
+            return []
+        return self._lock(snapshot)
+
+    def _lock(self, snapshot: Snapshot) -> list[ChangeCameras]:
+        chosen = _each_once([seen.own or seen.camera for seen in self.checked])
+        own = [*_own(snapshot, self.borrowed), *(seen.own for seen in self.aside)]
+        theirs = {id(camera) for camera in own}
+        self.borrowed = [camera for camera in chosen if id(camera) not in theirs]
+        # a borrowed camera becomes a fixed one: it stays checked under that name
+        self.checked = [seen if seen.own is not None else dataclasses.replace(seen, own=seen.camera)
+                        for seen in self.checked]
+        latest = {id(seen.own): seen for seen in reversed((*self.aside, *snapshot.cameras)) if seen.own is not None}
+        among = {id(camera) for camera in chosen}
+        self.aside = [latest.get(id(camera)) or RunCamera(camera, "fixed", own=camera)
+                      for camera in _each_once(own) if id(camera) not in among]
+        return [ChangeCameras(chosen, locked=True)]
+
+    def add(self, camera: Camera, snapshot: Snapshot) -> tuple[RunCamera, list[ChangeCameras]]:
+        """A camera of the user's own more; where the run is locked, to this one too."""
+        seen = RunCamera(camera, "fixed", own=camera)
+        if snapshot.cameras_locked:
+            self.checked.append(seen)
+        return seen, [ChangeCameras((*(snapshot.own_cameras or ()), camera), snapshot.cameras_locked)]
+
+    def delete(self, seen: RunCamera, snapshot: Snapshot) -> list[ChangeCameras]:
+        """Without this one of the user's own."""
+        self.checked = [other for other in self.checked if not same_camera(seen, other)]
+        if self.is_aside(seen):
+            self.aside = [other for other in self.aside if other is not seen]
+            return []
+        rest = tuple(camera for camera in snapshot.own_cameras or () if camera is not seen.own)
+        if snapshot.cameras_locked and not rest:
+            return self.lock(False, dataclasses.replace(snapshot, own_cameras=()))
+        return [ChangeCameras(rest, snapshot.cameras_locked)]
+
+    def can_delete(self, seen: RunCamera | None, snapshot: Snapshot) -> bool:
+        return seen is not None and seen.own is not None and (
+            self.is_aside(seen) or any(camera is seen.own for camera in snapshot.own_cameras or ()))
+
+    # Cameras placed by hand
+
+    def at_view(self, camera: Camera, snapshot: Snapshot) -> Camera | None:
+        """The view as a camera to train with, its planes around all that it sees; None with a notice in a wall."""
+        from sparseflex.placing import enclosed
+
+        target = self._target_of(snapshot)
+        if target is None:
+            return camera
+        try:
+            return enclosed(camera, target)
+        except ValueError as error:
+            self.notice = str(error)
+            return None
+
+    def place_inside(self, click: Click, snapshot: Snapshot, worker: Worker) -> None:
+        """Looks for a place in the room that was clicked, in the background: see placed."""
+        from sparseflex.placing import camera_inside
+
+        target = self._target_of(snapshot)
+        self.picking = False
+        if target is None:
+            self.notice = "a camera inside needs a target, and this run has none"
+            return
+        size = (snapshot.cameras[0].camera.width, snapshot.cameras[0].camera.height) if snapshot.cameras else (
+            _IMAGE_SIZE, _IMAGE_SIZE)
+        origin, ray = torch.tensor(np.asarray(click.origin)), torch.tensor(np.asarray(click.direction))
+        self._placed = token = (click,)
+        worker.ask(_PLACING, token, lambda: _placed(lambda: camera_inside(
+            target, origin, ray, width=size[0], height=size[1])))
+
+    def placed(self, worker: Worker) -> Camera | None:
+        """The camera that place_inside was asked for, once; None with a notice where there is no such place."""
+        result = worker.result(_PLACING) if self._placed is not None else None
+        if result is None or result[0] is not self._placed:
+            return None
+        self._placed = None
+        if isinstance(result[1], (str, WorkFailed)):
+            self.notice = result[1] if isinstance(result[1], str) else result[1].message
+            return None
+        return result[1]
+
+    def _target_of(self, snapshot: Snapshot) -> Mesh | None:
+        arrays = snapshot.fields.get("target")
+        if arrays is None or not len(arrays.faces):
+            return None
+        if self._target is None or self._target[0] is not arrays:
+            mesh = Mesh(torch.tensor(arrays.vertices), torch.tensor(arrays.faces, dtype=torch.int64))
+            self._target = (arrays, mesh)
+        return self._target[1]
+
+
+def _placed(work: Callable[[], Camera]) -> Camera | str:
+    """The camera, or why there is none in words of the library's own."""
+    try:
+        return work()
+    except ValueError as error:
+        return str(error)
+
+
+def _missing(value: Any) -> bool:
+    return value is None or value != value
+
+
+def _own(snapshot: Snapshot, borrowed: Sequence[Camera]) -> list[Camera]:
+    """The run's fixed cameras, without those that it was only locked to."""
+    among = {id(camera) for camera in borrowed}
+    return [camera for camera in snapshot.own_cameras or () if id(camera) not in among]
+
+
+def _each_once(cameras: Sequence[Camera]) -> tuple[Camera, ...]:
+    return tuple({id(camera): camera for camera in cameras}.values())
