@@ -14,7 +14,7 @@ INSTALLED_TESTS := $(VENV)/.installed-with-tests
 # idle OpenMP threads must sleep, not spin: with a second process on the machine small tensor operations get 10 times slower otherwise
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help install demo test lint bench results doctor clean
+.PHONY: help install demo test lint bench results pictures doctor clean
 
 help:
 	@echo 'make demo     install what is missing and open the demo scene, training (without a display: headless)'
@@ -22,6 +22,7 @@ help:
 	@echo 'make lint     ruff and the layer contracts'
 	@echo 'make bench    speed and memory, as ratios measured in one run'
 	@echo 'make results  fit MESHES="…" and two scenes, and write the results page'
+	@echo 'make pictures  draw the pictures of the README and its tour anew'
 	@echo 'make doctor   what works on this machine, and what mends the rest'
 	@echo 'make clean    remove .venv and caches'
 
@@ -42,6 +43,9 @@ bench: $(INSTALLED_TESTS)
 # MESHES="a.obj b.obj": fits each and writes the table and pictures of workbench/docs/results.md
 results: $(INSTALLED_TESTS)
 	@$(BIN)/python tests/benchmarks/results.py --scenes $(MESHES)
+
+pictures: $(INSTALLED_TESTS)
+	@xvfb-run -a -s '-screen 0 1920x1080x24 +extension GLX' $(BIN)/python tests/benchmarks/window_picture.py
 
 doctor: install
 	@$(BIN)/python -m workbench.cli doctor

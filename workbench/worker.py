@@ -63,6 +63,11 @@ class Worker:
         """How many jobs have ended; a window redraws when it grows."""
         return self._n_finished
 
+    @property
+    def idle(self) -> bool:
+        """Whether no job waits or runs."""
+        return not self._waiting and self._running is None
+
     def ask(self, key: str, token: object, work: Callable[[], Any], share: float = 1.0) -> None:
         """Has work() done in the background, unless token is the one asked for last under this key.
 

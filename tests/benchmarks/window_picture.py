@@ -1,18 +1,21 @@
-"""A picture of the window on a scene after some iterations; the README's is made by
+"""Pictures of the window, as README and tour show them: `make pictures`, or one by its name:
 
-    xvfb-run -s '-screen 0 1920x1080x24 +extension GLX' .venv/bin/python tests/benchmarks/window_picture.py house
+    xvfb-run -a -s '-screen 0 1920x1080x24 +extension GLX' .venv/bin/python tests/benchmarks/window_picture.py frustum
 
-and lies in workbench/docs/window.png.
+They lie in workbench/docs. --what shows something else instead, --size and --theme another window.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
+import subprocess
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-from workbench.actions import ACTIONS
 from workbench.app import open_window
 from workbench.commands import NextStage, RunIterations
 from workbench.inputs import open_what
@@ -20,48 +23,101 @@ from workbench.panels import COLUMNS
 from workbench.view_state import ViewState
 from workbench.window import Window
 
+DOCS = Path(__file__).resolve().parents[2] / "workbench" / "docs"
 _SETTLED_FRAMES = 8
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what")
-    parser.add_argument("--iterations", type=int, default=272)
-    parser.add_argument("--stages", type=int, default=0, help="stages of the next iteration to run after that")
-    parser.add_argument("--tab", action="append", default=[], help="tabs to bring to the front")
-    parser.add_argument("--theme", default="dark")
-    parser.add_argument("--action", action="append", default=[], help="actions to run by name, as from the palette")
-    parser.add_argument("--size", type=int, nargs=2, default=(1600, 900))
-    parser.add_argument("--out", type=Path, default=Path("workbench/docs/window.png"))
-    arguments = parser.parse_args()
-    opened = open_what(arguments.what)
-    view = ViewState(theme=arguments.theme)
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """what: as for `workbench view`; stages: of the next iteration; tabs in front; prepare: what the user does then."""
+
+    what: str
+    iterations: int
+    tabs: tuple[str, ...]
+    prepare: Callable[[Window], None] = lambda window: None
+    stages: int = 0
+    theme: str = "dark"
+    overrides: tuple[tuple[str, float], ...] = ()
+
+
+def _only(window: Window, *layers: str) -> None:
+    for name in window.view.layers:
+        window.view.layers[name] = name in layers
+
+
+def _frustum(window: Window) -> None:
+    frustum = window.view.frustum
+    whole = next(n for n, known in enumerate(window.snapshot.cameras) if known.kind == "orbit")
+    window.view.select_camera(window.snapshot, whole)
+    frustum.adapted, frustum.method, frustum.ratio, frustum.anchor = True, "iterative", 0.3, "centre"
+
+
+def _field(window: Window) -> None:
+    _only(window, "slice", "mesh", "target", "vectors")
+    window.view.field.axis, window.view.field.offset = "view", 0.05
+
+
+def _cameras(window: Window) -> None:
+    _only(window, "cameras", "target", "frustum")
+    window.view.side_by_side = False
+
+
+def _palette(window: Window) -> None:
+    window.view.palette.open()
+
+
+PICTURES = {
+    "window": Picture("house", 272, ("Frustum", "Maps")),
+    "frustum": Picture("house", 60, ("Frustum", "Plots"), _frustum, stages=2, overrides=(("visibility_ratio", 0.3),)),
+    "cameras": Picture("house", 64, ("Cameras", "Memory"), _cameras, overrides=(("visibility_ratio", 0.3),)),
+    "field": Picture("nested_shells", 150, ("Field", "Maps"), _field),
+    "light": Picture("lantern", 150, ("Layers", "Plots"), _palette, theme="light"),
+}
+
+
+def make(picture: Picture, out: Path, size: tuple[int, int]) -> int:
+    opened = open_what(picture.what, overrides=dict(picture.overrides))
+    view = ViewState(theme=picture.theme)
     for column, tabs in COLUMNS.items():
-        view.tabs[column] = next((tab for tab in arguments.tab if tab in tabs), "")
+        view.tabs[column] = next((tab for tab in picture.tabs if tab in tabs), "")
     still = 0
 
     def script(window: Window) -> bool:
         nonlocal still
-        if window.n_frames == 2:
-            window.engine.send(RunIterations(arguments.iterations))
         shown = window.snapshot
+        if window.n_frames == 2:
+            window.engine.send(RunIterations(picture.iterations))
         if still == 1:
-            for _ in range(arguments.stages):
+            for _ in range(picture.stages):
                 window.engine.send(NextStage())
-            for action in ACTIONS:
-                if action.name in arguments.action:
-                    action.does(window)
-        still = still + 1 if shown.iteration >= arguments.iterations and not shown.playing else 0
+        if still == 3:
+            picture.prepare(window)
+        arrived = shown.iteration >= picture.iterations and not shown.playing and window.view.worker.idle
+        still = still + 1 if arrived else min(still, 4)
         if still == _SETTLED_FRAMES:
-            window.screenshot(arguments.out)
+            window.screenshot(out)
         return still > _SETTLED_FRAMES
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CONFIG_HOME"] = folder  # the picture shall not depend on what its maker prefers
-        return open_window(
-            opened.run, title=opened.title, out_dir=folder, scripted=script, size=tuple(arguments.size),
-            home=opened.view.camera(), view=view,
-        )
+        return open_window(opened.run, title=opened.title, out_dir=folder, scripted=script, size=size,
+                           home=opened.view.camera(), view=view)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", nargs="?", choices=sorted(PICTURES), help="which; all of them where not given")
+    parser.add_argument("--what", help="a scene, mesh or checkpoint instead of the picture's own")
+    parser.add_argument("--theme", choices=("dark", "light"))
+    parser.add_argument("--size", type=int, nargs=2, default=(1600, 900))
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    if arguments.name is None:  # one process each: a process has one window
+        return max(subprocess.call([sys.executable, __file__, name]) for name in PICTURES)
+    picture = PICTURES[arguments.name]
+    changes = {name: value for name in ("what", "theme") if (value := getattr(arguments, name))}
+    out = arguments.out or DOCS / f"{'tour_' * (arguments.name != 'window')}{arguments.name}.png"
+    return make(dataclasses.replace(picture, **changes), out, tuple(arguments.size))
 
 
 if __name__ == "__main__":
