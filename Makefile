@@ -22,7 +22,7 @@ help:
 	@echo 'make lint     ruff and the layer contracts'
 	@echo 'make bench    speed and memory, as ratios measured in one run'
 	@echo 'make results  fit MESHES="…" and two scenes, and write the results page'
-	@echo 'make pictures  draw the pictures of the README and its tour anew'
+	@echo 'make pictures draw the pictures of the README and its tour anew'
 	@echo 'make doctor   what works on this machine, and what mends the rest'
 	@echo 'make clean    remove .venv and caches'
 
