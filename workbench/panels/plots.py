@@ -104,12 +104,14 @@ def thinned(
     Points that aren't finite are left out.
     """
     finite = np.isfinite(ys)
-    xs, ys = xs[finite], ys[finite]
+    if not finite.all():
+        xs, ys = xs[finite], ys[finite]
     if len(ys) <= n_points:
         return np.ascontiguousarray(xs), np.ascontiguousarray(ys)
-    n_runs = n_points // 2
-    starts = np.linspace(0, len(ys), n_runs + 1).astype(np.int64)
-    picks = []
-    for start, end in zip(starts[:-1], starts[1:], strict=True):
-        picks += sorted((start + int(ys[start:end].argmin()), start + int(ys[start:end].argmax())))
+    length = -(-len(ys) // (n_points // 2))
+    n_runs = -(-len(ys) // length)
+    # the last run is filled up with its last value, which is neither lower nor higher than what it has
+    runs = np.pad(ys, (0, n_runs * length - len(ys)), mode="edge").reshape(n_runs, length)
+    picks = np.stack([runs.argmin(axis=1), runs.argmax(axis=1)], axis=1) + np.arange(n_runs)[:, None] * length
+    picks = np.unique(np.minimum(picks, len(ys) - 1))
     return xs[picks], ys[picks]
