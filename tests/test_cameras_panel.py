@@ -123,23 +123,10 @@ def test_no_camera_one_camera_and_a_run_that_keeps_its_own(view: ViewState, snap
     cameras.draw(FakeUi(), view, snapshot)
 
 
-def test_headers_sort(view: ViewState, shown: Snapshot) -> None:
-    class Spec:
-        ColumnIndex, SortDirection = 2, 7
-
-    class Specs:
-        SpecsCount, SpecsDirty = 1, True
-
-        def Specs(self):  # noqa: N802 - ImGui's name
-            return [Spec]
-
-    specs, ui = Specs(), FakeUi()
-    answered = type("Module", (), {"__getattr__": lambda self, name: (
-        (lambda: specs) if name == "TableGetSortSpecs" else 7 if name == "ImGuiSortDirection_Descending"
-        else getattr(ui.plot, name))})()
-    ui.im = answered
-    cameras.draw(ui, view, shown)
-    assert (view.cameras.sorted_by, view.cameras.descending) == ("loss", True) and not specs.SpecsDirty
+def test_headers_sort_and_turn_the_order_over(view: ViewState, shown: Snapshot) -> None:
+    for name, expected in (("loss", ("loss", True)), ("loss", ("loss", False)), ("kind", ("kind", False))):
+        cameras.draw(FakeUi({f"##sort {name}": True}), view, shown)
+        assert (view.cameras.sorted_by, view.cameras.descending) == expected
 
 
 # -- what is asked of the run ---------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from test_fit import small_run
 
 from workbench.engine import Engine
 from workbench.history_table import HistoryTable
-from workbench.memory_view import MemoryView, curves, measured_work
+from workbench.memory_view import MemoryView, curves, measured_work, work_by_stage
 from workbench.panels import COLUMNS, memory
 from workbench.snapshot import History, PastSummary, Snapshot
 from workbench.view_state import ViewState
@@ -70,6 +70,15 @@ def test_empty_sections_and_odd_numbers_are_no_trouble() -> None:
     assert curves(history([0.0, 0.0, 0.0], [1e6, 1e6, 2e6], [0, 1, 2])) is None
 
 
+def test_work_by_stage_is_above_the_start_of_the_iteration_measured_last() -> None:
+    names = ("iteration", "work_voxels", "work_bytes", "bytes_sample", "bytes_extract", "bytes_backward")
+    rows = [[1, 5, 30.0, 900, 110, 130], [2, 5, 40.0, 990, 205, 240], [3, 5, 40.0, 990, 777, 888]]
+    assert work_by_stage(History(names, np.array(rows))) == (2, {"extract": 5.0, "backward": 40.0})
+    assert work_by_stage(History(names[:3], np.array(rows)[:, :3])) is None
+    assert work_by_stage(History(names, np.full((2, 6), math.nan))) is None
+    assert work_by_stage(History()) is None
+
+
 def shown() -> Snapshot:
     past = history(SECTIONS, [2e6 + 1000 * section for section in SECTIONS], [1, 2, 4])
     scalars = {name: float(past.column(name)[-1]) for name in past.names} | {"active": 150.0}
@@ -84,7 +93,7 @@ def test_the_panel_says_what_sections_save() -> None:
     view, snapshot = ViewState(), shown()
     assert memory.draw(ui, view, snapshot) == [] and memory.fields(view, snapshot) == set()
     for text in ("20.0% worked on", "150", "50", "800", "with sections", "7 MB", "without, estimated", "8 MB", "10%",
-                 "1,000 bytes", "whole process", "400 MB", "256 MB of 512 MB", "4 states", "iterations 3 to 9"):
+                 "1,000 bytes", "peak of the process", "400 MB", "256 MB of 512 MB", "4 states", "iterations 3 to 9"):
         assert ui.says(text), text
     drawn = {call[1]: call[2:] for call in ui.calls if call[0] in ("PlotLine", "PlotScatter")}
     assert set(drawn) == {"##without", "##with", "##measured"} and len(drawn["##measured"][0]) == 3
@@ -98,7 +107,7 @@ def test_on_cuda_the_numbers_are_the_allocators() -> None:
     snapshot = shown()
     scalars = {**snapshot.scalars, "reserved_bytes": 7e8}
     memory.draw(ui, ViewState(), dataclasses.replace(snapshot, device="cuda:0", scalars=scalars))
-    assert ui.says("CUDA tensors") and ui.says("700 MB")
+    assert ui.says("peak of CUDA tensors") and ui.says("700 MB")
 
 
 def test_a_run_that_keeps_nothing_says_why() -> None:

@@ -92,7 +92,7 @@ def test_layers_decide_what_is_there(scene: Any, fitted: Snapshot) -> None:
         view.layers[name] = not view.layers[name]
     show(scene, fitted, view)
     assert structure_names() == {"sdf", "cameras", "slice"}  # no deformation field: no arrows
-    assert ps.get_curve_network("cameras").n_edges() == 8 * (len(fitted.cameras) - 1)
+    assert ps.get_curve_network("cameras").n_edges() == 8 * len(fitted.cameras)
 
 
 def test_only_what_changed_is_drawn_anew(scene: Any, fitted: Snapshot) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
+from sparseflex.training.measure import BYTES_PREFIX
 from workbench.snapshot import History
 
 NEEDED = ("resident_bytes", "work_bytes", "work_voxels", "section", "voxels")
@@ -90,14 +91,42 @@ def curves(history: History) -> MemoryCurves | None:
     )
 
 
+def work_by_stage(history: History) -> tuple[int, dict[str, float]] | None:
+    """The iteration measured last, and by stage its peak above the iteration's start (bytes, from 0).
+
+    The start is where work_bytes puts it: that much below the highest of the stages that it spans, the first left out.
+    """
+    columns = {name.removeprefix(BYTES_PREFIX): history.column(name) for name in history.names
+               if name.startswith(BYTES_PREFIX)}
+    if any(history.column(name) is None for name in ("work_bytes", "work_voxels")) or len(columns) < 2:
+        return None
+    rows = _fresh(history)
+    if not len(rows):
+        return None
+    row = int(rows[-1])
+    peaks = {stage: float(values[row]) for stage, values in list(columns.items())[1:] if values[row] == values[row]}
+    if not peaks:
+        return None
+    start = max(peaks.values()) - float(history.column("work_bytes")[row])
+    return int(history.column("iteration")[row]), {stage: max(peak - start, 0.0) for stage, peak in peaks.items()}
+
+
 class MemoryView:
-    """The curves of a history, made once for each."""
+    """The curves and the stages' work of a history, made once for each."""
 
     def __init__(self) -> None:
         self._history: History | None = None
         self._curves: MemoryCurves | None = None
+        self._stages: tuple[int, dict[str, float]] | None = None
 
     def of(self, history: History) -> MemoryCurves | None:
-        if history is not self._history:
-            self._history, self._curves = history, curves(history)
+        self._follow(history)
         return self._curves
+
+    def stages_of(self, history: History) -> tuple[int, dict[str, float]] | None:
+        self._follow(history)
+        return self._stages
+
+    def _follow(self, history: History) -> None:
+        if history is not self._history:
+            self._history, self._curves, self._stages = history, curves(history), work_by_stage(history)

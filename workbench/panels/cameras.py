@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 
 from sparseflex.training.run import RunCamera
@@ -11,10 +14,10 @@ from workbench.colour_bar import draw_colour_bar
 from workbench.colour_maps import Scale
 from workbench.commands import Command
 from workbench.snapshot import Snapshot
-from workbench.ui import Ui, count
+from workbench.ui import Ui, count, packed
 from workbench.view_state import ViewState
 
-_WEIGHTS = {"kind": 1.7, "loss": 1.25, "active": 1.3, "near": 1.0, "far": 1.0, "used": 1.0}
+_WEIGHTS = {"kind": 2.0, "loss": 1.35, "active": 1.45, "near": 1.05, "far": 1.05, "used": 1.2}
 _TIPS = {
     "kind": "orbit: all of the object. zoom: turned to a point, enlarged. interior: inside. fixed: your own",
     "loss": "Loss of this view alone when the run used it last",
@@ -68,11 +71,11 @@ def _draw_table(
 ) -> list[Command]:
     im, commands = ui.im, []
     flags = 0
-    for name in ("Sortable", "ScrollY", "RowBg", "SizingStretchProp", "PadOuterX"):
+    for name in ("ScrollY", "RowBg", "SizingStretchProp", "NoPadOuterX"):
         flags |= int(getattr(im, "ImGuiTableFlags_" + name))
-    room = max(im.GetContentRegionAvail()[1] - 12.5 * ui.em, 8 * ui.em)
-    with ui.sized(0.86):
-        height = min(room, (len(rows) + 1.6) * 1.62 * ui.em)
+    room = max(im.GetContentRegionAvail()[1] - 8.5 * ui.em, 8 * ui.em)
+    with ui.sized(0.84), _close_cells(ui):
+        height = min(room, (len(rows) + 1.3) * 1.5 * ui.em)
         if not im.BeginTable("cameras", len(COLUMNS) + 1, flags, (0.0, height)):
             return []
         try:
@@ -86,28 +89,42 @@ def _draw_table(
     return commands
 
 
+@contextmanager
+def _close_cells(ui: Ui) -> Iterator[None]:
+    """Seven columns in a narrow panel: little room between cells, check boxes no higher than a line."""
+    ui.im.PushStyleVar(int(ui.im.ImGuiStyleVar_CellPadding), (0.2 * ui.em, 0.22 * ui.em))
+    ui.im.PushStyleVar(int(ui.im.ImGuiStyleVar_FramePadding), (0.0, 0.0))
+    try:
+        yield
+    finally:
+        ui.im.PopStyleVar(2)
+
+
 def _draw_headers(ui: Ui, cameras: CameraView) -> None:
+    """Names to click; ImGui's own would leave no room for them, keeping it for an arrow in every column."""
     im = ui.im
     im.TableSetupScrollFreeze(0, 1)
-    im.TableSetupColumn("##checked", int(im.ImGuiTableColumnFlags_NoSort) | int(im.ImGuiTableColumnFlags_WidthFixed),
-                        1.5 * ui.em)
+    im.TableSetupColumn("##checked", int(im.ImGuiTableColumnFlags_WidthFixed), 1.1 * ui.em)
     for name in COLUMNS:
-        first = int(im.ImGuiTableColumnFlags_DefaultSort) if name == cameras.sorted_by else 0
-        order = "Descending" if cameras.descending else "Ascending"
-        first |= int(getattr(im, f"ImGuiTableColumnFlags_PreferSort{order}")) if first else 0
-        im.TableSetupColumn(name, first, _WEIGHTS[name])
+        im.TableSetupColumn(name, 0, _WEIGHTS[name])
     im.TableNextRow(int(im.ImGuiTableRowFlags_Headers))
-    for column, name in enumerate(["", *COLUMNS]):
-        im.TableSetColumnIndex(column)
-        im.TableHeader(name if name else "##lock")
-        if name and im.IsItemHovered():
-            im.SetTooltip(_TIPS[name])
-    specs = im.TableGetSortSpecs()
-    if specs is not None and specs.SpecsDirty and specs.SpecsCount:
-        spec = specs.Specs()[0]
-        cameras.sorted_by = list(COLUMNS)[spec.ColumnIndex - 1]
-        cameras.descending = spec.SortDirection == im.ImGuiSortDirection_Descending
-        specs.SpecsDirty = False
+    im.TableNextColumn()
+    for name in COLUMNS:
+        im.TableNextColumn()
+        x, y = im.GetCursorScreenPos()
+        width, sorted_by = ui.width, cameras.sorted_by == name
+        if im.Selectable(f"##sort {name}", False):
+            cameras.descending = not cameras.descending if sorted_by else name != "kind"
+            cameras.sorted_by = name
+        if im.IsItemHovered():
+            im.SetTooltip(f"{_TIPS[name]}.\nClick to sort")
+        draw, text_width = im.GetWindowDrawList(), im.CalcTextSize(name)[0]
+        at = x if name == "kind" else x + max(width - text_width, 0.0)
+        draw.AddText((at, y), packed(theme.ACCENT if sorted_by else theme.MUTED), name)
+        if sorted_by:
+            top, half, low = y - 0.18 * ui.em, 0.25 * ui.em, at + text_width / 2
+            tip, base = (top + 0.2 * ui.em, top) if cameras.descending else (top, top + 0.2 * ui.em)
+            draw.AddTriangleFilled((low - half, base), (low + half, base), (low, tip), packed(theme.ACCENT))
 
 
 def _draw_row(ui: Ui, view: ViewState, snapshot: Snapshot, number: int, seen: RunCamera, here: bool,
@@ -125,7 +142,9 @@ def _draw_row(ui: Ui, view: ViewState, snapshot: Snapshot, number: int, seen: Ru
     im.TableNextColumn()
     if scale is not None:
         colour = tuple(scale.colours(np.array([seen.loss]))[0].tolist()) if seen.loss is not None else theme.CAMERAS
-        ui.dot(colour)
+        x, y = im.GetCursorScreenPos()
+        im.GetWindowDrawList().AddRectFilled((x, y), (x + 0.4 * ui.em, y + im.GetTextLineHeight()), packed(colour), 0.0)
+        im.SetCursorPosX(im.GetCursorPosX() + 0.65 * ui.em)
     aside = cameras.is_aside(seen)
     if im.Selectable(f"{seen.kind}##row {number}", here, int(im.ImGuiSelectableFlags_SpanAllColumns)
                      | int(im.ImGuiSelectableFlags_AllowOverlap)):
@@ -134,9 +153,10 @@ def _draw_row(ui: Ui, view: ViewState, snapshot: Snapshot, number: int, seen: Ru
         im.SetTooltip("Set aside while the run is locked to others")
     shade = theme.MUTED if aside or seen.iteration is None else theme.TEXT
     for text in (_number(seen.loss, ".3g"), "–" if seen.n_active is None else count(seen.n_active),
-                 f"{seen.camera.near:.3g}", f"{seen.camera.far:.3g}",
+                 f"{seen.camera.near:.2f}", f"{seen.camera.far:.2f}",
                  "–" if seen.iteration is None else count(seen.iteration)):
         im.TableNextColumn()
+        im.SetCursorPosX(im.GetCursorPosX() + max(ui.width - im.CalcTextSize(text)[0], 0.0))
         ui.text(text, shade)
     return commands
 

@@ -24,7 +24,7 @@ def fields(view: ViewState, snapshot: Snapshot) -> set[str]:
 def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     _draw_voxels(ui, snapshot)
     _draw_saving(ui, view, snapshot)
-    _draw_stages(ui, snapshot)
+    _draw_stages(ui, view, snapshot)
     _draw_past(ui, snapshot)
     return []
 
@@ -112,18 +112,22 @@ def _draw_curves(ui: Ui, found: MemoryCurves) -> None:
     ui.legend([("with sections", theme.ACTIVE), ("without", theme.OUTSIDE), ("measured", theme.TEXT)])
 
 
-def _draw_stages(ui: Ui, snapshot: Snapshot) -> None:
-    peaks = {stage: snapshot.stage_peak_bytes.get(stage, np.nan) for stage in snapshot.stages}
-    known = [value for value in peaks.values() if value == value]
+def _draw_stages(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
+    known = [value for value in snapshot.stage_peak_bytes.values() if value == value]
     on_cuda = snapshot.device.startswith("cuda")
-    ui.heading("Peak by stage", "CUDA tensors" if on_cuda else "whole process")
+    found = view.memory.stages_of(snapshot.history)
+    ui.heading("Peak above its start", f"iteration {count(found[0])}" if found else "")
+    if found:
+        most = max(found[1].values())
+        for stage, value in found[1].items():
+            ui.pair(stage, megabytes(value))
+            ui.shares([(value, theme.FRUSTUM), (most - value, theme.RAISED)], 0.25 * ui.em)
     if not known:
         ui.text("Not measured here." if snapshot.stage_secs else "No stage has run yet.", theme.MUTED)
         return
-    for stage, value in peaks.items():
-        ui.pair(stage, megabytes(value))
-        ui.shares([(0.0 if value != value else value, theme.FRUSTUM), (max(known) - (value if value == value else 0.0),
-                                                                      theme.RAISED)], 0.25 * ui.em)
+    ui.pair("peak of CUDA tensors" if on_cuda else "peak of the process", megabytes(max(known)))
+    _tip(ui, "The highest of the last iteration's stages, all that was in use before included"
+         + ("" if on_cuda else ";\non the CPU the window's own memory too"))
     if on_cuda and "reserved_bytes" in snapshot.scalars:
         ui.pair("reserved by the allocator", megabytes(snapshot.scalars["reserved_bytes"]))
 
