@@ -71,6 +71,11 @@ class Scale:
         if not -math.inf < self.low < self.high < math.inf:
             raise ValueError(f"low and high must satisfy low < high, both finite, got {self.low} and {self.high}")
 
+    @property
+    def key(self) -> tuple[float, float, str]:
+        """What tells two scales apart."""
+        return self.low, self.high, self.name
+
     def colours(self, values: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape 3"]:
         """One colour a value, float32; NaN and infinite values in theme.NOT_A_NUMBER."""
         # via float32: a million values in 7 ms; the row past the map's colours is the one for bad values

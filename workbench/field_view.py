@@ -147,6 +147,12 @@ class FieldView:
         if -math.inf < low < high < math.inf:
             self.locked[shown.key] = (low, high)
 
+    def step_plane(self, view: ViewState, steps: int) -> None:
+        """Moves the plane by so many voxel widths, within the box."""
+        resolution = 64 if view.split.voxels is None else view.split.voxels.resolution
+        reach = self.plane.reach
+        self.offset = min(max(self.plane.offset + steps / resolution, -reach), reach)
+
     def part_of(self, name: str, values: Any) -> str:
         parts = quantities.parts_of(name, values)
         return self.parts[name] if self.parts.get(name) in parts else parts[0]
@@ -157,7 +163,7 @@ class FieldView:
         if shown is None:
             return None
         scale = self.scale_of(shown)
-        return self._once(f"{place} colours", (shown, scale), lambda: scale.colours(shown.values))
+        return self._once(f"{place} colours", (shown, *scale.key), lambda: scale.colours(shown.values))
 
     def slice_colours(self) -> Float[np.ndarray, "H W 3"] | None:
         """The image of the slice; None where there is none."""
@@ -165,7 +171,7 @@ class FieldView:
             return None
         shown, found, scale = self.corner, self.slice, self.scale_of(self.corner)
         image = self._once("slice image", (found, shown), lambda: found.image(shown.values))
-        return self._once("slice colours", (image, scale), lambda: scale.colours(image))
+        return self._once("slice colours", (image, *scale.key), lambda: scale.colours(image))
 
     # How
 

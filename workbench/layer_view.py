@@ -10,7 +10,7 @@ from workbench import theme
 from workbench.theme import Colour
 
 DEFAULT_SIZES = {"active": 0.88, "outside": 0.25, "near_cut": 0.35, "far_cut": 0.35, "frustum": 1.0, "cameras": 1.0,
-                 "sdf": 0.44, "vectors": 1.0}
+                 "sdf": 0.44, "vectors": 1.0, "pruned": 0.5, "born": 0.7, "wrongly_kept": 0.7, "wrongly_pruned": 0.7}
 """Voxels: edge of the drawn cube in voxel widths, for the active ones nearly all of it; sdf: width of a point in voxel
 widths; the others: thickness or size relative to the usual one."""
 
@@ -18,12 +18,13 @@ SIZE_LIMITS = {"frustum": (0.3, 4.0), "cameras": (0.3, 4.0), "vectors": (0.3, 4.
 _SHARE_LIMITS = (0.05, 1.0)
 
 _FIXED = {**theme.CATEGORY_COLOURS, "mesh": theme.MESH, "target": theme.TARGET, "frustum": theme.FRUSTUM,
-          "cameras": theme.CAMERAS}
+          "cameras": theme.CAMERAS, "pruned": theme.PRUNED, "born": theme.BORN, "wrongly_kept": theme.WRONGLY_KEPT}
+_OF_THEME = {"vectors": "TEXT", "wrongly_pruned": "WRONGLY_PRUNED"}
 
 
 def default_colour(name: str) -> Colour | None:
     """A layer's colour in the present theme; None where the layer's colours are those of a map."""
-    return theme.TEXT if name == "vectors" else _FIXED.get(name)
+    return getattr(theme, _OF_THEME[name]) if name in _OF_THEME else _FIXED.get(name)
 
 
 @dataclasses.dataclass
@@ -32,7 +33,7 @@ class LayerView:
 
     KEPT: ClassVar[tuple[str, ...]] = ("colours", "sizes")
 
-    colours: dict[str, str] = dataclasses.field(default_factory=lambda: dict.fromkeys([*_FIXED, "vectors"], ""))
+    colours: dict[str, str] = dataclasses.field(default_factory=lambda: dict.fromkeys([*_FIXED, *_OF_THEME], ""))
     sizes: dict[str, float] = dataclasses.field(default_factory=lambda: dict(DEFAULT_SIZES))
 
     def colour(self, name: str) -> Colour | None:

@@ -83,7 +83,7 @@ class SurfaceView:
             self.distance = quantities.of_values("distance to the target", "", unit, False, found * token[2])
             self._distance_of = token
         scale = view.field.scale_of(self.distance)
-        self.colours = self._once((self.distance, scale), lambda: scale.colours(self.distance.values))
+        self.colours = self._once((self.distance, *scale.key), lambda: scale.colours(self.distance.values))
 
     def _from_worker(self, view: ViewState, snapshot: Snapshot, mode: str, other: Any, work: Any) -> Any:
         """What the worker found for the mesh and `other`; self.mesh becomes the one that it belongs to."""

@@ -7,7 +7,7 @@ from workbench.colour_bar import draw_colour_bar
 from workbench.commands import Command
 from workbench.field_view import MAGNITUDE_MAPS, PLANES, FieldView
 from workbench.quantities import LABELS, TIPS, Quantity
-from workbench.slices import AXES, Plane
+from workbench.slices import AXES
 from workbench.snapshot import Snapshot
 from workbench.ui import Ui, count
 from workbench.view_state import ViewState
@@ -55,7 +55,7 @@ def _draw_corners(ui: Ui, view: ViewState, snapshot: Snapshot, names: list[str])
     _, shown.contour = ui.im.Checkbox("Zero", shown.contour)
     _tip(ui, "On the slice, the line where the SDF is zero: the surface, before weights and deformation")
     shown.world_units = bool(ui.choice(UNITS, int(shown.world_units), tips=(
-        "SDF and δ in widths of a voxel, as the run keeps them", "SDF and δ in world units: the box has side 1")))
+        "SDF, its error and δ in widths of a voxel", "SDF, its error and δ in world units: the box has side 1")))
     if not shown.wants_corner(view):
         ui.text("Turn on points or the slice to see it.", theme.MUTED)
     else:
@@ -105,7 +105,8 @@ def draw_range(ui: Ui, shown: FieldView, quantity: Quantity | None) -> None:
         ui.im.EndDisabled()
         if changed and locked:
             shown.lock(quantity, (typed, scale.high) if label == "low" else (scale.low, typed))
-    ui.text(f"{count(len(values))} values from {low:.3g} to {high:.3g}", theme.MUTED)
+    n_good = len(values) - quantity.n_nan - quantity.n_infinite
+    ui.text(f"{count(n_good)} values{f' from {low:.3g} to {high:.3g}' if n_good else ''}", theme.MUTED)
     bad = [f"{count(n)} {what}" for n, what in ((quantity.n_nan, "NaN"), (quantity.n_infinite, "infinite")) if n]
     if bad:
         ui.dot(theme.NOT_A_NUMBER)
@@ -137,28 +138,23 @@ def draw_plane(ui: Ui, view: ViewState, title: str) -> None:
 def _draw_position(ui: Ui, view: ViewState) -> None:
     """The slider that moves the plane, and steps of one voxel."""
     shown = view.field
-    resolution = view.split.voxels.resolution if view.split.voxels is not None else 64
-    reach = shown.plane.reach if shown.axis in AXES else Plane(shown.plane.normal, 0.0).reach
-    arrow, gap = 1.9 * ui.em, 0.3 * ui.em
-    step = 0
-    if ui.button("<##plane", arrow, tip="One voxel back"):
-        step = -1
+    arrow, gap, reach = 1.9 * ui.em, 0.3 * ui.em, shown.plane.reach
+    if ui.button("<##plane", arrow, tip="One voxel back: Page Down"):
+        shown.step_plane(view, -1)
     ui.im.SameLine(0.0, gap)
     ui.im.SetNextItemWidth(ui.width - arrow - gap)
     changed, value = ui.im.SliderFloat("##plane position", shown.plane.offset, -reach, reach, "")
     _tip(ui, f"Distance of the plane from the centre of the box: {shown.plane.offset:.4f} world units")
-    ui.im.SameLine(0.0, gap)
-    if ui.button(">##plane", arrow, tip="One voxel on"):
-        step = 1
     if changed:
         shown.offset = value
-    if step:
-        shown.offset = min(max(shown.plane.offset + step / resolution, -reach), reach)
+    ui.im.SameLine(0.0, gap)
+    if ui.button(">##plane", arrow, tip="One voxel on: Page Up"):
+        shown.step_plane(view, 1)
 
 
 def _draw_cut(ui: Ui, view: ViewState) -> None:
     _, view.field.cut = ui.im.Checkbox("Cut", view.field.cut)
-    _tip(ui, "Cuts voxels, surfaces and corners off at this plane, so that the slice and the inside are seen")
+    _tip(ui, "Cuts voxels, surfaces and corners off at this plane, so that the slice and the inside are seen. Key X")
     ui.im.SameLine()
     ui.im.BeginDisabled(not view.field.cut)
     _, view.field.flipped = ui.im.Checkbox("Flip", view.field.flipped)
@@ -202,7 +198,7 @@ def _draw_voxels(ui: Ui, view: ViewState, snapshot: Snapshot, names: list[str]) 
     _choose_part(ui, shown, shown.at_voxels, snapshot)
     left, half = ui.im.GetCursorPosX(), ui.width / 2
     _, shown.voxels_coloured = ui.im.Checkbox("Active voxels", shown.voxels_coloured)
-    _tip(ui, "Colours the active voxels; of fields at corners, by the mean of the eight")
+    _tip(ui, "Colours the active voxels; of fields at corners, by the mean of the eight. Key C")
     ui.im.SameLine()
     ui.im.SetCursorPosX(left + half)
     changed, on_mesh = ui.im.Checkbox("Mesh", view.mesh_colour == "field")

@@ -12,7 +12,7 @@ _MOUSE = "Mouse: left turns, right pans, wheel zooms"
 def rows() -> list[tuple[str, str]]:
     """(key, meaning); the layers' keys are one row."""
     listed = [(action.key_label, action.name) for action in ACTIONS if action.key and action.listed]
-    return [*listed, ("1 to 9", "Layers on or off, in the order of their list")]
+    return [*listed, ("1 to 9, 0", "Layers on or off, in the order of their list")]
 
 
 HEIGHT_EM = 5.5 + 1.32 * (len(rows()) + 1) / 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from workbench import quantities, theme
 from workbench.colour_maps import Scale
 from workbench.commands import Command
@@ -82,7 +84,7 @@ def _draw_colour(ui: Ui, view: ViewState, name: str) -> None:
         x, y = ui.im.GetCursorScreenPos()
         shown = view.field.corner
         scale = Scale(-1.0, 1.0, "diverging") if shown is None else view.field.scale_of(shown)
-        ends = scale.colours([scale.low, (scale.low + scale.high) / 2, scale.high])
+        ends = scale.colours(np.array([scale.low, (scale.low + scale.high) / 2, scale.high]))
         a, b, c = (packed(tuple(float(part) for part in end)) for end in ends)
         draw, middle, inset = ui.im.GetWindowDrawList(), x + side / 2, 0.12 * side
         draw.AddRectFilledMultiColor((x, y + inset), (middle, y + side - inset), a, b, b, a)
