@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Does = Callable[["Window"], "list[Command] | None"]
 
 _KEY_LABELS = {"RightArrow": "→", "LeftArrow": "←", "LeftBracket": "[", "RightBracket": "]", "Slash": "?",
-               "Equal": "+", "Minus": "–", "Escape": "Esc"}
+               "Equal": "+", "PageUp": "Page Up", "PageDown": "Page Down", "Minus": "–", "Escape": "Esc"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +43,15 @@ def _flip(name: str) -> Does:
 
     def does(window: Window) -> None:
         setattr(window.view, name, not getattr(window.view, name))
+
+    return does
+
+
+def _flip_field(name: str) -> Does:
+    """The same for a choice of the field's."""
+
+    def does(window: Window) -> None:
+        setattr(window.view.field, name, not getattr(window.view.field, name))
 
     return does
 
@@ -85,6 +94,10 @@ ACTIONS: tuple[Action, ...] = (
     Action("Target on or off", "G", _layer("target")),
     Action("Error: difference maps on or off", "E", _flip("show_difference")),
     Action("Side by side, or in one place", "B", _flip("side_by_side")),
+    Action("Cut at the plane on or off", "X", _flip_field("cut")),
+    Action("Plane one voxel on", "PageUp", lambda w: w.view.field.step_plane(w.view, 1), repeats=True),
+    Action("Plane one voxel back", "PageDown", lambda w: w.view.field.step_plane(w.view, -1), repeats=True),
+    Action("Voxels by field on or off", "C", _flip_field("voxels_coloured")),
     Action("Home view", "H", lambda w: w.go_home()),
     Action("Look through the camera", "V", lambda w: w.look_through_selected()),
     Action("Save a figure of the scene", "F", lambda w: w.save_figure()),
