@@ -5,7 +5,6 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import enum
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from sparseflex.camera import Camera
 from sparseflex.rim import RimReport, add_halo, rim_report
+from sparseflex.scan import all_within, clip_of, laterally_inside, marked
 from sparseflex.threads import small_scans_on_one_thread
 
 if TYPE_CHECKING:
@@ -44,9 +44,8 @@ _BINS = 4096
 _HIDDEN = _BINS + 1  # bin _BINS itself takes the depths that rounding puts on the upper bound
 # by how much of a bin the rounded bin position may be off; measured 2e-3
 _BIN_SLACK = 0.02
-# voxels a chunk: its few float32 rows stay in cache, yet the cost of a call doesn't show; a GPU wants few launches
-_CPU_CHUNK = 131_072
-_CUDA_CHUNK = 8_388_608
+# planes closer than this part of their depths are tested by themselves
+_THIN = 1 / 64
 # planes stand this part of a voxel beyond the outermost chosen centre, or half the gap to the next one if less
 _BEYOND_VOXELS = 1e-3
 # depths nearer than this (per unit of depth) are equal: the same lattice plane, apart from rounding
@@ -105,73 +104,7 @@ class _Seen:
         return self.n_before[_HIDDEN]
 
 
-def _dtype(device: torch.device) -> torch.dtype:
-    """float32 on the CPU, where memory traffic is what it costs; float64 on other devices and wherever the user
-    allows matrix products less than float32 precision."""
-    single = device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
-    return torch.float32 if single else torch.float64
-
-
-def _rounding(rows: Float[Tensor, "k 4"], device: torch.device) -> float:
-    """By how much _affine_chunks may be off: four products and their sum, the rounded coefficients, and the centres,
-    which are float32."""
-    linear, offset = 0.5 * rows[:, :3].abs().sum(dim=1), rows[:, 3].abs()
-    error = 4 * torch.finfo(_dtype(device)).eps * (linear + offset) + torch.finfo(torch.float32).eps * linear
-    return float(error.amax())
-
-
-def _affine_chunks(voxels: SparseVoxels, rows: Float[Tensor, "k 4"]) -> Iterator[tuple[slice, Float[Tensor, "k n"]]]:
-    """Evaluates rows @ (x, y, z, 1) of all centres: yields a range of voxels and its values, a buffer that the next
-    chunk overwrites."""
-    centers = voxels.centers_by_axis
-    n_voxels, device = centers.shape[1], centers.device
-    rows = rows.to(device, _dtype(device))
-    linear, offset = rows[:, :3].contiguous(), rows[:, 3:].contiguous()
-    chunk = max(min(_CPU_CHUNK if device.type == "cpu" else _CUDA_CHUNK, n_voxels), 1)
-    flat = torch.empty(rows.shape[0] * chunk, dtype=rows.dtype, device=device)
-    for start in range(0, n_voxels, chunk):
-        part = slice(start, min(start + chunk, n_voxels))
-        values = flat[: rows.shape[0] * (part.stop - start)].view(rows.shape[0], -1)
-        torch.addmm(offset, linear, centers[:, part].to(rows.dtype), out=values)
-        yield part, values
-
-
-def _clip(voxels: SparseVoxels, camera: Camera, index: Int[Tensor, "M"]) -> Float[Tensor, "3 M"]:
-    """x, y and w (the depth) of some centres in clip coordinates, float64: what decides in every doubtful case.
-
-    So neither chunks and threads nor the device move a voxel across a plane, and lattice planes stay planes.
-    """
-    rows = camera.clip_from_world[[0, 1, 3]].to(voxels.device)
-    centers = (voxels.voxel_ijk[index].double() + 0.5) / voxels.resolution - 0.5
-    return torch.addmm(rows[:, 3:], rows[:, :3], centers.T)
-
-
-def _lateral_rows(camera: Camera) -> Float[Tensor, "4 4"]:
-    """Rows that are all ≥ 0 exactly where a point is laterally inside, in front of the eye."""
-    x, y, _, w = camera.clip_from_world
-    return torch.stack([w - x, w + x, w - y, w + y])
-
-
-def _laterally_inside(clip: Float[Tensor, "3 M"]) -> Bool[Tensor, "M"]:
-    return (clip[0].abs() <= clip[2]) & (clip[1].abs() <= clip[2]) & (clip[2] > 0)
-
-
-def _marked(mask: Bool[Tensor, "N"]) -> Int[Tensor, "M"]:
-    """Rows of the few True entries. Looks at eight bytes at a time: several times faster than nonzero."""
-    n_whole = mask.shape[0] // 8 * 8
-    words = mask[:n_whole].view(torch.int64).nonzero()
-    rows = (words * 8 + torch.arange(8, device=mask.device)).flatten()
-    rows = torch.cat([rows, torch.arange(n_whole, mask.shape[0], device=mask.device)])
-    return rows[mask[rows]]
-
-
-# torch's comparisons take ten times as long as its arithmetic on the CPU; hence these three
-
-
-def _flag(inside: Bool[Tensor, "n"], unsure: Bool[Tensor, "n"], least: Float[Tensor, "n"], error: float) -> None:
-    """Writes inside = least > 0 and unsure = |least| < error; overwrites least."""
-    inside.copy_(least.clamp(min=0))
-    unsure.copy_(least.abs_().clamp_(max=error).sub_(error))
+# torch's comparisons take ten times as long as its arithmetic on the CPU; hence these two
 
 
 def _bins_below(bins: Int[Tensor, "N"], bound: int) -> Bool[Tensor, "N"]:
@@ -187,17 +120,19 @@ def _bins_between(bins: Int[Tensor, "N"], low: int, high: int) -> Bool[Tensor, "
 @small_scans_on_one_thread
 def active_voxels(voxels: SparseVoxels, camera: Camera) -> Bool[Tensor, "N"]:
     """The voxels whose centre lies in the camera's frustum, near and far planes included (V_active in the paper)."""
-    depth = camera.clip_from_world[3]
-    origin = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64)
-    rows = torch.cat([_lateral_rows(camera), (depth - camera.near * origin)[None], (camera.far * origin - depth)[None]])
-    active = torch.empty(voxels.n_voxels, dtype=torch.bool, device=voxels.device)
-    unsure = torch.empty_like(active)
-    error = _rounding(rows, voxels.device)
-    for part, values in _affine_chunks(voxels, rows):
-        _flag(active[part], unsure[part], torch.amin(values, dim=0), error)
-    index = _marked(unsure)
-    clip = _clip(voxels, camera, index)
-    active[index] = _laterally_inside(clip) & (clip[2] >= camera.near) & (clip[2] <= camera.far)
+    clip_rows = camera.clip_from_world
+    near, far = camera.near, camera.far
+    if far - near > _THIN * (far + near):
+        active, index = all_within(voxels, clip_rows)
+    else:  # of planes so close the third row is steep, and its rounding would leave too many in doubt on the sides
+        active, index = all_within(voxels, clip_rows[[0, 1, 3]])
+        one = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64)
+        between = (clip_rows[3] - (near + far) / 2 * one) / ((far - near) / 2)
+        within, doubtful = all_within(voxels, torch.stack([between, one]))
+        active &= within
+        index = torch.cat([index, doubtful])
+    clip = clip_of(voxels, camera, index)
+    active[index] = laterally_inside(clip) & (clip[2] >= camera.near) & (clip[2] <= camera.far)
     return active
 
 
@@ -221,18 +156,15 @@ def _see(voxels: SparseVoxels, camera: Camera) -> _Seen:
     place = row / width
     place[3] = (row[3] - lower) / width
     bins = torch.empty(voxels.n_voxels, dtype=torch.int16, device=voxels.device)
-    inside = torch.empty(voxels.n_voxels, dtype=torch.bool, device=voxels.device)
-    unsure = torch.empty_like(inside)  # an allocation of its own: _marked reads it eight bytes at a time
-    lateral = _lateral_rows(camera)
-    error = _rounding(lateral, voxels.device)
-    for part, values in _affine_chunks(voxels, torch.cat([lateral, place[None]])):
-        bins[part].copy_(values[4].clamp_(0, _BINS))
-        _flag(inside[part], unsure[part], torch.amin(values[:4], dim=0), error)
+
+    def take(part: slice, values: Float[Tensor, "1 n"]) -> None:
+        bins[part].copy_(values[0].clamp_(0, _BINS))
+
+    inside, index = all_within(voxels, camera.clip_from_world[[0, 1, 3]], place[None], take)
     bins.sub_(_HIDDEN).mul_(inside).add_(_HIDDEN)
-    index = _marked(unsure)
-    clip = _clip(voxels, camera, index)
+    clip = clip_of(voxels, camera, index)
     exact = ((clip[2] - lower) / width).clamp_(0, _BINS).to(torch.int16)
-    bins[index] = exact.masked_fill_(~_laterally_inside(clip), _HIDDEN)
+    bins[index] = exact.masked_fill_(~laterally_inside(clip), _HIDDEN)
     counts = torch.bincount(bins, minlength=_HIDDEN + 1)
     n_before = [0, *counts.cumsum(0).tolist()]
     return _Seen(bins, n_before, lower, width, _TIE * max(1.0, upper), _BEYOND_VOXELS / voxels.resolution)
@@ -245,8 +177,8 @@ def _cut(
     place = min(max((plane - seen.edge_0) / seen.width, -2.0), _BINS + 2.0)
     low, high = int(place // 1) - 1, min(int(place // 1) + 1, _BINS)
     front = _bins_below(seen.bins, low)
-    index = _marked(_bins_between(seen.bins, low, high))
-    depths = _clip(voxels, camera, index)[2]
+    index = marked(_bins_between(seen.bins, low, high))
+    depths = clip_of(voxels, camera, index)[2]
     front[index] = near = depths <= plane if inclusive else depths < plane
     return front, seen.n_before[max(low, 0)] + int(near.sum())
 
@@ -262,8 +194,8 @@ def _around_ranks(
     """Depths of the bins of two ranks and of one more bin on each side, sorted: (depths, rank of the first, and
     two bounds: no other depth lies between them)."""
     low, high = max(_bin_of_rank(seen, first) - 1, 0), min(_bin_of_rank(seen, last) + 1, _BINS)
-    index = _marked(_bins_between(seen.bins, low, high))
-    depths = _clip(voxels, camera, index)[2].sort().values.cpu()
+    index = marked(_bins_between(seen.bins, low, high))
+    depths = clip_of(voxels, camera, index)[2].sort().values.cpu()
     lower = seen.edge_0 + (low + _BIN_SLACK) * seen.width if low > 0 else 0.0
     upper = seen.edge_0 + (high + 1 - _BIN_SLACK) * seen.width if high < _BINS else torch.inf
     return depths, seen.n_before[low], lower, upper
@@ -391,10 +323,26 @@ def depth_histogram(voxels: SparseVoxels, camera: Camera, bins: int = 64) -> Dep
     """Histogram over camera depth of the laterally visible voxels, from the nearest to the farthest of them."""
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")
-    index = (_see(voxels, camera).bins != _HIDDEN).nonzero()[:, 0]
-    depths = _clip(voxels, camera, index)[2].cpu()
-    low, high = (float(depths.amin()), float(depths.amax())) if depths.numel() else (0.0, 1.0)
+    seen = _see(voxels, camera)
+    if seen.n_visible:
+        low = float(_around_ranks(voxels, camera, seen, 0, 0)[0][0])
+        high = float(_around_ranks(voxels, camera, seen, seen.n_visible - 1, seen.n_visible - 1)[0][-1])
+    else:
+        low, high = 0.0, 1.0
     high = high if high > low else low + 1.0 / voxels.resolution
-    place = ((depths - low) * (bins / (high - low))).long().clamp_(max=bins - 1)
+    # whole fine bins at once, but for those that an edge, or rounding, may cut
+    spots = torch.linspace(low, high, bins + 1, dtype=torch.float64).sub_(seen.edge_0).div_(seen.width)
+    split = torch.zeros(_HIDDEN + 1, dtype=torch.bool)
+    for shift in (-1, 0, 1):
+        split[(spots.floor().long() + shift).clamp_(0, _BINS)] = True
+    fine = torch.tensor(seen.n_before[1:]) - torch.tensor(seen.n_before[:-1])
+    middles = (torch.arange(_BINS + 1) + 0.5 - spots[0]) / (spots[-1] - spots[0])
+    places = (middles * bins).long().clamp_(0, bins - 1)
+    counts = torch.zeros(bins, dtype=torch.int64).index_add_(0, places, fine[: _BINS + 1].masked_fill(split[:-1], 0))
+    split = split.to(voxels.device)
+    index = marked(split.index_select(0, seen.bins.int()))
+    depths = clip_of(voxels, camera, index)[2].cpu()
+    exact = ((depths - low) * (bins / (high - low))).long().clamp_(max=bins - 1)
+    counts += torch.bincount(exact, minlength=bins)
     edges = torch.linspace(low, high, bins + 1, dtype=torch.float64)
-    return DepthHistogram(torch.bincount(place, minlength=bins), edges)
+    return DepthHistogram(counts, edges)

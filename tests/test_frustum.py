@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparseflex import frustum
+from sparseflex import frustum, scan
 from sparseflex.camera import Camera
 from sparseflex.frustum import (
     ANCHORS,
@@ -122,7 +122,7 @@ def test_active_is_exact_on_many_voxels_and_chunks(precision, monkeypatch):
     rows = camera.clip_from_world[[0, 1, 3]]
     x, y, depth = rows[:, :3] @ voxels.centers_by_axis.double() + rows[:, 3:]
     exact = (x.abs() <= depth) & (y.abs() <= depth) & (depth >= camera.near) & (depth <= camera.far)
-    monkeypatch.setattr(frustum, "_CPU_CHUNK", 30_011)
+    monkeypatch.setattr(scan, "CPU_CHUNK", 59 * scan.BLOCK)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:
@@ -231,7 +231,7 @@ def test_every_voxel_decided_in_float64_gives_the_same(monkeypatch):
     voxels = random_voxels(2000, 32, 3)
     camera = Camera.look_at((1.3, 0.7, 1.9), (0.1, 0, 0), fov_y_degrees=25, near=1.9, far=2.5)
     fast = active_voxels(voxels, camera), split_voxels(voxels, camera), adapt_frustum(voxels, camera, 0.3).trace
-    monkeypatch.setattr(frustum, "_rounding", lambda rows, device: 1e3)
+    monkeypatch.setattr(scan, "rounding", lambda rows, device: 1e3)
     slow = active_voxels(voxels, camera), split_voxels(voxels, camera), adapt_frustum(voxels, camera, 0.3).trace
     assert all(torch.equal(a, b) for a, b in zip(fast, slow, strict=True))
     assert set(adapt_frustum(voxels, camera, 0.3).active.nonzero()[:, 0].tolist()) == slow_window(
@@ -350,6 +350,27 @@ def test_histogram_counts_each_visible_voxel_once(voxels, camera, bins):
             low, high = histogram.edges[k].item(), histogram.edges[k + 1].item()
             assert sum(low + 1e-9 < d < high - 1e-9 for d in depths) <= int(histogram.counts[k])
             assert int(histogram.counts[k]) <= sum(low - 1e-9 <= d <= high + 1e-9 for d in depths)
+
+
+@pytest.mark.parametrize("eye", [(1.1, 0.6, 1.4), (0.0, 0.0, 2.0), (0.1, 0.0, 0.1), (900.0, 500.0, 3000.0)])
+@pytest.mark.parametrize("bins", [1, 7, 48, 5000])
+def test_histogram_of_many_voxels_matches_twin(eye, bins):
+    """A camera far away puts all of them in a few bins of rounded depth; along an axis many depths are equal."""
+    voxels = random_voxels(30_001, 64, 0)
+    camera = Camera.look_at(eye, (0.0, 0.0, 0.0), fov_y_degrees=0.02 if eye[0] > 100 else 40)
+    rows = camera.clip_from_world[[0, 1, 3]]
+    x, y, depth = rows[:, :3] @ centers64(voxels).T + rows[:, 3:]
+    depths = depth[(x.abs() <= depth) & (y.abs() <= depth) & (depth > 0)]
+    histogram = depth_histogram(voxels, camera, bins)
+    assert len(depths) > 1000 and int(histogram.counts.sum()) == len(depths)
+    low, high = float(depths.min()), float(depths.max())
+    # depths on an edge, up to rounding, may fall on either side of it
+    inner = torch.linspace(low, high, bins + 1, dtype=torch.float64)[1:-1]
+    slack = 1e-9 * (high - low) + 1e-12 * high
+    before = histogram.counts.cumsum(0)[:-1]
+    ordered = depths.sort().values
+    assert bool((before >= torch.searchsorted(ordered, inner - slack)).all())
+    assert bool((before <= torch.searchsorted(ordered, inner + slack, right=True)).all())
 
 
 @dataclasses.dataclass
