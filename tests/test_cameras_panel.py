@@ -92,6 +92,10 @@ def test_colours_go_by_loss_and_the_selected_stands_out(shown: Snapshot) -> None
     assert camera_view.shown(shown, SEEN[3], grey, white) is drawn
     assert camera_view.shown(shown, None, grey, white) is not drawn
     assert camera_view.shown(Snapshot(), None, grey, white) is None
+    from_here = camera_view.shown(shown, None, grey, white, SEEN[4].camera)  # what stands at the view's eye is left out
+    assert len(from_here.cameras) == 4 and SEEN[4].camera not in from_here.cameras
+    only = dataclasses.replace(shown, cameras=SEEN[4:5])
+    assert camera_view.shown(only, None, grey, white, SEEN[4].camera) is None
     one = dataclasses.replace(shown, cameras=SEEN[:1])
     assert camera_view.loss_scale(one).low < camera_view.loss_scale(one).high
 

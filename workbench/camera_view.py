@@ -35,6 +35,8 @@ COLUMNS: dict[str, Callable[[RunCamera], Any]] = {
 
 _PLACING = "camera inside"
 _IMAGE_SIZE = 256
+_TOO_NEAR = 0.2
+"""World units around the view's eye in which no camera is drawn."""
 
 
 def same_camera(a: RunCamera, b: RunCamera) -> bool:
@@ -71,6 +73,7 @@ class CameraView:
     notice: str = ""
     _rows: tuple[tuple[Any, ...], list[RunCamera]] | None = dataclasses.field(default=None, repr=False)
     _shown: tuple[tuple[Any, ...], ShownCameras] | None = dataclasses.field(default=None, repr=False)
+    _eyes: tuple[list[RunCamera], np.ndarray] | None = dataclasses.field(default=None, repr=False)
     _placed: object = dataclasses.field(default=None, repr=False)
     _target: tuple[MeshArrays, Mesh] | None = dataclasses.field(default=None, repr=False)
 
@@ -104,24 +107,39 @@ class CameraView:
         return Scale(low, high if high > low else low + max(abs(low), 1e-6))
 
     def shown(
-        self, snapshot: Snapshot, selected: RunCamera | None, unknown: theme.Colour, chosen: theme.Colour
+        self, snapshot: Snapshot, selected: RunCamera | None, unknown: theme.Colour, chosen: theme.Colour,
+        seen_from: Camera | None = None,
     ) -> ShownCameras | None:
-        """The table's cameras for the scene, coloured by loss: the same object as long as nothing of it changes."""
+        """The table's cameras for the scene, coloured by loss: the same object as long as nothing of it changes.
+
+        unknown, chosen: colours of those without a loss and of the selected one. seen_from: the view; a camera that
+        stands where it stands would fill the picture, and is left out.
+        """
         rows = self.rows(snapshot)
-        token = (rows, selected, unknown, chosen)
-        if not rows:
+        if self._eyes is None or self._eyes[0] is not rows:
+            eyes = np.array([seen.camera.eye_world.tolist() for seen in rows]).reshape(-1, 3)
+            self._eyes = (rows, eyes)
+        drawn = list(range(len(rows)))
+        if seen_from is not None:
+            far = np.linalg.norm(self._eyes[1] - seen_from.eye_world.numpy(), axis=1) > _TOO_NEAR
+            drawn = far.nonzero()[0].tolist()
+        if not drawn:
             return None
+        token = (rows, tuple(drawn), selected, unknown, chosen)
         if self._shown is None or any(a is not b and a != b for a, b in zip(token, self._shown[0], strict=True)):
-            scale = self.loss_scale(snapshot)
-            colours = np.tile(np.asarray(unknown, np.float32), (len(rows), 1))
-            known = [index for index, seen in enumerate(rows) if seen.loss is not None]
-            if scale is not None:
-                colours[known] = scale.colours(np.array([rows[index].loss for index in known]))
-            here = [index for index, seen in enumerate(rows) if selected is not None and same_camera(seen, selected)]
-            colours[here] = chosen
-            cameras = tuple(seen.camera for seen in rows)
-            self._shown = (token, ShownCameras(cameras, colours, here[0] if here else -1))
+            self._shown = (token, self._coloured([rows[row] for row in drawn], snapshot, selected, unknown, chosen))
         return self._shown[1]
+
+    def _coloured(self, rows: list[RunCamera], snapshot: Snapshot, selected: RunCamera | None, unknown: theme.Colour,
+                  chosen: theme.Colour) -> ShownCameras:
+        scale = self.loss_scale(snapshot)
+        colours = np.tile(np.asarray(unknown, np.float32), (len(rows), 1))
+        known = [index for index, seen in enumerate(rows) if seen.loss is not None]
+        if scale is not None:
+            colours[known] = scale.colours(np.array([rows[index].loss for index in known]))
+        here = [index for index, seen in enumerate(rows) if selected is not None and same_camera(seen, selected)]
+        colours[here] = chosen
+        return ShownCameras(tuple(seen.camera for seen in rows), colours, here[0] if here else -1)
 
     def is_checked(self, seen: RunCamera) -> bool:
         return any(same_camera(seen, other) for other in self.checked)

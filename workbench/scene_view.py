@@ -107,7 +107,8 @@ class SceneView:
         self._keep("frustum", camera and (camera, colour, faint, weight),
                    lambda: draw_frustum(camera, weight=weight, colour=colour, faint=faint), 0, view.layers["frustum"])
         size = shades.size("cameras")
-        shown = view.cameras.shown(snapshot, view.selected_camera(snapshot), shades.colour("cameras"), theme.TEXT)
+        shown = view.cameras.shown(snapshot, view.selected_camera(snapshot), shades.colour("cameras"), theme.TEXT,
+                                   view.view_camera)
         self._keep("cameras", None if shown is None else (shown, size),
                    lambda: draw_cameras(shown, 0.09 * size), 0, view.layers["cameras"])
 

@@ -161,6 +161,7 @@ _COLOURS = (
     ("CheckMark SliderGrab PlotHistogram PlotLines", "accent", 1.0),
     ("SliderGrabActive", rgb("#FFBE3D"), 1.0),
     ("ScrollbarBg", "panel", 0.0),
+    ("TableRowBgAlt", "text", 0.045),
     ("ScrollbarGrab", "raised_hover", 1.0),
     ("TextSelectedBg", FRUSTUM, 0.35),
     ("NavCursor", FRUSTUM, 0.0),

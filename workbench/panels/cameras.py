@@ -107,7 +107,7 @@ def _draw_headers(ui: Ui, cameras: CameraView) -> None:
     im.TableSetupColumn("##checked", int(im.ImGuiTableColumnFlags_WidthFixed), 1.1 * ui.em)
     for name in COLUMNS:
         im.TableSetupColumn(name, 0, _WEIGHTS[name])
-    im.TableNextRow(int(im.ImGuiTableRowFlags_Headers))
+    im.TableNextRow()
     im.TableNextColumn()
     for name in COLUMNS:
         im.TableNextColumn()
@@ -146,9 +146,11 @@ def _draw_row(ui: Ui, view: ViewState, snapshot: Snapshot, number: int, seen: Ru
         im.GetWindowDrawList().AddRectFilled((x, y), (x + 0.4 * ui.em, y + im.GetTextLineHeight()), packed(colour), 0.0)
         im.SetCursorPosX(im.GetCursorPosX() + 0.65 * ui.em)
     aside = cameras.is_aside(seen)
-    if im.Selectable(f"{seen.kind}##row {number}", here, int(im.ImGuiSelectableFlags_SpanAllColumns)
-                     | int(im.ImGuiSelectableFlags_AllowOverlap)):
+    flags = int(im.ImGuiSelectableFlags_SpanAllColumns) | int(im.ImGuiSelectableFlags_AllowOverlap)
+    im.PushStyleColor(int(im.ImGuiCol_Header), (*theme.RAISED_ACTIVE, 1.0))  # told apart from the check box on it
+    if im.Selectable(f"{seen.kind}##row {number}", here, flags):
         view.pinned = seen
+    im.PopStyleColor(1)
     if aside and im.IsItemHovered():
         im.SetTooltip("Set aside while the run is locked to others")
     shade = theme.MUTED if aside or seen.iteration is None else theme.TEXT

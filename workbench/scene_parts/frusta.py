@@ -39,7 +39,7 @@ def draw_frustum(
     corners = camera.frustum_corners_world(near, far).numpy()
     towards = camera.eye_world.numpy() - corners[:4]
     length = np.linalg.norm(towards, axis=1, keepdims=True)
-    ends = corners[:4] + towards * np.minimum(0.3 / np.maximum(length, 1e-9), 1)
+    ends = corners[:4] + towards * np.minimum(0.3 / np.maximum(length, 1e-9), 0.8)  # not into an eye that looks through
     found = [
         _lines(name, corners, _BOX_EDGES, colour, 0.0035 * weight),
         _lines(f"{name} rays", np.concatenate([corners[:4], ends]), np.arange(8).reshape(2, 4).T, colour,
