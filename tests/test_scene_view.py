@@ -16,6 +16,7 @@ from PIL import Image
 from sparseflex.camera import Camera
 from sparseflex.frustum import active_voxels
 from sparseflex.voxels import SparseVoxels
+from workbench import theme
 from workbench.creases import with_creases
 from workbench.field_copies import FieldCopies
 from workbench.figures import FOV_DEGREES, framed, render_figure
@@ -121,6 +122,122 @@ def test_snapshots_without_fields_and_empty_ones(scene: Any) -> None:
     view.layers["sdf"] = True
     show(scene, Snapshot(fields=fields, field_kinds=FakeRun(8).fields), view)
     assert not structure_names()
+
+
+def test_hidden_layers_keep_their_structures_until_they_change(scene: Any, fitted: Snapshot) -> None:
+    view = ViewState()
+    show(scene, fitted, view)
+    grid, mesh = scene._drawn["active"].structures[0], scene._drawn["mesh"].structures[0]
+    view.layers["active"] = view.layers["mesh"] = False
+    show(scene, fitted, view)
+    assert structure_names() & {"active", "mesh"} == set() and structure_names(hidden=True) >= {"active", "mesh"}
+    fields = {**fitted.fields, "mesh": MeshArrays(fitted.fields["mesh"].vertices.copy(), fitted.fields["mesh"].faces)}
+    show(scene, dataclasses.replace(fitted, fields=fields), view)
+    view.layers["active"] = view.layers["mesh"] = True
+    show(scene, dataclasses.replace(fitted, fields=fields), view)
+    assert structure_names() >= {"active", "mesh"}
+    assert scene._drawn["active"].structures[0] is grid and scene._drawn["mesh"].structures[0] is not mesh
+
+
+def test_colours_change_in_place(scene: Any, fitted: Snapshot) -> None:
+    """The grid stays; its colours are those of its own voxels; NaN has a colour of its own; and back to one colour."""
+    view = ViewState()
+    view.field.voxels_coloured, view.field.at_voxels = True, "gamma"
+    voxels = fitted.fields["voxels"]
+    for seed, gamma in enumerate((np.arange(voxels.n_voxels), -np.arange(voxels.n_voxels) ** 2.0)):
+        gamma = gamma.astype(np.float32)
+        gamma[5 + seed] = np.nan
+        show(scene, dataclasses.replace(fitted, fields={**fitted.fields, "gamma": gamma}), view)
+        if seed == 0:
+            grid = scene._drawn["active"].structures[0]
+        assert scene._drawn["active"].structures[0] is grid
+        rows = view.split.rows("active")
+        expected = view.field.scale_of(view.field.voxel).colours(gamma)
+        painted = np.array([tuple(grid.get_quantity_buffer("colours", "colors").get_value(index).as_tuple())
+                            for index in range(0, int(rows.sum()), 7)])
+        assert painted == pytest.approx(expected[rows][::7], abs=1e-6)
+    assert expected[6] == pytest.approx((1, 0, 1)) and grid.get_material() == "flat"
+    view.field.voxels_coloured = False
+    show(scene, fitted, view)
+    assert scene._drawn["active"].structures[0] is grid and grid.get_material() == "clay"
+    with pytest.raises(Exception, match="colours"):
+        grid.get_quantity_buffer("colours", "colors")
+
+
+def test_slice_contour_arrows_and_marks(scene: Any, fitted: Snapshot) -> None:
+    view = ViewState()
+    view.layers.update(slice=True, vectors=True, sdf=True)
+    voxels = fitted.fields["voxels"]
+    deform = np.random.default_rng(0).normal(size=(voxels.n_corners, 3)).astype(np.float32)
+    fields = {**fitted.fields, "corner_sdf": fitted.fields["corner_sdf"] - 0.15, "corner_deform": deform}
+    snapshot = dataclasses.replace(fitted, fields=fields,
+                                   field_kinds={**fitted.field_kinds, "corner_deform": "corner"})
+    view.maps.probe_world = np.array([0.1, 0.2, 0.3])
+    show(scene, snapshot, view)
+    assert structure_names() >= {"slice", "zero contour", "vectors", "sdf", "probe 0", "probe 1", "probe 2"}
+    assert ps.get_point_cloud("vectors").n_points() == len(view.field.vectors.starts)
+    slice_before = scene._drawn["slice"].structures[0]
+    view.field.at_corners = "gamma"  # no field of corners: the first there is stays
+    view.field.lock(view.field.corner, (-0.1, 0.1))
+    show(scene, snapshot, view)
+    assert scene._drawn["slice"].structures[0] is slice_before  # another range: the image alone is sent anew
+    view.field.offset = 0.07
+    show(scene, snapshot, view)
+    assert scene._drawn["slice"].structures[0] is not slice_before
+    view.layers.update(slice=False, vectors=False, sdf=False, mesh=False)
+    view.maps.probe_world = None
+    show(scene, snapshot, view)
+    assert structure_names() & {"slice", "zero contour", "vectors", "sdf", "mesh", "probe 0", "probe 1"} == set()
+
+
+def test_the_cut_takes_each_place_by_its_own_plane(scene: Any, fitted: Snapshot) -> None:
+    """What lies beyond the plane disappears from the picture, in every place; frusta and slice stay whole."""
+    view = ViewState()
+    view.layers["frustum"] = False
+    view.layers["near_cut"] = view.layers["far_cut"] = view.layers["outside"] = False
+    view.field.axis, view.field.offset = "y", 0.0
+
+    def covered() -> list[float]:
+        """Filled pixels of each place's part of the picture, in the row that Polyscope draws them in."""
+        ps.set_background_color((0.0, 0.0, 0.0))
+        ps.look_at((0.0, 0.0, 9.0), (0.0, 0.0, 0.0))
+        scene.arrange(view, 4.0)
+        pixels = ps.screenshot_to_buffer(transparent_bg=False)[..., :3].max(-1) > 12
+        return [float(part.sum()) for part in np.array_split(pixels, 3, axis=1)]
+
+    show(scene, fitted, view)
+    whole = covered()
+    view.field.cut = True
+    show(scene, fitted, view)
+    lower = covered()
+    view.field.flipped = True
+    show(scene, fitted, view)
+    upper = covered()
+    for full, below, above in zip(whole, lower, upper, strict=True):
+        assert full > 300 and 0.35 * full < below < 0.65 * full and 0.35 * full < above < 0.65 * full
+    view.field.cut = False
+    show(scene, fitted, view)
+    assert covered() == whole
+
+
+def test_figures_are_not_cut(scene: Any, fitted: Snapshot, tmp_path: Path) -> None:
+    render_figure(FakeRun(8), tmp_path / "before.png", 320, 240)
+    view = ViewState()
+    view.field.cut, view.field.axis = True, "x"
+    show(scene, fitted, view)
+    render_figure(FakeRun(8), tmp_path / "after.png", 320, 240)
+    before, after = (np.asarray(Image.open(tmp_path / f"{name}.png")).astype(int) for name in ("before", "after"))
+    assert np.abs(before - after).max() <= 2
+
+
+def test_the_field_matches_its_golden(scene: Any, fitted: Snapshot, assert_matches_golden: Any) -> None:
+    view = ViewState()
+    view.layers.update(slice=True, mesh=False, target=False, frustum=False)
+    view.field.cut, view.field.axis = True, "z"
+    fields = {**fitted.fields, "corner_sdf": fitted.fields["corner_sdf"] - 0.15}
+    show(scene, dataclasses.replace(fitted, fields=fields), view)
+    ps.set_background_color(theme.linear(theme.BACKGROUND))
+    assert_matches_golden(ps.screenshot_to_buffer(transparent_bg=False), "field")
 
 
 def test_side_by_side_faces_the_view_and_in_one_place_is_the_origin(scene: Any, fitted: Snapshot) -> None:

@@ -201,12 +201,15 @@ class SceneView:
         self._cuts.clear()
 
     def _keep(self, name: str, key: tuple | None, draw: Callable[[], list[Any]], slot: int, shown: bool) -> None:
-        """Draws anew where a part of the key has changed since last time; no key removes, not shown hides."""
+        """Draws anew where a part of the key has changed since last time; no key removes.
+
+        Not shown hides: what is hidden may be unknown now, as nobody asks the run for it, and the same again later.
+        """
         known = self._drawn.get(name)
-        if known is not None and (key is None or not same_token(known.key, key)):
+        if known is not None and (shown if key is None else not same_token(known.key, key)):
             self._remove(name)
             known = None
-        if key is None or (known is None and not shown):
+        if known is None and (key is None or not shown):
             return
         if known is None:
             self._drawn[name] = _Drawn(key, draw(), slot)

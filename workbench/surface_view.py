@@ -50,7 +50,7 @@ class SurfaceView:
         for other in (FIELD, DISTANCE):
             if mode != other:
                 view.worker.forget(f"mesh {other}")
-        if self.mesh is None or len(self.mesh.faces) == 0:
+        if self.mesh is None or len(self.mesh.faces) == 0 or not view.layers["mesh"]:
             return
         if mode == FIELD:
             self._colour_by_field(view, snapshot)
@@ -106,8 +106,6 @@ class SurfaceView:
 
 
 def _mesh_of(view: ViewState, snapshot: Snapshot) -> MeshArrays | None:
-    if not view.layers["mesh"]:
-        return None
     if view.section_only and view.frustum.section_mesh is not None:
         return view.frustum.section_mesh
     return snapshot.fields.get(view.field_of("mesh", snapshot))
