@@ -150,6 +150,11 @@ def test_what_did_not_change_stays_the_same_object(view: ViewState) -> None:
     show(view, snapshot)
     changed = [a is not b for a, b in zip(before, derived(), strict=True)]
     assert changed == [False, False, True, True, True, False, False, True]
+    shown = field.slice_colours()
+    field.lock(field.corner, field.corner.automatic)
+    moved = dataclasses.replace(snapshot, fields={**snapshot.fields, SDF: snapshot.fields[SDF] + 0.02})
+    show(view, moved)
+    assert field.slice is not None and not np.array_equal(shown, field.slice_colours())
     view.layers.update(sdf=False, slice=False, vectors=False, active=False)
     show(view, snapshot)
     assert field.corner is field.voxel is field.slice is field.vectors is field.slice_colours() is None
