@@ -62,13 +62,15 @@ class FakeTextures:
         self.shown: dict[str, np.ndarray] = {}
         self._sources: dict[str, Any] = {}
 
+    def has(self, name: str) -> bool:
+        return name in self._sources
+
     def is_shown(self, name: str, source: Any) -> bool:
         return name in self._sources and same_token(self._sources[name], source)
 
     def show(self, name: str, source: Any, pixels: np.ndarray | None) -> str:
-        self._sources[name] = source
         if pixels is not None:
-            self.shown[name] = pixels
+            self.shown[name], self._sources[name] = pixels, source
         return name
 
 

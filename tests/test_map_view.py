@@ -137,6 +137,31 @@ def test_another_cameras_maps_are_rendered_by_the_worker(view: ViewState, fitted
     assert "rendered_triangle" in panel.fields(view, fitted) and not view.maps.scene_fields(view, fitted)
 
 
+def test_while_the_run_plays_one_row_is_brought_up_to_date_a_redraw(view: ViewState, fitted: Snapshot) -> None:
+    playing = dataclasses.replace(fitted, playing=True)
+    ui = shown(view, playing)
+    assert len(ui.textures.shown) == 9  # there was nothing to keep
+    for number in range(3):
+        ui.textures.shown.clear()
+        later = with_fields(playing, **{name: values + 0 for name, values in fitted.fields.items()
+                                        if name.startswith(("rendered_", "target_"))})
+        shown(view, later, ui)
+        rows = {key.split()[1] for key in ui.textures.shown}
+        assert len(ui.textures.shown) == 3 and len(rows) == 1, number
+    ui.textures.shown.clear()
+    shown(view, with_fields(fitted, rendered_depth=fitted.fields["rendered_depth"] + 0), ui)
+    assert len(ui.textures.shown) == 9  # at rest, all at once
+
+
+def test_small_pictures_leave_out_pixels_that_would_not_be_drawn(view: ViewState, fitted: Snapshot) -> None:
+    wide = Camera.look_at((0.9, 0.5, 1.4), (0, 0, 0), fov_y_degrees=50, width=300, height=100)
+    view.pinned = RunCamera(wide, "view")
+    ui = shown(view, fitted)  # each of three is 88 pixels wide
+    assert ui.textures.shown["rendered depth"].shape == (34, 100, 3)
+    assert np.array_equal(ui.textures.shown["difference depth"],
+                          view.maps.maps.colours("difference", "depth", None)[::3, ::3])
+
+
 def test_a_view_that_is_not_square(view: ViewState, fitted: Snapshot) -> None:
     wide = Camera.look_at((0.9, 0.5, 1.4), (0, 0, 0), fov_y_degrees=50, width=50, height=20)
     view.pinned = RunCamera(wide, "view")

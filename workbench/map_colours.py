@@ -43,8 +43,13 @@ def background() -> Float[np.ndarray, "3"]:
 def hit_of(name: str, values: np.ndarray) -> Bool[np.ndarray, "H W"]:
     """Pixels of a depth or normal map that hit something; NaN counts as a hit."""
     if name == "normal":
-        return ~(np.abs(values).sum(-1) <= _HIT)
+        return ~(squared_lengths(values) <= _HIT**2)
     return ~(values == 0)
+
+
+def squared_lengths(vectors: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n"]:
+    """By einsum: sums over so short an axis take numpy ten times as long."""
+    return np.einsum("...k,...k->...", vectors, vectors)
 
 
 def range_of(rendered: Float[np.ndarray, "H W"], target: Float[np.ndarray, "H W"], resolution: int) -> MapRange:
@@ -70,13 +75,12 @@ def colour_map(name: str, values: np.ndarray, shared: MapRange) -> Float[np.ndar
         return _marked(greys(np.nan_to_num(values)), ~np.isfinite(values), theme.NOT_A_NUMBER)
     hit = hit_of(name, values)
     if name == "normal":
-        bad = ~np.isfinite(values).all(-1)
-        colours = np.clip(np.nan_to_num(values), -1, 1).astype(np.float32) * np.float32(0.5) + np.float32(0.5)
-        colours[~hit] = background()
-        return _marked(colours, bad, theme.NOT_A_NUMBER)
-    colours = depth_scale(shared).colours(-values)
-    colours[~hit] = background()
-    return colours
+        colours = np.multiply(values, np.float32(0.5), dtype=np.float32)
+        colours += np.float32(0.5)
+        np.clip(colours, 0.0, 1.0, out=colours)
+        _marked(colours, ~hit, background())
+        return _marked(colours, ~np.isfinite(squared_lengths(values)), theme.NOT_A_NUMBER)
+    return _marked(depth_scale(shared).colours(-values), ~hit, background())
 
 
 def greys(shares: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape 3"]:
@@ -102,17 +106,22 @@ def difference_scale(name: str, shared: MapRange) -> Scale:
 def difference(name: str, rendered: np.ndarray, target: np.ndarray, shared: MapRange) -> Float[np.ndarray, "H W"]:
     """Rendered minus target: depth in shared.unit, mask as it is, normals by their angle in degrees.
 
-    0 where neither hits, infinite where only one of depth or normal does, NaN where either is.
+    0 where neither hits, infinite where only one of depth or normal does, NaN where either is. Normals have length 1.
     """
+    away = rendered - target
     if name == "mask":
-        return rendered.astype(np.float64) - target
+        return away
     hit_rendered, hit_target = hit_of(name, rendered), hit_of(name, target)
-    away = angle_degrees(rendered, target) if name == "normal" else (
-        (rendered.astype(np.float64) - target) / shared.unit)
-    away[~(hit_rendered & hit_target)] = 0.0
-    away[hit_rendered != hit_target] = np.inf
-    bad = np.isnan(rendered) | np.isnan(target)
-    away[bad.any(-1) if name == "normal" else bad] = np.nan
+    if name == "normal":  # by the chord between them, which is exact for small angles too
+        chords = np.sqrt(squared_lengths(away))
+        bad = np.isnan(chords)
+        away = np.degrees(2 * np.arcsin(np.minimum(chords / 2, 1, out=chords)))
+    else:
+        bad = np.isnan(away)
+        away = away / away.dtype.type(shared.unit)
+    np.copyto(away, 0.0, where=~(hit_rendered & hit_target))
+    np.copyto(away, np.inf, where=hit_rendered != hit_target)
+    np.copyto(away, np.nan, where=bad)
     return away
 
 
@@ -128,9 +137,10 @@ def colour_difference(name: str, rendered: np.ndarray, target: np.ndarray, share
     """How far apart a pair is; hit in one only, and NaN, in colours of their own."""
     away = difference(name, rendered, target, shared)
     only_one = np.isinf(away)
-    colours = difference_scale(name, shared).colours(np.where(only_one, 0.0, away))
+    np.copyto(away, 0.0, where=only_one)
+    colours = difference_scale(name, shared).colours(away)
     hit = (rendered != 0) | (target != 0) if name == "mask" else hit_of(name, rendered) | hit_of(name, target)
-    colours[~hit] = background()
+    _marked(colours, ~hit, background())
     return _marked(colours, only_one, IN_ONE_ONLY)
 
 
@@ -140,8 +150,7 @@ def rim_picture(depth: Float[np.ndarray, "H W"], differs: Bool[np.ndarray, "H W"
     near, far = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 1.0)
     grey = 0.75 - 0.4 * np.clip((np.nan_to_num(depth) - near) / max(far - near, 1e-9), 0, 1)
     colours = np.repeat(grey[..., None], 3, axis=-1).astype(np.float32)
-    colours[~hit_of("depth", depth)] = background()
-    return mark_rim(colours, differs)
+    return mark_rim(_marked(colours, ~hit_of("depth", depth), background()), differs)
 
 
 def mark_rim(colours: Float[np.ndarray, "H W 3"], differs: Bool[np.ndarray, "H W"]) -> Float[np.ndarray, "H W 3"]:
@@ -158,7 +167,8 @@ def n_bad(*maps: np.ndarray) -> int:
     return sum(sum(bad_values(values if values.ndim == 2 else values.sum(-1))) for values in maps)
 
 
-def _marked(colours: np.ndarray, where: np.ndarray, colour: theme.Colour) -> np.ndarray:
+def _marked(colours: np.ndarray, where: np.ndarray, colour: theme.Colour | np.ndarray) -> np.ndarray:
+    """The same array, overwritten with a colour somewhere."""
     if where.any():
-        colours[where] = colour
+        np.copyto(colours, np.asarray(colour, colours.dtype), where=where[..., None])
     return colours

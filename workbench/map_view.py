@@ -79,14 +79,15 @@ class MapSet:
             return 0
         return int((hit_of(name, self.rendered[name]) != hit_of(name, self.target[name])).sum())
 
-    def colours(self, origin: str, name: str, marked: Bool[np.ndarray, "H W"] | None) -> Float[np.ndarray, "H W 3"]:
-        """One of the maps, or a difference, as it is shown; marked: rim pixels, where they are to be seen."""
-        rendered, target = self.rendered[name], self.target[name]
+    def colours(self, origin: str, name: str, marked: Bool[np.ndarray, "H W"] | None, step: int = 1
+                ) -> Float[np.ndarray, "h w 3"]:
+        """One of the maps, or a difference, as it is shown, every step-th pixel of it; marked: rim pixels, or None."""
+        rendered, target = self.rendered[name][::step, ::step], self.target[name][::step, ::step]
         if origin == "difference":
             colours = colour_difference(name, rendered, target, self.range)
         else:
             colours = colour_map(name, rendered if origin == "rendered" else target, self.range)
-        return colours if marked is None or origin != "rendered" else mark_rim(colours, marked)
+        return colours if marked is None or origin != "rendered" else mark_rim(colours, marked[::step, ::step])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -117,7 +118,7 @@ class MapView:
     """Choices: large (such as "difference depth", shown over the scene; "" for none) with zoom and centre.
 
     hover: the pixel under the mouse, hover_large in the large map; kept: the one that was clicked. probe_world: the
-    kept pixel's point, to be marked in the scene.
+    kept pixel's point, to be marked in the scene. turn: which row of maps is next while the run plays.
     """
 
     KEPT: ClassVar[tuple[str, ...]] = ()
@@ -131,6 +132,7 @@ class MapView:
     maps: MapSet | None = None
     failure: str = ""
     probe_world: Float[np.ndarray, "3"] | None = None
+    turn: int = 0
     _made: tuple = ()
     _of_run: MapSet | None = None
     _asked_by_user: tuple = ()

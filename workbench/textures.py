@@ -20,7 +20,7 @@ class Textures:
         self._shapes: dict[str, tuple[int, ...]] = {}
 
     def show(self, name: str, source: Any, pixels: Float[np.ndarray, "H W 3"] | None) -> Any:
-        """ImGui's reference to the texture; pixels may be None where source is what was shown last."""
+        """ImGui's reference to the texture; where pixels is None it stays as it is."""
         if pixels is not None and not self.is_shown(name, source):
             rgba = np.ones((*pixels.shape[:2], 4), np.float32)
             rgba[..., :3] = pixels
@@ -32,6 +32,10 @@ class Textures:
                 )
             self._shown[name], self._shapes[name] = source, rgba.shape
         return psim.ImTextureRef(ps.get_quantity_buffer(name, "colors").get_texture_native_id())
+
+    def has(self, name: str) -> bool:
+        """Whether there is anything to show under a name."""
+        return name in self._shown
 
     def is_shown(self, name: str, source: Any) -> bool:
         return name in self._shown and same_token(self._shown[name], source)

@@ -171,9 +171,14 @@ class Ui:
         if framed:
             self.im.AlignTextToFramePadding()
 
-    def picture(self, name: str, source: Any, make: Callable[[], Any], size: tuple[float, float]) -> None:
-        """An image; make() gives its pixels (H, W, 3) where they don't come from the same source as last time."""
-        pixels = None if self.textures.is_shown(name, source) else make()
+    def picture(self, name: str, source: Any, make: Callable[[], Any], size: tuple[float, float], keep: bool = False
+                ) -> None:
+        """An image; make() gives its pixels (H, W, 3) where they don't come from the same source as last time.
+
+        keep: what is shown under this name stays, where there is anything.
+        """
+        old = self.textures.has(name) if keep else self.textures.is_shown(name, source)
+        pixels = None if old else make()
         self.im.Image(self.textures.show(name, source, pixels), size)
 
     def shares(self, parts: Sequence[tuple[float, theme.Colour]], height: float) -> None:

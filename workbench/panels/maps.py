@@ -38,7 +38,7 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     if view.maps.others(view) and (maps.looked is not view.frustum.look.camera or view.worker.busy("maps")):
         ui.text("of the camera before; being rendered …", theme.MUTED)
     marked = rim_of(maps, view)
-    hover = _draw_grid(ui, view, maps, marked)
+    hover = _draw_grid(ui, view, maps, marked, snapshot.playing)
     view.maps.hover = hover or view.maps.hover_large
     _draw_notes(ui, view, maps, marked)
     _draw_probe(ui, view, snapshot, maps)
@@ -66,8 +66,11 @@ def _draw_none(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
 # The small maps
 
 
-def _draw_grid(ui: Ui, view: ViewState, maps: MapSet, marked: np.ndarray | None) -> Pixel | None:
-    """Rows of depth, normal and mask; the pixel under the mouse."""
+def _draw_grid(ui: Ui, view: ViewState, maps: MapSet, marked: np.ndarray | None, playing: bool) -> Pixel | None:
+    """Rows of depth, normal and mask; the pixel under the mouse.
+
+    To colour all of them takes longer than a redraw may: while the run plays, one row is brought up to date at a time.
+    """
     columns = ORIGINS if view.show_difference else ORIGINS[:2]
     gap = 0.4 * ui.em
     wide = (ui.width - gap * (len(columns) - 1)) / len(columns)
@@ -78,31 +81,37 @@ def _draw_grid(ui: Ui, view: ViewState, maps: MapSet, marked: np.ndarray | None)
         ui.im.SetCursorPosX(left + index * (wide + gap))
         ui.text(column, theme.MUTED, size=0.9)
     hover = None
-    for name in maps.names:
+    view.maps.turn = (view.maps.turn + 1) % len(maps.names)
+    for row, name in enumerate(maps.names):
+        keep = playing and row != view.maps.turn
         for index, origin in enumerate(columns):
             if index:
                 ui.im.SameLine(0.0, gap)
             size = (wide, wide * height / width)
-            found = _image(ui, view, maps, (origin, name), (0, 0, height, width), size, marked)
+            found = _image(ui, view, maps, (origin, name), (0, 0, height, width), size, marked, keep=keep)
             hover = hover or found
         _draw_ranges(ui, maps, name, wide, gap, len(columns))
     return hover
 
 
 def _image(ui: Ui, view: ViewState, maps: MapSet, which: tuple[str, str], region: Region, size: tuple[float, float],
-           marked: np.ndarray | None, texture: str = "", factor: int = 1) -> Pixel | None:
+           marked: np.ndarray | None, texture: str = "", factor: int = 1, keep: bool = False) -> Pixel | None:
     """A map, or a region of it, with the probe's cross; the pixel under the mouse. A click keeps the pixel, a double
-    click shows the map large. factor: how often each pixel is repeated, so that it is drawn with sharp borders."""
+    click shows the map large. factor: how often each pixel is repeated, so that it is drawn with sharp borders; keep:
+    the picture may be an older one."""
     origin, name = which
     top, left, tall, broad = region
+    step = 1 if texture else max(int(broad / max(size[0], 1.0)), 1)  # more pixels than are drawn only cost
 
     def pixels() -> np.ndarray:
+        if not texture:
+            return maps.colours(origin, name, marked, step)
         colours = maps.colours(origin, name, marked)[top : top + tall, left : left + broad]
-        return colours if factor == 1 else colours.repeat(factor, 0).repeat(factor, 1)
+        return colours.repeat(factor, 0).repeat(factor, 1)
 
     x, y = ui.im.GetCursorScreenPos()
-    source = (maps, origin, name, marked, region, factor, theme.current())
-    ui.picture(texture or f"{origin} {name}", source, pixels, size)
+    source = (maps, origin, name, marked, region, factor, step, theme.current())
+    ui.picture(texture or f"{origin} {name}", source, pixels, size, keep)
     hovered = ui.im.IsItemHovered()
     if view.maps.probed is not None:
         _draw_cross(ui, (x, y), size, region, view.maps.probed, view.maps.hover is None)
