@@ -103,9 +103,9 @@ class SceneView:
     def _update_cameras(self, snapshot: Snapshot, view: ViewState) -> None:
         camera, shades = view.split.camera, view.shades
         colour, weight = shades.colour("frustum"), shades.size("frustum")
-        faint = theme.mixed(colour, theme.BACKGROUND, 0.5)
-        self._keep("frustum", camera and (camera, colour, faint, weight),
-                   lambda: draw_frustum(camera, weight=weight, colour=colour, faint=faint), 0, view.layers["frustum"])
+        planes = tuple(theme.mixed(shades.colour(name), theme.BACKGROUND, 0.3) for name in ("near_cut", "far_cut"))
+        self._keep("frustum", camera and (camera, colour, planes, weight),
+                   lambda: draw_frustum(camera, weight=weight, colour=colour, planes=planes), 0, view.layers["frustum"])
         size = shades.size("cameras")
         shown = view.cameras.shown(snapshot, view.selected_camera(snapshot), shades.colour("cameras"), theme.TEXT,
                                    view.view_camera)

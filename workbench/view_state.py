@@ -36,7 +36,7 @@ LAYER_TIPS = (
     "Voxels behind the far plane",
     "The extracted surface",
     "The surface to be reached",
-    "The selected camera's frustum with its near and far planes",
+    "The selected camera's frustum between its near plane (hatched like the near-cut voxels) and its far plane",
     "All other cameras",
     "The voxels' corners as points, coloured by the SDF (blue inside, red outside) or what the Field tab says",
     "A plane through the voxels, coloured by the field inside them, with the line where the SDF is zero",

@@ -32,9 +32,9 @@ def drawn_planes(camera: Camera, margin: float = 0.12) -> tuple[float, float, bo
 
 def draw_frustum(
     camera: Camera, name: str = "frustum", weight: float = 1.0, colour: theme.Colour = theme.FRUSTUM,
-    faint: theme.Colour | None = None,
+    planes: tuple[theme.Colour, theme.Colour] | None = None,
 ) -> list[Any]:
-    """The box between the planes as lines, the planes hatched in a colour of their own, and rays towards the eye."""
+    """The box between the planes as lines, near and far plane hatched in these colours, and rays towards the eye."""
     near, far, has_near, has_far = drawn_planes(camera)
     corners = camera.frustum_corners_world(near, far).numpy()
     towards = camera.eye_world.numpy() - corners[:4]
@@ -45,13 +45,18 @@ def draw_frustum(
         _lines(f"{name} rays", np.concatenate([corners[:4], ends]), np.arange(8).reshape(2, 4).T, colour,
                0.0016 * weight),
     ]
-    for plane, quad, shown in (("near", corners[:4], has_near), ("far", corners[4:], has_far)):
+    near_colour, far_colour = planes or (colour, colour)
+    for plane, quad, shown, own in (
+        ("near", corners[:4], has_near, near_colour), ("far", corners[4:], has_far, far_colour)
+    ):
         if shown:
-            found.append(_hatch(f"{name} {plane}", quad, weight, faint or colour))
+            # on a screen few lines, thick enough to stay whole; a figure is drawn larger first
+            n_lines, radius = (7, 0.0009) if planes is None else (5, 0.0022)
+            found.append(_hatch(f"{name} {plane}", quad, own, radius * weight, n_lines))
     return found
 
 
-def _hatch(name: str, quad: Float[np.ndarray, "4 3"], weight: float, colour: theme.Colour, n_lines: int = 7) -> Any:
+def _hatch(name: str, quad: Float[np.ndarray, "4 3"], colour: theme.Colour, radius: float, n_lines: int) -> Any:
     """Thin lines across a plane: it shows without hiding what lies behind, and needs no transparency."""
     steps = (np.arange(n_lines) + 1)[:, None] / (n_lines + 1)
     sides = [quad[a] + (quad[b] - quad[a]) * steps for a, b in ((0, 1), (3, 2), (0, 3), (1, 2))]
@@ -59,7 +64,7 @@ def _hatch(name: str, quad: Float[np.ndarray, "4 3"], weight: float, colour: the
     index = np.arange(n_lines)
     edges = np.concatenate([np.stack([index, index + n_lines], 1),
                             np.stack([index + 2 * n_lines, index + 3 * n_lines], 1)])
-    return _lines(name, nodes, edges, colour, 0.0016 * weight)
+    return _lines(name, nodes, edges, colour, radius)
 
 
 def draw_cameras(shown: ShownCameras, size: float = 0.09) -> list[Any]:
