@@ -9,9 +9,10 @@ import json
 import os
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from sparseflex.scene import ViewConfig
     from sparseflex.training.run import Run
 
-RUN_ATTRIBUTES = ("name", "stages", "iteration", "run_stage", "scalars", "fields", "read_field", "cameras", "settings",
-                  "change_setting", "state_dict", "load_state_dict")
+RUN_METHODS = ("run_stage", "scalars", "read_field", "cameras", "change_setting", "state_dict", "load_state_dict")
+RUN_ATTRIBUTES = ("name", "stages", "iteration", "fields", "settings", *RUN_METHODS)
 FIT_ONLY = ("resolution", "iterations", "visibility_ratio", "seed")
 
 
@@ -221,24 +222,64 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 
 def _open_script(path: Path, function: str) -> Opened:
-    """Runs the user's own file and calls its function; what goes wrong inside it is shown as Python shows it."""
+    """Runs the user's own file and calls its function; what goes wrong in it is told in one line, with its place."""
     import torch
 
     from sparseflex.scene import ViewConfig
 
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"own_run_{path.stem}"  # never a name that other modules go by
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses of the file look their module up
-    sys.path.insert(0, os.fspath(path.parent.resolve()))
-    spec.loader.exec_module(module)
+    sys.modules[name] = module  # dataclasses of the file look their module up
+    folder = os.fspath(path.parent.resolve())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    with _errors_of(path, "import"):
+        spec.loader.exec_module(module)
     make_run = getattr(module, function, None)
     if not callable(make_run):
         known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
         raise InputError(f"{path}: has no function {function!r}; it has {', '.join(known) or 'none'}")
-    run = make_run()
+    with _errors_of(path, function):
+        run = make_run()
+        _check_run(f"{path}:{function}", run)
+        title = str(run.name)
+    return Opened(run, path.stem, title, ViewConfig(), torch.eye(4, dtype=torch.float64))
+
+
+@contextlib.contextmanager
+def _errors_of(path: Path, what: str) -> Iterator[None]:
+    """Errors of the user's file become InputError: the last line of it that was at work, and the message."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a file of the user's own may raise anything
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
+                 if os.path.realpath(frame.filename) == os.path.realpath(path)]
+        line = error.lineno if isinstance(error, SyntaxError) and error.lineno else (lines or [1])[-1]
+        message = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
+        raise InputError(f"{path}, line {line}, in {what}: {type(error).__name__}: {message}") from error
+
+
+def _check_run(where: str, run: Any) -> None:
+    """Raises InputError for what is no run, naming the first members that are missing or wrong."""
+    from sparseflex.training.run import FieldKind
+
     lacking = [name for name in RUN_ATTRIBUTES if not hasattr(run, name)]
     if lacking:
-        raise InputError(f"{path}:{function}: what it returned is no run, it lacks {', '.join(lacking)}")
-    return Opened(run, path.stem, str(run.name), ViewConfig(), torch.eye(4, dtype=torch.float64))
+        raise InputError(f"{where}: what it returned is no run, it lacks {', '.join(lacking)}")
+    for name in RUN_METHODS:
+        if not callable(getattr(run, name)):
+            raise InputError(f"{where}: {name} must be a method, got {getattr(run, name)!r}")
+    for name in ("fields", "settings"):
+        if not isinstance(getattr(run, name), Mapping):
+            raise InputError(f"{where}: {name} must be a mapping, got {type(getattr(run, name)).__name__}")
+    stages, kinds = run.stages, get_args(FieldKind)
+    if isinstance(stages, str) or not stages or not all(isinstance(stage, str) for stage in stages):
+        raise InputError(f"{where}: stages must be a sequence of at least one name, got {stages!r}")
+    for name, kind in run.fields.items():
+        if kind not in kinds:
+            raise InputError(f"{where}: the kind of field {name!r} must be one of {', '.join(kinds)}, got {kind!r}")
