@@ -164,7 +164,7 @@ def rim_colour() -> theme.Colour:
 
 def n_bad(*maps: np.ndarray) -> int:
     """How many pixels of some maps are NaN or infinite."""
-    return sum(sum(bad_values(values if values.ndim == 2 else values.sum(-1))) for values in maps)
+    return sum(sum(bad_values(values if values.ndim == 2 else squared_lengths(values))) for values in maps)
 
 
 def _marked(colours: np.ndarray, where: np.ndarray, colour: theme.Colour | np.ndarray) -> np.ndarray:
