@@ -76,6 +76,10 @@ def _theme(window: Window) -> None:
     window.use_theme("light" if theme.current() is theme.DARK else "dark")
 
 
+def _adapted(window: Window) -> None:
+    window.view.frustum.adapted = not window.view.frustum.adapted
+
+
 def _layer(name: str) -> Does:
     return lambda window: window.view.toggle_layer(name)
 
@@ -110,6 +114,8 @@ ACTIONS: tuple[Action, ...] = (
     Action("List of keys", "Shift+Slash", _flip("show_keys")),
     Action("Close what is open, let go of the probed pixel", "Escape", _close_overlays),
     Action("Camera: follow the run", "", lambda w: setattr(w.view, "pinned", None)),
+    Action("Camera: the view itself", "", lambda w: w.view.frustum.look_at_view(w.view)),
+    Action("Planes: the run's, or adapted here", "", _adapted),
 )
 
 MATCHED_KEYS = tuple(sorted({action.key.split("+")[-1] for action in ACTIONS if action.key}))

@@ -105,7 +105,8 @@ class SceneView:
         colour, weight = shades.colour("frustum"), shades.size("frustum")
         planes = tuple(theme.mixed(shades.colour(name), theme.BACKGROUND, 0.3) for name in ("near_cut", "far_cut"))
         self._keep("frustum", camera and (camera, colour, planes, weight),
-                   lambda: draw_frustum(camera, weight=weight, colour=colour, planes=planes), 0, view.layers["frustum"])
+                   lambda: draw_frustum(camera, weight=weight, colour=colour, planes=planes), 0,
+                   view.layers["frustum"] and not view.frustum.of_view(view.pinned))  # lines all over the window
         size = shades.size("cameras")
         shown = view.cameras.shown(snapshot, view.selected_camera(snapshot), shades.colour("cameras"), theme.TEXT,
                                    view.view_camera)

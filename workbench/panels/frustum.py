@@ -222,7 +222,7 @@ def _draw_histogram(ui: Ui, view: ViewState) -> None:
     if not _begin_plot(ui, "##depths", 4.6 * ui.em, limits, values=False):
         return
     room = 0.06 * (limits[1] - limits[0])  # a label too near to the border would be cut off
-    marks = [tick for tick in ticks(limits[0], limits[1], 6) if limits[0] + room < tick < limits[1] - room]
+    marks = [tick for tick in ticks(limits[0], limits[1], 8) if limits[0] + room < tick < limits[1] - room]
     ui.plot.SetupAxisTicks(int(ui.plot.ImAxis_X1), np.array(marks, np.float64))
     parts = (("near_cut", centres < camera.near), ("far_cut", centres > camera.far),
              ("active", (centres >= camera.near) & (centres <= camera.far)))
@@ -265,7 +265,8 @@ def _draw_search(ui: Ui, search: Search, look: Look | None) -> None:
         near, far, exact = search.exact
         ui.pair("exact answer", f"{near:.4f} to {far:.4f}")
         _tip(ui, "What order statistics of the depths give for the same α and anchor")
-        away = f"near {rounds[-1, 0] - near:+.4f}  far {rounds[-1, 1] - far:+.4f}  voxels {got - exact:+,}"
+        planes = (round(float(rounds[-1, 0] - near), 4) + 0.0, round(float(rounds[-1, 1] - far), 4) + 0.0)
+        away = f"near {planes[0]:+.4f}  far {planes[1]:+.4f}  voxels {got - exact:+,}"
         ui.text("search − exact:", theme.MUTED)
         ui.text(away)
     if len(rounds) < 2:
