@@ -270,8 +270,7 @@ def _draw_search(ui: Ui, search: Search, look: Look | None) -> None:
         ui.text("search − exact:", theme.MUTED)
         ui.text(away)
     if len(rounds) < 2:
-        ui.text("met at once: there was nothing to search" if search.exact else "exact planes, without a search",
-                theme.MUTED)
+        ui.text("met at once, without a search", theme.MUTED)
         return
     at = np.arange(1, len(rounds) + 1, dtype=np.float64)
     ui.legend([("near", _near_colour()), ("far", theme.FAR_CUT)] + ([("exact", theme.MUTED)] if search.exact else []))
