@@ -201,6 +201,16 @@ class SparseVoxels:
         """Corner positions without deformation, float32."""
         return self.corner_ijk.to(torch.float32) / self.resolution - 0.5
 
+    def find_corners(self, ijk: Int[Tensor, "M 3"]) -> Int[Tensor, "M"]:
+        """The row of each lattice point in corner_ijk, int64, or -1 where it isn't in it; ijk may be off the grid."""
+        side = self.resolution + 1
+        inside = ((ijk >= 0) & (ijk < side)).all(dim=1)
+        if self.n_voxels == 0:
+            return torch.full_like(inside, -1, dtype=torch.int64)
+        wanted = lattice_keys(ijk.clamp(0, side - 1), side)
+        place = torch.searchsorted(self._corner_keys, wanted).clamp_(max=self.n_corners - 1)
+        return torch.where(inside & (self._corner_keys[place] == wanted), place, -1)
+
     @functools.cached_property
     def lattice_edges(self) -> Int[Tensor, "L 2"]:
         """Every edge of any voxel once: (lower corner, upper corner) rows, int64, sorted by lower corner and axis."""

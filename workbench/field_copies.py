@@ -87,6 +87,8 @@ class FieldCopies:
             return dataclasses.replace(known, moment=moment)
         if kind == "voxels":
             value = source if source.device.type == "cpu" else type(source)(source.voxel_ijk.cpu(), source.resolution)
+        elif kind == "prune":
+            value = source  # immutable, on the CPU
         elif kind == "mesh":
             value = MeshArrays(self._array(source.vertices), self._array(source.faces, torch.int32))
         else:

@@ -56,6 +56,15 @@ class FitConfig:
     """Settings of a fit; the defaults are measured (workbench/docs/results.md)."""
 
     resolution: int = setting(64, 4, 4096, help="voxels along the longest side of the unit box")
+    start_resolution: int = setting(0, 0, 4096, help="resolution of the coarsest level, each finer one doubling it; "
+                                    "0 starts at resolution")
+    level_growth: float = setting(1.2, maximum=100, above=0, help="iterations of a level over those of the one below")
+    level_rate: float = setting(0.5, maximum=1, above=0, help="learning rate that a finer level starts with, relative")
+    level_ratio: float = setting(0.4, maximum=1, above=0, help="visibility ratio of a finer level's views from around")
+    prune_every: int = setting(50, 0, 10_000_000, help="iterations between two looks at what to prune; 0: only "
+                               "when a level begins. Both need a start_resolution")
+    prune_below: float = setting(0.1, 0, 1, help="occupancy below which a voxel is pruned, if it stays there")
+    keep_above: float = setting(0.5, 0, 1, help="occupancy above which a voxel is safe, or born")
     iterations: int = setting(1500, 1, 10_000_000, help="iterations of the learning rate schedule")
     seed: int = setting(0, 0, 2**31 - 1)
     init: str = setting("random", choices=("random", "sphere", "points"), help="initial SDF")
@@ -90,12 +99,21 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         validate(self)
+        self._validate_levels()
         if self.orbit_share + self.zoom_share + self.interior_share <= 0:
             raise ValueError("orbit_share, zoom_share and interior_share must not all be 0")
         if self.cut_share + self.window_share > 1:
             raise ValueError(f"cut_share + window_share must be in [0, 1], got {self.cut_share + self.window_share:g}")
         if self.lpips_weight > 0 and not self.lpips_weights_file:
             raise ValueError("lpips_weights_file must name a file where lpips_weight is above 0")
+
+    def _validate_levels(self) -> None:
+        start, low, high = self.start_resolution, self.prune_below, self.keep_above
+        if start and (start < 4 or self.resolution % start or (self.resolution // start).bit_count() != 1):
+            raise ValueError(f"start_resolution must be 0, or at least 4 and resolution ({self.resolution}) halved any "
+                             f"number of times, got {start}")
+        if low > high:
+            raise ValueError(f"prune_below must be at most keep_above ({high:g}), got {low:g}")
 
 
 def from_table(cls: type, table: Mapping[str, Any], where: str) -> Any:

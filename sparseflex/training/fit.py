@@ -21,13 +21,15 @@ from sparseflex.training.config import FitConfig, from_table
 from sparseflex.training.fit_cameras import FitCameras
 from sparseflex.training.fit_parameters import FitParameters, FitSection, initial_sdf, voxels_around
 from sparseflex.training.fit_state import Shown
+from sparseflex.training.levels import level_resolutions, rate_decay
 from sparseflex.training.measure import StageCost, StageMeter, WorkMeter, cost_columns
 from sparseflex.training.objective import Objective
+from sparseflex.training.pruning import PruneEvent, Pruner
 from sparseflex.training.run import FieldKind, RunCamera, Setting
 from sparseflex.training.section_gradients import GRADIENT_FIELDS, SectionGradients
 from sparseflex.voxels import SparseVoxels
 
-STAGES = ("sample_cameras", "adapt_frustum", "activate", "extract", "render", "loss", "backward", "update")
+STAGES = ("sample_cameras", "adapt_frustum", "activate", "extract", "render", "loss", "backward", "update", "prune")
 
 _FRAME_SLACK = 1e-4
 _WORK_STAGES = STAGES[STAGES.index("adapt_frustum") : STAGES.index("update") + 1]
@@ -38,7 +40,9 @@ _FIELDS: dict[str, FieldKind] = {
     "rendered_depth": "map", "rendered_normal": "map", "rendered_mask": "map",
     "rendered_triangle": "map",
     "target_depth": "map", "target_normal": "map", "target_mask": "map", **GRADIENT_FIELDS,
+    "occupancy": "voxel", "touched": "voxel", "prune": "prune",
 }
+_UNPRUNED_FIELDS = {name: kind for name, kind in _FIELDS.items() if name not in ("occupancy", "prune")}
 
 _SETTINGS = ("visibility_ratio", "halo", "cut_share", "window_share", "lr_sdf", "lr_deform", "lr_weights",
              "depth_weight", "normal_weight", "mask_weight", "ssim_weight", "dev_weight", "sign_weight_end")
@@ -66,9 +70,10 @@ class FitRun:
         check_fixed(self.own_cameras, self.target)
         self.generator = torch.Generator().manual_seed(config.seed)
         if parameters is None:
-            voxels = voxels_around(self.target, config.resolution)
+            voxels = voxels_around(self.target, level_resolutions(config)[0])
             parameters = FitParameters(voxels, initial_sdf(config.init, voxels, self.target, self.generator))
         self.parameters = parameters
+        self._pruner = Pruner(self.target, self.voxels)
         self.stage_costs: dict[str, StageCost] = {}
         self.history: dict[str, list[float]] = {}
         self._pending: FitConfig | None = None  # settings that take effect with iteration _pending_from
@@ -99,6 +104,11 @@ class FitRun:
     @property
     def device(self) -> torch.device:
         return self.voxels.device
+
+    @property
+    def prune_events(self) -> Sequence[PruneEvent]:
+        """What was pruned and born, oldest first; the last 64 looks and every subdivision."""
+        return tuple(self._pruner.events)
 
     def flex(self) -> SparseFlex:
         """The representation as it stands, SDF in world units, without autograd."""
@@ -137,18 +147,19 @@ class FitRun:
         if self._sampler is None:
             self._sampler = CameraSampler(self.target, self.config)
         self._own.begin(self.iteration)
-        self._sampler.config, self._sampler.fixed = self.config, self._own.own
-        self._sampler.locked = self._own.locked
+        self._sampler.config = self._pruner.view_config(self.config, self.generator)
+        self._sampler.fixed, self._sampler.locked = self._own.own, self._own.locked
         self._sampled = self._sampler.sample(self.generator)
         self._cameras = [sampled.camera for sampled in self._sampled]
         self._shown = dataclasses.replace(self._shown, trace=None)
         self._show_cameras()
 
     def _do_adapt_frustum(self) -> None:
-        ratio = self.config.visibility_ratio
-        if ratio < 1:
+        config = self._sampler.config
+        if config.visibility_ratio < 1:
+            ratio = config.visibility_ratio
             fits = [
-                adapt_frustum(self.voxels, camera, ratio, self.config.planes, self.config.anchor, self.generator)
+                adapt_frustum(self.voxels, camera, ratio, config.planes, config.anchor, self.generator)
                 for camera in self._cameras
             ]
             self._cameras = [fit.camera for fit in fits]
@@ -205,9 +216,23 @@ class FitRun:
 
     def _do_update(self) -> None:
         config = self.config
-        decay = config.lr_decay ** (self.iteration / config.iterations)
+        decay = rate_decay(config, self._pruner.level, self.iteration)
         rates = {"sdf": config.lr_sdf, "deform": config.lr_deform, "weights": config.lr_weights}
         self.parameters.update(self._section, {name: decay * rate for name, rate in rates.items()})
+        if config.start_resolution:
+            for labels, camera, target in zip(self._objective.labels, self._cameras, self._targets, strict=True):
+                self._pruner.observe(self.voxels, self._section, labels, camera, target, config, self.iteration)
+
+    def _do_prune(self) -> None:
+        if not self.config.start_resolution:
+            return
+        old = self.voxels
+        change = self._pruner.look(self.parameters, self.config, self.iteration + 1, self.generator)
+        if change is not None and change.parameters is not self.parameters:
+            self.parameters = change.parameters
+            self._shown, self._gradients = self._shown.on(old, self.voxels), None
+        self._scalars |= self._pruner.scalars(change, old.n_voxels)
+        self._scalars |= {"voxels": float(self.voxels.n_voxels), "resolution": float(self.voxels.resolution)}
 
     def _finish_iteration(self) -> None:
         self.iteration += 1
@@ -246,7 +271,7 @@ class FitRun:
 
     @property
     def fields(self) -> Mapping[str, FieldKind]:
-        return _FIELDS
+        return _FIELDS if self.config.start_resolution else _UNPRUNED_FIELDS
 
     def read_field(self, name: str) -> Any:
         if name not in _FIELDS:
@@ -255,6 +280,8 @@ class FitRun:
             return self.voxels
         if name == "target":
             return self.target
+        if name in ("occupancy", "touched", "prune"):
+            return self._pruner.read(name, self.voxels, bool(self.config.start_resolution))
         if name in GRADIENT_FIELDS:
             known = self._gradients
             return known.read(name) if known is not None and known.voxels is self.voxels else None
@@ -303,15 +330,21 @@ class FitRun:
     # -- state ------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The state at the start of the current iteration; between stages of one, its stages will run again."""
+        """The state at the start of the current iteration; between stages of one, its stages will run again.
+
+        Before the last one, `prune`, that of the current iteration with all but that done: once loaded, it is done.
+        """
+        to_prune = STAGES[self._next] == "prune"
         return {
             "config": dataclasses.asdict(self.config),
             "pending": {} if self._pending is None else dataclasses.asdict(self._pending),
             "pending_from": self._pending_from,
             "iteration": self.iteration,
-            "generator": self._generator_at_start,
+            "to_prune": int(to_prune),
+            "generator": self.generator.get_state() if to_prune else self._generator_at_start,
             "target": {"vertices": self.target.vertices, "faces": self.target.faces},
             "parameters": self.parameters.state_dict(),
+            "pruner": self._pruner.state_dict(),
             "scalars": dict(self._scalars),
             "history": {
                 "names": list(self.history),
@@ -329,11 +362,13 @@ class FitRun:
         self._pending = from_table(FitConfig, state["pending"], "pending") if state["pending"] else None
         self._pending_from = state["pending_from"]
         self.iteration, self._next = state["iteration"], 0
-        self.target = Mesh(state["target"]["vertices"], state["target"]["faces"]).to(device)
+        target = Mesh(state["target"]["vertices"], state["target"]["faces"]).to(device)
+        if not (torch.equal(target.vertices, self.target.vertices) and torch.equal(target.faces, self.target.faces)):
+            self.target, self._sampler = target, None  # making a sampler anew takes most of a second
         self.parameters = FitParameters.from_state_dict(state["parameters"], device, known=self.voxels)
         self.generator.set_state(state["generator"])
         self._generator_at_start = self.generator.get_state()
-        self._sampler = self._objective = None
+        self._objective = None
         self._scalars = dict(state["scalars"])
         columns = state["history"]["rows"].T.tolist()
         self.history = dict(zip(state["history"]["names"], columns, strict=True))
@@ -341,6 +376,11 @@ class FitRun:
         self._shown = Shown.from_state_dict(state["shown"], device)
         self._current, self._gradients = [], None
         self._own.load_state_dict(state["cameras"])
+        self._pruner = Pruner(self.target, self.voxels)
+        self._pruner.load_state_dict(state["pruner"], device)
+        if state["to_prune"]:
+            self._do_prune()
+            self._finish_iteration()
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any], device: torch.device | str = "cpu") -> FitRun:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sparseflex.mesh import Mesh
 from sparseflex.render import Maps
+from sparseflex.voxels import SparseVoxels
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,6 +34,13 @@ class Shown:
         maps = {f"rendered_{name}": getattr(rendered, name).detach() for name in ("depth", "normal", "mask")}
         maps |= {f"target_{name}": getattr(target, name).detach() for name in ("depth", "normal", "mask")}
         return dataclasses.replace(self, rendered_triangle=rendered.triangle_id.to(torch.int32), **maps)
+
+    def on(self, old: SparseVoxels, new: SparseVoxels) -> Shown:
+        """The same once the voxels are others: their active rows, or their parents' where the resolution doubled."""
+        if self.active is None:
+            return self
+        rows = old.find(new.voxel_ijk if new.resolution == old.resolution else new.voxel_ijk >> 1)
+        return dataclasses.replace(self, active=(rows >= 0) & self.active[rows.clamp(min=0)])
 
     def state_dict(self) -> dict[str, Any]:
         state = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "mesh"}

@@ -20,9 +20,13 @@ _MARGIN_VOXELS = 0.25
 
 
 class Objective:
-    """Weighs the terms as a FitConfig says. terms() gives each one weighted, so that their sum is the loss."""
+    """Weighs the terms as a FitConfig says. terms() gives each one weighted, so that their sum is the loss.
+
+    labels: what each view said of the section's corners when terms() was called last (see free_space_labels).
+    """
 
     def __init__(self, config: FitConfig) -> None:
+        self.labels: list[Tensor] = []
         self.lpips: Callable[[Tensor, Tensor], Tensor] | None = None
         if config.lpips_weight > 0:
             self.lpips = losses.load_lpips(config.lpips_weights_file)
@@ -41,11 +45,10 @@ class Objective:
             terms["lpips"] = config.lpips_weight * self.lpips(rendered.normal, target.normal)
         return terms
 
-    def free_space(self, section: FitSection, target: Maps, camera: Camera, config: FitConfig) -> Tensor:
+    def corner_labels(self, section: FitSection, target: Maps, camera: Camera) -> Tensor:
         """The corners of the section that the target's view shows to be outside or inside."""
         corners = section.flex.corner_positions().detach()
-        labels = free_space_labels(corners, camera, target, _MARGIN_VOXELS / section.flex.voxels.resolution)
-        return config.free_space_weight * free_space_loss(section.sdf, labels)
+        return free_space_labels(corners, camera, target, _MARGIN_VOXELS / section.flex.voxels.resolution)
 
     def shape_terms(self, section: FitSection, mesh: Mesh, config: FitConfig, progress: float) -> dict[str, Tensor]:
         """The regularisers of FlexiCubes: L_dev, and the cross entropy across sign-changing edges, which fades."""
@@ -66,7 +69,10 @@ class Objective:
         views = [self.view_terms(r, t, config) for r, t in zip(rendered, target, strict=True)]
         terms = {name: torch.stack([view[name] for view in views]).mean() for name in views[0]}
         per_view = [float(sum(term.detach() for term in view.values())) for view in views]
+        self.labels = []
+        if config.free_space_weight > 0 or config.start_resolution:
+            self.labels = [self.corner_labels(section, t, camera) for t, camera in zip(target, cameras, strict=True)]
         if config.free_space_weight > 0:
-            seen = [self.free_space(section, t, camera, config) for t, camera in zip(target, cameras, strict=True)]
+            seen = [config.free_space_weight * free_space_loss(section.sdf, labels) for labels in self.labels]
             terms["free_space"] = torch.stack(seen).mean()
         return terms | self.shape_terms(section, mesh, config, progress), per_view

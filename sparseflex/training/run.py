@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from sparseflex.camera import Camera
 
-FieldKind = Literal["voxels", "voxel", "corner", "mesh", "map", "trace"]
+FieldKind = Literal["voxels", "voxel", "corner", "mesh", "map", "trace", "prune"]
 """What read_field gives for each kind:
 
 voxels  a SparseVoxels; the same object as long as the voxel set is unchanged
@@ -17,6 +17,7 @@ corner  a tensor (C,) or (C, k), row i for corner i
 mesh    a Mesh
 map     a tensor (H, W) or (H, W, 3), row 0 at the top
 trace   a tensor (rounds, 3): near, far and count of each step of the adaptive search
+prune   a tuple of PruneEvent, oldest first: what was pruned and born at each look; immutable, on the CPU
 """
 
 
