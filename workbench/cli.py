@@ -40,13 +40,16 @@ class View:
     """Seed of every random choice."""
     resolution: int | None = None
     """Voxels along the longest side."""
+    start_resolution: int | None = None
+    """Go coarse to fine: resolution of the first level, doubled and pruned up to --resolution; 0 starts at that."""
     up: Up | None = None
     """Up axis of the mesh file."""
 
     def run(self) -> int:
         device = None if self.device == "auto" else choose_device(self.device)
         out = None if self.out is None else writable_folder(self.out)
-        overrides = {"seed": self.seed, "resolution": self.resolution}
+        names = ("seed", "resolution", "start_resolution")
+        overrides = {name: getattr(self, name) for name in names}
         opened = open_what(self.what, device=device, up=self.up, overrides=overrides)
         require_graphics(display=not self.headless)  # what can't be opened is told first
         out = out or writable_folder(VIEW_OUT / opened.name)
@@ -75,6 +78,8 @@ class Fit:
     """Seed of every random choice."""
     resolution: int | None = None
     """Voxels along the longest side."""
+    start_resolution: int | None = None
+    """Go coarse to fine: resolution of the first level, doubled and pruned up to --resolution; 0 starts at that."""
     iterations: int | None = None
     """Iterations in all, those of a checkpoint included; the scene's own number, or 1500, where not given."""
     visibility_ratio: float | None = None
@@ -92,7 +97,7 @@ class Fit:
         require_graphics(display=not self.headless)
         device = None if self.device == "auto" else choose_device(self.device)
         out = None if self.out is None else writable_folder(self.out)
-        names = ("seed", "resolution", "iterations", "visibility_ratio")
+        names = ("seed", "resolution", "start_resolution", "iterations", "visibility_ratio")
         overrides = {name: getattr(self, name) for name in names}
         opened = open_what(self.what, device=device, up=self.up, overrides=overrides, input_frame=self.input_frame)
         out = out or writable_folder(Path("recordings") / opened.name)

@@ -46,6 +46,7 @@ _UNPRUNED_FIELDS = {name: kind for name, kind in _FIELDS.items() if name not in 
 
 _SETTINGS = ("visibility_ratio", "halo", "cut_share", "window_share", "lr_sdf", "lr_deform", "lr_weights",
              "depth_weight", "normal_weight", "mask_weight", "ssim_weight", "dev_weight", "sign_weight_end")
+_PRUNE_SETTINGS = ("prune_below", "keep_above")
 
 
 class FitRun:
@@ -309,19 +310,23 @@ class FitRun:
     def settings(self) -> Mapping[str, Setting]:
         rules = {field.name: field.metadata for field in dataclasses.fields(FitConfig)}
         found = {}
-        for name in _SETTINGS:
+        for name in self._setting_names:
             rule = rules[name]
             low = rule["minimum"] if rule["above"] is None else rule["above"] + 1e-3
             found[name] = Setting(float(getattr(self._wanted, name)), low, rule["maximum"], rule["help"])
         return found
 
     @property
+    def _setting_names(self) -> Sequence[str]:
+        return (*_SETTINGS, *_PRUNE_SETTINGS) if self.config.start_resolution else _SETTINGS
+
+    @property
     def _wanted(self) -> FitConfig:
         return self.config if self._pending is None else self._pending
 
     def change_setting(self, name: str, value: float) -> None:
-        if name not in _SETTINGS:
-            raise ValueError(f"setting must be one of {', '.join(_SETTINGS)}, got {name!r}")
+        if name not in self._setting_names:
+            raise ValueError(f"setting must be one of {', '.join(self._setting_names)}, got {name!r}")
         if isinstance(getattr(self.config, name), int) and float(value).is_integer():
             value = int(value)
         self._pending = dataclasses.replace(self._wanted, **{name: value})
