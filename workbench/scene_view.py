@@ -12,6 +12,7 @@ import polyscope as ps
 
 from workbench import theme
 from workbench.layout import Rect, arranged, view_axes
+from workbench.pruning_view import KINDS
 from workbench.scene_parts import cubes, field, surfaces
 from workbench.scene_parts.cuts import Cuts
 from workbench.scene_parts.frusta import draw_cameras, draw_frustum
@@ -26,7 +27,7 @@ ALONE, WITH_FRUSTUM = 1.3, 1.7
 
 FOV_DEGREES = 28.0
 
-CAN_BE_CUT = {*CATEGORIES, "mesh", "target", "sdf"}
+CAN_BE_CUT = {*CATEGORIES, *KINDS, "mesh", "target", "sdf"}
 
 Style = Callable[..., None]
 
@@ -66,6 +67,7 @@ class SceneView:
         self._update_surfaces(snapshot, view)
         self._update_cameras(snapshot, view)
         self._update_field(view)
+        self._update_pruning(snapshot, view)
         self._update_mark(view)
 
     def _update_voxels(self, view: ViewState) -> None:
@@ -130,6 +132,13 @@ class SceneView:
         arrows, colour, thick = shown.vectors, shades.colour("vectors"), shades.size("vectors")
         self._keep("vectors", arrows and (arrows, colour, thick),
                    lambda: field.draw_vectors(arrows, colour, thick, voxels.resolution), 0, True)
+
+    def _update_pruning(self, snapshot: Snapshot, view: ViewState) -> None:
+        for kind in KINDS:
+            voxels = view.pruning.voxels(snapshot, kind)
+            self._keep(kind, voxels and (voxels,), lambda kind=kind, shown=voxels: cubes.draw_set(kind, shown), 0,
+                       view.layers[kind])
+            self._style(kind, cubes.style_voxels, kind, view.shades.colour(kind), view.shades.size(kind), None, True)
 
     def _update_mark(self, view: ViewState) -> None:
         """The probed point, in each place that shows something."""

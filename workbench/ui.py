@@ -129,6 +129,11 @@ class Ui:
         self.im.GetWindowDrawList().AddLine((x, y - 2), (x + self.width, y - 2), packed(theme.BORDER), 1.0)
         self.im.Dummy((0.0, 0.1 * self.em))
 
+    def tip(self, text: str) -> None:
+        """Explains the item before, while the mouse is over it."""
+        if text and self.im.IsItemHovered():
+            self.im.SetTooltip(text)
+
     def pair(self, label: str, value: str) -> None:
         """A muted label at the left and its value at the right."""
         self.text(label, theme.MUTED)

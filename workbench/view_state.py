@@ -19,16 +19,18 @@ from workbench.map_view import MapView
 from workbench.memory_view import MemoryView
 from workbench.palette import Palette
 from workbench.plot_view import PlotView
+from workbench.pruning_view import KINDS, PruningView
 from workbench.snapshot import Snapshot
 from workbench.split import Split
 from workbench.surface_view import SurfaceView
 from workbench.worker import Worker
 
-LAYERS = ("active", "outside", "near_cut", "far_cut", "mesh", "target", "frustum", "cameras", "sdf", "slice", "vectors")
+LAYERS = ("active", "outside", "near_cut", "far_cut", "mesh", "target", "frustum", "cameras", "sdf", "slice", "vectors",
+          *KINDS)
 """Layers of the scene; number key k toggles the k-th, 0 the tenth."""
 
 LAYER_LABELS = ("Active", "Outside", "Near-cut", "Far-cut", "Mesh", "Target", "Frustum", "Cameras", "Corners", "Slice",
-                "δ arrows")
+                "δ arrows", "Pruned", "Born", "Wrongly kept", "Wrongly pruned")
 LAYER_TIPS = (
     "Voxels in the selected camera's frustum",
     "Voxels beside the frustum",
@@ -41,8 +43,12 @@ LAYER_TIPS = (
     "The voxels' corners as points, coloured by the SDF (blue inside, red outside) or what the Field tab says",
     "A plane through the voxels, coloured by the field inside them, with the line where the SDF is zero",
     "How far the corners are moved by their deformation δ, as arrows",
+    "Voxels dropped at the look that the Pruning tab shows",
+    "Voxels added there, where the target was seen though none was",
+    "Voxels kept though the target does not come within a quarter voxel of them",
+    "Voxels dropped though the target touches them",
 )
-HIDDEN_FIRST = ("cameras", "sdf", "slice", "vectors")
+HIDDEN_FIRST = ("cameras", "sdf", "slice", "vectors", *KINDS)
 
 
 @dataclasses.dataclass
@@ -98,6 +104,7 @@ class ViewState:
     show_difference: bool = True
     n_iterations: int = 10
     checkpoint_path: Path = Path("checkpoint.safetensors")
+    pruning: PruningView = dataclasses.field(default_factory=PruningView)
     plots: PlotView = dataclasses.field(default_factory=PlotView)
     edited: dict[str, float] = dataclasses.field(default_factory=dict)
     split: Split = dataclasses.field(default_factory=Split)
@@ -164,5 +171,6 @@ class ViewState:
         wanted = {"voxels"}  # the frustum panel counts them whatever the layers
         wanted |= {self.field_of(name, snapshot) for name in ("mesh", "target") if self.layers[name]}
         wanted |= self.field.scene_fields(self, snapshot) | self.surfaces.scene_fields(self)
+        wanted |= self.pruning.scene_fields(self)
         wanted |= self.frustum.scene_fields(self, snapshot) | self.maps.scene_fields(self, snapshot)
         return frozenset(wanted & set(snapshot.field_kinds))

@@ -9,6 +9,7 @@ from workbench.colour_maps import Scale
 from workbench.commands import Command
 from workbench.layer_view import SIZE_LIMITS
 from workbench.panels.field import draw_plane, draw_range
+from workbench.pruning_view import KINDS
 from workbench.snapshot import Snapshot
 from workbench.surface_view import CLAY, DISTANCE, FIELD, NORMAL
 from workbench.ui import Ui, packed
@@ -19,9 +20,11 @@ GROUPS = (
     ("Surfaces", ("mesh", "target")),
     ("Cameras", ("frustum", "cameras")),
     ("Field", ("sdf", "slice", "vectors")),
+    ("Pruning", KINDS),
 )
 SOURCES = {"mesh": "mesh", "target": "target", "sdf": "corner_sdf", "slice": "corner_sdf", "vectors": "corner_deform",
-           "active": "voxels", "outside": "voxels", "near_cut": "voxels", "far_cut": "voxels"}
+           "active": "voxels", "outside": "voxels", "near_cut": "voxels", "far_cut": "voxels",
+           **dict.fromkeys(KINDS, "prune")}
 SIZE_TIPS = {"frustum": "Thickness of the lines", "cameras": "Size of the pyramids", "sdf": "Width in voxel widths",
              "vectors": "Thickness of the arrows"}
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import polyscope as ps
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
+from sparseflex.voxels import SparseVoxels
 from workbench import theme
 from workbench.layer_view import DEFAULT_SIZES
 from workbench.scene_parts.paint import paint
@@ -23,11 +24,18 @@ def draw_voxels(name: str, category: str, split: Split) -> list[Any]:
     voxels, rows = split.voxels, split.rows(category)
     if not rows.any():
         return []
-    grid = ps.register_sparse_volume_grid(
-        name, (-0.5,) * 3, (1 / voxels.resolution,) * 3, voxels.voxel_ijk.numpy()[rows], edge_width=0
-    )
-    style_voxels(grid, category, theme.CATEGORY_COLOURS[category], DEFAULT_SIZES[category], None, True)
-    return [grid]
+    found = _register(name, voxels.voxel_ijk.numpy()[rows], voxels.resolution)
+    style_voxels(found[0], category, theme.CATEGORY_COLOURS[category], DEFAULT_SIZES[category], None, True)
+    return found
+
+
+def draw_set(name: str, voxels: SparseVoxels) -> list[Any]:
+    """A set of voxels as flat cubes, to be styled; nothing where it is empty."""
+    return _register(name, voxels.voxel_ijk.numpy(), voxels.resolution) if voxels.n_voxels else []
+
+
+def _register(name: str, voxel_ijk: Int[np.ndarray, "n 3"], resolution: int) -> list[Any]:
+    return [ps.register_sparse_volume_grid(name, (-0.5,) * 3, (1 / resolution,) * 3, voxel_ijk, edge_width=0)]
 
 
 def style_voxels(
