@@ -95,11 +95,14 @@ def test_home_and_end(start: StartEngine) -> None:  # noqa: F811
     run = FakeRun()
     engine = start(run)
     engine.send(RunIterations(40))
-    last = at_rest(engine, 40)
+    at_rest(engine, 40)
+    last = ask(engine, "gamma")
+    assert last.fields["gamma"][0] > 0.39
     radius, losses = float(run.radius), last.history.column("loss").tolist()
     engine.send(GoTo(0))
+    at_rest(engine, 0)
     home = ask(engine, "gamma")
-    home = at_rest(engine, 0)
+    assert home.fields["gamma"][0] == pytest.approx(0.2)  # no stage has run since, but the state is another one
     assert home.past.reached == 40 and home.history.n_rows == 0
     engine.send(GoTo(home.past.reached))
     end = at_rest(engine, 40)

@@ -123,7 +123,7 @@ class Past:
 
     def changed(self, place: Place, change: Command) -> None:
         """Notes a change that was made at this place; a future without it is forgotten."""
-        self._kept = [kept for kept in self._kept if kept.iteration <= place[0] and kept.n_changes <= self._n_done]
+        self._kept = [kept for kept in self._kept if kept.iteration <= place[0]]
         self._n_bytes = n_bytes([kept.state for kept in self._kept])
         self._reached = place[0]
         del self._changes[self._n_done :]

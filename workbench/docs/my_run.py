@@ -21,7 +21,7 @@ class TorusRun(StagedRun):
         self.corner_sdf = (self.voxels.corners_world.norm(dim=1) - 0.3).requires_grad_()  # begins as a ball
         self.optimiser = torch.optim.Adam([self.corner_sdf])
         self.kept = {"corner_sdf": self.corner_sdf, "optimiser": self.optimiser}  # to save, and to go back to
-        self.camera = RunCamera(orbit_camera(30, 25, 2.5), "orbit")
+        self.camera = RunCamera(orbit_camera(30, 25, 1.6, radius=0.45), "orbit")
     def cameras(self):
         return [self.camera]
     def do_extract(self):
