@@ -49,7 +49,7 @@ def test_every_layer_has_a_row_and_the_first_ten_a_key(view: ViewState) -> None:
 
 
 def test_what_the_run_has_not_is_greyed(view: ViewState) -> None:
-    for kinds, n_greyed in ((KINDS, 0), ({"voxels": "voxels"}, 5), ({}, 9)):
+    for kinds, n_greyed in (({**KINDS, "prune": "prune"}, 0), (KINDS, 4), ({"voxels": "voxels"}, 9), ({}, 13)):
         ui = use(layers, view, Snapshot(field_kinds=kinds), {})
         rows = [call for call in ui.calls if call[0] in ("BeginDisabled", "Checkbox")]
         greyed = [a for a, b in zip(rows, rows[1:], strict=False)

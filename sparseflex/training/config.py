@@ -88,7 +88,7 @@ class FitConfig:
     lr_decay: float = setting(0.1, maximum=1, above=0, help="learning rate at the end relative to the start")
     depth_weight: float = setting(10.0, 0, 1e6)
     normal_weight: float = setting(10.0, 0, 1e6)
-    mask_weight: float = setting(20.0, 0, 1e6)
+    mask_weight: float = setting(40.0, 0, 1e6)
     ssim_weight: float = setting(0.2, 0, 1e6)
     lpips_weight: float = setting(0.0, 0, 1e6)
     lpips_weights_file: str = setting("", help="VGG16 and LPIPS weights; needed where lpips_weight is above 0")

@@ -62,6 +62,10 @@ def _cameras(window: Window) -> None:
     window.view.side_by_side = False
 
 
+def _pruning(window: Window) -> None:
+    _only(window, "active", "outside", "pruned", "born", "wrongly_kept", "wrongly_pruned", "mesh", "target")
+
+
 def _palette(window: Window) -> None:
     window.view.palette.open()
 
@@ -71,6 +75,8 @@ PICTURES = {
     "frustum": Picture("house", 60, ("Frustum", "Plots"), _frustum, stages=2, overrides=(("visibility_ratio", 0.3),)),
     "cameras": Picture("house", 64, ("Cameras", "Memory"), _cameras, overrides=(("visibility_ratio", 0.3),)),
     "field": Picture("nested_shells", 150, ("Field", "Maps"), _field),
+    "pruning": Picture("high_genus", 120, ("Layers", "Pruning"), _pruning, overrides=(
+        ("resolution", 64), ("start_resolution", 16), ("iterations", 150))),
     "light": Picture("lantern", 150, ("Layers", "Plots"), _palette, theme="light"),
 }
 
