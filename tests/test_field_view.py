@@ -78,7 +78,11 @@ def test_voxel_means_and_columns_against_loops() -> None:
     assert quantities.one_column(DEFORM, deform, "y") == pytest.approx(moved[:, 1], abs=1e-6)
     assert quantities.one_column("active", np.array([True, False]), "").tolist() == [1.0, 0.0]
     assert quantities.one_column("odd", np.arange(12).reshape(2, 3, 2), "column 4").tolist() == [4.0, 10.0]
-    assert quantities.one_column("alpha", np.zeros((0, 8), np.float32), "mean").shape == (0,)
+    for part in ("mean", "corner 7"):
+        assert quantities.one_column("alpha", np.zeros((0, 8), np.float32), part).shape == (0,)
+    assert np.isnan(quantities.one_column("odd", np.zeros((3, 0)), "")).tolist() == [True] * 3
+    long = np.random.default_rng(8).normal(size=(70_000, 8)).astype(np.float32)  # more than are worked on at a time
+    assert quantities.one_column("alpha", long, "mean") == pytest.approx(long.mean(axis=1), abs=1e-5)
     assert quantities.parts_of("x", np.zeros((5, 1))) == [""] and quantities.parts_of("x", np.zeros(5)) == [""]
 
 
