@@ -90,7 +90,8 @@ def all_within(
     """
     n_voxels, device, k = voxels.n_voxels, voxels.device, rows.shape[0]
     inside = torch.empty(n_voxels, dtype=torch.bool, device=device)
-    nearest = torch.empty(-(-n_voxels // BLOCK), dtype=_dtype(device), device=device)
+    # 0: the last block, if it isn't a whole one, is looked at again anyway
+    nearest = torch.zeros(-(-n_voxels // BLOCK), dtype=_dtype(device), device=device)
     for part, values in affine_chunks(voxels, rows if further is None else torch.cat([rows, further])):
         if take is not None:
             take(part, values[k:])
@@ -99,8 +100,6 @@ def all_within(
         n_whole, first = margin.shape[0] // BLOCK, part.start // BLOCK
         blocks = margin.abs_()[: n_whole * BLOCK].view(n_whole, BLOCK)
         torch.amin(blocks, dim=1, out=nearest[first : first + n_whole])
-        if n_whole * BLOCK < margin.shape[0]:  # the last block of all
-            nearest[first + n_whole] = margin[n_whole * BLOCK :].amin()
     error = rounding(rows[:-1], device) + rounding(rows[-1:], device)
     index = ((nearest < error).nonzero() * BLOCK + torch.arange(BLOCK, device=device)).flatten()
     index = index[index < n_voxels]

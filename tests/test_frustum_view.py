@@ -71,15 +71,15 @@ def test_the_runs_own_planes_are_shown_as_they_are(view: ViewState, fitted: Snap
 def test_adapted_planes_are_those_of_the_method_and_the_run_keeps_its_own(
     view: ViewState, fitted: Snapshot, anchor: str, method: str
 ) -> None:
-    view.select_camera(fitted, 1)
+    view.select_camera(fitted, 2)
     look = view.frustum
-    look.adapted, look.ratio, look.anchor, look.method, look.seed = True, 0.2, anchor, method, 5
-    before = fitted.cameras[1].camera
+    look.adapted, look.ratio, look.anchor, look.method, look.seed = True, 0.05, anchor, method, 5
+    before = fitted.cameras[2].camera
     look.update(view, fitted)
-    own = adapt_frustum(fitted.fields["voxels"], before, 0.2, method, anchor, torch.Generator().manual_seed(5))
+    own = adapt_frustum(fitted.fields["voxels"], before, 0.05, method, anchor, torch.Generator().manual_seed(5))
     assert (look.look.camera.near, look.look.camera.far) == (own.camera.near, own.camera.far)
     assert view.split.counts["active"] == int(own.active.sum()) and not look.look.current
-    assert fitted.cameras[1].camera is before
+    assert fitted.cameras[2].camera is before
 
 
 def test_the_same_choices_give_the_same_camera_object(view: ViewState, fitted: Snapshot) -> None:
@@ -157,6 +157,10 @@ def test_section_and_halo_of_another_camera(view: ViewState, fit: FitRun, fitted
     assert len(section.mesh.faces) > 50 and view.frustum.section_mesh is section.mesh
     assert np.array_equal(section.mesh.vertices, own.vertices.numpy())
     assert np.array_equal(section.mesh.faces, own.faces.numpy())
+    view.select_camera(fitted, 1)
+    other = found(view, fitted, "section")
+    assert other.camera is view.frustum.look.camera is not camera
+    assert other.n_active == view.split.counts["active"] and view.frustum.section_mesh is other.mesh is not section.mesh
     view.section_only = False
     view.frustum.update(view, fitted)
     assert view.frustum.section_mesh is None
