@@ -72,6 +72,13 @@ def _close_overlays(window: Window) -> None:
     view.show_keys = view.palette.shown = view.cameras.picking = False
 
 
+def _add_view(window: Window) -> list[Command]:
+    view = window.view
+    commands = view.cameras.add_view(view, window.snapshot)
+    view.notice = view.cameras.notice or view.notice
+    return commands
+
+
 def _theme(window: Window) -> None:
     window.use_theme("light" if theme.current() is theme.DARK else "dark")
 
@@ -113,6 +120,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("Run any command by name", "Ctrl+P", lambda w: w.view.palette.open()),
     Action("List of keys", "Shift+Slash", _flip("show_keys")),
     Action("Close what is open, let go of the probed pixel", "Escape", _close_overlays),
+    Action("Camera: add this view to the run's own", "", _add_view),
     Action("Camera: follow the run", "", lambda w: setattr(w.view, "pinned", None)),
     Action("Camera: the view itself", "", lambda w: w.view.frustum.look_at_view(w.view)),
     Action("Planes: the run's, or adapted here", "", _adapted),

@@ -21,7 +21,7 @@ from workbench.snapshot import MeshArrays, Snapshot
 from workbench.worker import Worker, WorkFailed
 
 if TYPE_CHECKING:
-    from workbench.view_state import Click
+    from workbench.view_state import Click, ViewState
 
 COLUMNS: dict[str, Callable[[RunCamera], Any]] = {
     "kind": lambda seen: seen.kind,
@@ -219,6 +219,18 @@ class CameraView:
         except ValueError as error:
             self.notice = str(error)
             return None
+
+    def add_view(self, view: ViewState, snapshot: Snapshot) -> list[ChangeCameras]:
+        """The user's view becomes a camera of the run, and the one looked at; nothing, with a notice, in a wall."""
+        self.notice = ""
+        if view.view_camera is None or snapshot.own_cameras is None:
+            self.notice = "the cameras of this run can't be changed" if snapshot.own_cameras is None else ""
+            return []
+        camera = self.at_view(view.view_camera, snapshot)
+        if camera is None:
+            return []
+        view.pinned, commands = self.add(camera, snapshot)
+        return commands
 
     def place_inside(self, click: Click, snapshot: Snapshot, worker: Worker) -> None:
         """Looks for a place in the room that was clicked, in the background: see placed."""

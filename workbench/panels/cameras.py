@@ -182,11 +182,7 @@ def _draw_buttons(ui: Ui, view: ViewState, snapshot: Snapshot, selected: RunCame
     addable = able and view.view_camera is not None
     tip = "Your view of the voxels becomes a camera that the run trains with"
     if ui.button("Add this view", half, addable, tip=tip) and addable:
-        cameras.notice = ""
-        camera = cameras.at_view(view.view_camera, snapshot)
-        if camera is not None:
-            view.pinned, more = cameras.add(camera, snapshot)
-            commands += more
+        commands += cameras.add_view(view, snapshot)
     ui.im.SameLine(0.0, gap)
     label, pickable = "Click a room…" if cameras.picking else "Add inside…", able and "target" in snapshot.field_kinds
     tip = ("Then click in the scene: an interior camera goes into the first room that the click meets,\n"
