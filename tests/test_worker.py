@@ -123,6 +123,21 @@ def test_forgetting_frees_what_a_key_held(worker: Worker) -> None:
     assert gone() is None and worker.result("a") is None
 
 
+def test_a_cleared_worker_knows_nothing_of_before(worker: Worker) -> None:
+    go, begun = threading.Event(), threading.Event()
+    worker.ask("a", 1, lambda: "old")
+    worker.wait_for("a", 10)
+    worker.ask("b", 1, lambda: (begun.set(), go.wait(10)))
+    worker.ask("c", 1, lambda: "never")
+    assert begun.wait(10)
+    worker.clear()
+    go.set()
+    worker.wait_for("b", 10)
+    assert [worker.result(key) for key in "abc"] == [None, None, None] and not worker.busy("c")
+    worker.ask("a", 1, lambda: "new")  # the same token counts again
+    assert worker.wait_for("a", 10) == (1, "new")
+
+
 def test_a_job_too_slow_for_a_script_is_told() -> None:
     worker, go = Worker(), threading.Event()
     worker.ask("slow", 1, lambda: go.wait(10))

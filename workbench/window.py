@@ -101,6 +101,7 @@ class Window:
         self._awaited: int | None = None
         self._names: frozenset[str] = frozenset()
         self._drawn_news = (-1, 0)
+        self.view.worker.clear()
         self.view.title, self.view.checkpoint_path, self.view.pinned = subject.title, subject.checkpoint_path, None
         if subject.home is not None:
             self.view.home_direction = tuple((-subject.home.forward_world).tolist())

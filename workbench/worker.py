@@ -101,6 +101,12 @@ class Worker:
             for known in (self._asked, self._waiting, self._results):
                 known.pop(key, None)
 
+    def clear(self) -> None:
+        """Forgets every key: what is known of one run says nothing of the next."""
+        with self._changed:
+            for known in (self._asked, self._waiting, self._results):
+                known.clear()
+
     def wait_for(self, key: str, timeout_secs: float) -> tuple[object, Any] | None:
         """The key's result once no job of it waits or runs, for scripts and tests; TimeoutError if it takes longer."""
         with self._changed:
