@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from fake_run import FakeRun
+from fake_run import FakeRun, icosphere_like
 
 from sparseflex.mesh import Mesh
-from sparseflex.training.run import RunCamera
+from sparseflex.training.config import FitConfig
+from sparseflex.training.fit import FitRun
+from sparseflex.training.run import Run, RunCamera
 from sparseflex.voxels import SparseVoxels
 
 
@@ -60,7 +62,13 @@ class AllNotANumber(NotANumber):
     share = 1.0
 
 
-HARD_RUNS: dict[str, Callable[[], FakeRun]] = {
+def coarse_to_fine() -> FitRun:
+    """Its voxels are others every few iterations."""
+    config = FitConfig(resolution=16, start_resolution=4, iterations=4, image_size=32, prune_every=1)
+    return FitRun(icosphere_like(8, 0.4), config)
+
+
+HARD_RUNS: dict[str, Callable[[], Run]] = {
     "no voxels": NoVoxels, "no faces": NoFaces, "one camera": OneCamera, "some NaN": NotANumber,
-    "all NaN": AllNotANumber, "only scalars": lambda: FakeRun(only_scalars=True), "plain": FakeRun,
+    "all NaN": AllNotANumber, "only scalars": lambda: FakeRun(only_scalars=True), "coarse to fine": coarse_to_fine, "plain": FakeRun,
 }

@@ -10,7 +10,7 @@ from workbench import theme
 from workbench.theme import Colour
 
 DEFAULT_SIZES = {"active": 0.88, "outside": 0.25, "near_cut": 0.35, "far_cut": 0.35, "frustum": 1.0, "cameras": 1.0,
-                 "sdf": 0.44, "vectors": 1.0, "pruned": 0.5, "born": 0.94, "wrongly_kept": 0.92, "wrongly_pruned": 0.7}
+                 "sdf": 0.44, "vectors": 1.0, "pruned": 0.3, "born": 0.94, "wrongly_kept": 0.92, "wrongly_pruned": 0.7}
 """Voxels: edge of the drawn cube in voxel widths, for the active ones nearly all of it; sdf: width of a point in voxel
 widths; the others: thickness or size relative to the usual one."""
 

@@ -63,7 +63,9 @@ def _cameras(window: Window) -> None:
 
 
 def _pruning(window: Window) -> None:
-    _only(window, "active", "outside", "pruned", "born", "wrongly_kept", "wrongly_pruned", "mesh", "target")
+    _only(window, "pruned", "wrongly_kept", "wrongly_pruned", "mesh", "target")
+    splits = [event for event in window.snapshot.fields.get("prune", ()) if event.subdivided]
+    window.view.pruning.chosen = splits[-1].iteration
 
 
 def _palette(window: Window) -> None:
@@ -75,8 +77,8 @@ PICTURES = {
     "frustum": Picture("house", 60, ("Frustum", "Plots"), _frustum, stages=2, overrides=(("visibility_ratio", 0.3),)),
     "cameras": Picture("house", 64, ("Cameras", "Memory"), _cameras, overrides=(("visibility_ratio", 0.3),)),
     "field": Picture("nested_shells", 150, ("Field", "Maps"), _field),
-    "pruning": Picture("high_genus", 120, ("Layers", "Pruning"), _pruning, overrides=(
-        ("resolution", 64), ("start_resolution", 16), ("iterations", 150))),
+    "pruning": Picture("high_genus", 300, ("Layers", "Pruning"), _pruning, overrides=(
+        ("resolution", 64), ("start_resolution", 16), ("iterations", 300))),
     "light": Picture("lantern", 150, ("Layers", "Plots"), _palette, theme="light"),
 }
 

@@ -71,8 +71,8 @@ def _draw_layer(ui: Ui, view: ViewState, snapshot: Snapshot, name: str) -> None:
         ui.im.SetTooltip(f"{LAYER_TIPS[number - 1]}{'. Key ' + _key(number) if _key(number) else ''}")
     if name in view.shades.sizes:
         ui.im.SameLine()
-        ui.im.SetCursorPosX(left + width - 7.2 * em)
-        _draw_size(ui, view, name, 5.6 * em)
+        ui.im.SetCursorPosX(left + width - 6.2 * em)
+        _draw_size(ui, view, name, 4.6 * em)
     if _key(number):
         ui.im.SameLine()
         ui.im.SetCursorPosX(left + width - 0.8 * em)
