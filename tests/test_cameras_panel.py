@@ -127,6 +127,15 @@ def test_no_camera_one_camera_and_a_run_that_keeps_its_own(view: ViewState, snap
     cameras.draw(FakeUi(), view, snapshot)
 
 
+def test_only_rows_in_sight_are_drawn() -> None:
+    assert cameras.visible_rows(5, 0.0, 200.0, 20.0) == (0, 5)
+    for scrolled in (0.0, 15.0, 300.0, 1000.0, 1120.0):
+        first, last = cameras.visible_rows(66, scrolled, 200.0, 20.0)
+        assert first % 2 == 0 and first * 20 <= scrolled and (last * 20 >= scrolled + 200 or last == 66)
+        assert last - first <= 15
+    assert cameras.visible_rows(3, 1e6, 200.0, 0.0)[1] == 3 and cameras.visible_rows(0, 0.0, 200.0, 20.0) == (0, 0)
+
+
 def test_headers_sort_and_turn_the_order_over(view: ViewState, shown: Snapshot) -> None:
     for name, expected in (("loss", ("loss", True)), ("loss", ("loss", False)), ("kind", ("kind", False))):
         cameras.draw(FakeUi({f"##sort {name}": True}), view, shown)

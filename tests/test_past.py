@@ -269,3 +269,19 @@ def test_copies_share_nothing_but_what_is_equal() -> None:
     assert second["a"] is not first["a"] and second["d"] is first["d"] and not first["d"].requires_grad
     assert copied({"a": torch.ones(3).double()}, first)["a"].dtype == torch.float64
     assert n_bytes([first, second]) == 12 + 12 + 16 + 16 + 8
+
+
+def test_back_and_on_over_a_change_of_level(start: StartEngine) -> None:  # noqa: F811
+    config = {"resolution": 16, "start_resolution": 8, "iterations": 16, "visibility_ratio": 0.6}
+    straight, run = small_run(**config), small_run(**config)
+    for _ in range(16):
+        straight.run_iteration()
+    engine = start(run)
+    for wanted in (16, 2, 16, 9, 0, 16):
+        engine.send(GoTo(wanted))
+        at_rest(engine, wanted)
+    sizes = ask(engine).history.column("voxels")
+    assert len(set(sizes.tolist())) > 1 and run.voxels.resolution == 16
+    expected = everything(straight)
+    for name, tensor in everything(run).items():
+        assert torch.equal(tensor, expected[name]), name

@@ -18,6 +18,7 @@ from workbench.ui import Ui, count, packed
 from workbench.view_state import ViewState
 
 _WEIGHTS = {"kind": 2.0, "loss": 1.35, "active": 1.45, "near": 1.05, "far": 1.05, "used": 1.2}
+_CELL_EM = 0.22
 _TIPS = {
     "kind": "orbit: all of the object. zoom: turned to a point, enlarged. interior: inside. fixed: your own",
     "loss": "Loss of this view alone when the run used it last",
@@ -80,10 +81,16 @@ def _draw_table(
             return []
         try:
             _draw_headers(ui, view.cameras)
-            selected = view.selected_camera(snapshot)
-            for number, seen in enumerate(rows):
+            selected, tall = view.selected_camera(snapshot), im.GetTextLineHeight() + 2 * _CELL_EM * ui.em
+            first, last = visible_rows(len(rows), float(im.GetScrollY() or 0.0), height, tall)
+            if first:
+                im.TableNextRow(0, first * tall)
+            for number in range(first, last):
+                seen = rows[number]
                 here = selected is not None and same_camera(seen, selected)
                 commands += _draw_row(ui, view, snapshot, number, seen, here, scale)
+            if last < len(rows):
+                im.TableNextRow(0, (len(rows) - last) * tall)
         finally:  # a table left open would end the process, not just the panel
             im.EndTable()
     return commands
@@ -92,12 +99,18 @@ def _draw_table(
 @contextmanager
 def _close_cells(ui: Ui) -> Iterator[None]:
     """Seven columns in a narrow panel: little room between cells, check boxes no higher than a line."""
-    ui.im.PushStyleVar(int(ui.im.ImGuiStyleVar_CellPadding), (0.2 * ui.em, 0.22 * ui.em))
+    ui.im.PushStyleVar(int(ui.im.ImGuiStyleVar_CellPadding), (0.2 * ui.em, _CELL_EM * ui.em))
     ui.im.PushStyleVar(int(ui.im.ImGuiStyleVar_FramePadding), (0.0, 0.0))
     try:
         yield
     finally:
         ui.im.PopStyleVar(2)
+
+
+def visible_rows(n: int, scrolled: float, height: float, tall: float) -> tuple[int, int]:
+    """The rows, from an even one on, that a table scrolled so far shows: a row costs what a whole panel may."""
+    first = min(max(int(scrolled / max(tall, 1.0)) - 1, 0), n)
+    return first - first % 2, min(first + int(height / max(tall, 1.0)) + 3, n)
 
 
 def _draw_headers(ui: Ui, cameras: CameraView) -> None:
