@@ -18,7 +18,7 @@ def test_a_visit_to_everything_of_every_hard_run(
 ) -> None:
     need_programs("Xvfb")
     environment = {**os.environ, "DISPLAY": display, "OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1",
-                   "PYTHONPATH": f"{TESTS.parent}"}
+                   "PYTHONPATH": f"{TESTS.parent}", "XDG_CONFIG_HOME": str(tmp_path / "config")}
     environment.pop("WAYLAND_DISPLAY", None)
     done = subprocess.run([sys.executable, str(TESTS / "visit.py"), str(tmp_path)], env=environment,
                           capture_output=True, text=True, timeout=200)

@@ -29,7 +29,8 @@ class Driven:
     """A window in a process of its own: its states by lines, keys and clicks to it."""
 
     def __init__(self, display: str, out: Path, *options: str) -> None:
-        self._environment = {**os.environ, "DISPLAY": display, "OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1"}
+        self._environment = {**os.environ, "DISPLAY": display, "OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1",
+                             "XDG_CONFIG_HOME": f"{out}-config"}  # no window shall read what another has kept
         self._environment.pop("WAYLAND_DISPLAY", None)
         self.process = subprocess.Popen(
             [sys.executable, str(TESTS / "window_driver.py"), str(out), *options], cwd=TESTS.parent,
