@@ -49,11 +49,11 @@ def _draw_corners(ui: Ui, view: ViewState, snapshot: Snapshot, names: list[str])
             ui.im.SameLine()
             ui.im.SetCursorPosX(left + index * third)
         _, view.layers[layer] = ui.im.Checkbox(label, view.layers[layer])
-        _tip(ui, tip)
+        ui.tip(tip)
     ui.im.SameLine()
     ui.im.SetCursorPosX(left + 2 * third)
     _, shown.contour = ui.im.Checkbox("Zero", shown.contour)
-    _tip(ui, "On the slice, the line where the SDF is zero: the surface, before weights and deformation")
+    ui.tip("On the slice, the line where the SDF is zero: the surface, before weights and deformation")
     shown.world_units = bool(ui.choice(UNITS, int(shown.world_units), tips=(
         "SDF, its error and δ in widths of a voxel", "SDF, its error and δ in world units: the box has side 1")))
     if not shown.wants_corner(view):
@@ -65,7 +65,7 @@ def _draw_corners(ui: Ui, view: ViewState, snapshot: Snapshot, names: list[str])
 def _choose(ui: Ui, label: str, names: list[str], chosen: str) -> str:
     ui.im.SetNextItemWidth(ui.width)
     _, index = ui.im.Combo(label, names.index(chosen), [LABELS.get(name, name) for name in names])
-    _tip(ui, TIPS.get(names[index], ""))
+    ui.tip(TIPS.get(names[index], ""))
     return names[index]
 
 
@@ -93,7 +93,7 @@ def draw_range(ui: Ui, shown: FieldView, quantity: Quantity | None) -> None:
     draw_colour_bar(ui, scale, ui.width, (low < scale.low, high > scale.high))
     locked = quantity.key in shown.locked
     changed, locked = ui.im.Checkbox(f"Locked##{quantity.key}", locked)
-    _tip(ui, "Automatic: 96 % of the values lie within. Locked: the range stays, and can be typed")
+    ui.tip("Automatic: 96 % of the values lie within. Locked: the range stays, and can be typed")
     if changed:
         shown.lock(quantity, (scale.low, scale.high) if locked else None)
     wide = 0.3 * ui.width
@@ -131,7 +131,7 @@ def draw_plane(ui: Ui, view: ViewState, title: str) -> None:
     if shown.axis == "view":
         ui.im.SameLine()
         _, shown.held = ui.im.Checkbox("Hold", shown.held)
-        _tip(ui, "The plane stays where it is while the view turns")
+        ui.tip("The plane stays where it is while the view turns")
     ui.text_right(_place_text(view), theme.MUTED)
 
 
@@ -144,7 +144,7 @@ def _draw_position(ui: Ui, view: ViewState) -> None:
     ui.im.SameLine(0.0, gap)
     ui.im.SetNextItemWidth(ui.width - arrow - gap)
     changed, value = ui.im.SliderFloat("##plane position", shown.plane.offset, -reach, reach, "")
-    _tip(ui, f"Distance of the plane from the centre of the box: {shown.plane.offset:.4f} world units")
+    ui.tip(f"Distance of the plane from the centre of the box: {shown.plane.offset:.4f} world units")
     if changed:
         shown.offset = value
     ui.im.SameLine(0.0, gap)
@@ -154,11 +154,11 @@ def _draw_position(ui: Ui, view: ViewState) -> None:
 
 def _draw_cut(ui: Ui, view: ViewState) -> None:
     _, view.field.cut = ui.im.Checkbox("Cut", view.field.cut)
-    _tip(ui, "Cuts voxels, surfaces and corners off at this plane, so that the slice and the inside are seen. Key X")
+    ui.tip("Cuts voxels, surfaces and corners off at this plane, so that the slice and the inside are seen. Key X")
     ui.im.SameLine()
     ui.im.BeginDisabled(not view.field.cut)
     _, view.field.flipped = ui.im.Checkbox("Flip", view.field.flipped)
-    _tip(ui, "Cuts off the other side")
+    ui.tip("Cuts off the other side")
     ui.im.EndDisabled()
 
 
@@ -177,11 +177,11 @@ def _draw_arrows(ui: Ui, view: ViewState) -> None:
     ui.heading("Deformation")
     left, half = ui.im.GetCursorPosX(), ui.width / 2
     _, view.layers["vectors"] = ui.im.Checkbox("δ as arrows", view.layers["vectors"])
-    _tip(ui, "How far each corner is moved: ½·tanh of the parameter, at most half a voxel along each axis")
+    ui.tip("How far each corner is moved: ½·tanh of the parameter, at most half a voxel along each axis")
     ui.im.SameLine()
     ui.im.SetCursorPosX(left + half)
     _, shown.vectors_in_slice = ui.im.Checkbox("At the slice", shown.vectors_in_slice)
-    _tip(ui, "Only corners within half a voxel of the slice, where there is one")
+    ui.tip("Only corners within half a voxel of the slice, where there is one")
     ui.im.SetNextItemWidth(ui.width)
     changed, value = ui.im.SliderFloat("##arrow length", shown.vector_scale, 0.5, 10.0, "%.1f times as long")
     if changed:
@@ -198,11 +198,11 @@ def _draw_voxels(ui: Ui, view: ViewState, snapshot: Snapshot, names: list[str]) 
     _choose_part(ui, shown, shown.at_voxels, snapshot)
     left, half = ui.im.GetCursorPosX(), ui.width / 2
     _, shown.voxels_coloured = ui.im.Checkbox("Active voxels", shown.voxels_coloured)
-    _tip(ui, "Colours the active voxels; of fields at corners, by the mean of the eight. Key C")
+    ui.tip("Colours the active voxels; of fields at corners, by the mean of the eight. Key C")
     ui.im.SameLine()
     ui.im.SetCursorPosX(left + half)
     changed, on_mesh = ui.im.Checkbox("Mesh", view.mesh_colour == "field")
-    _tip(ui, "Colours the mesh by the voxel that each vertex lies in")
+    ui.tip("Colours the mesh by the voxel that each vertex lies in")
     if changed:
         view.mesh_colour = "field" if on_mesh else "clay"
     at = MAGNITUDE_MAPS.index(shown.magnitudes) if shown.magnitudes in MAGNITUDE_MAPS else 0
@@ -212,8 +212,3 @@ def _draw_voxels(ui: Ui, view: ViewState, snapshot: Snapshot, names: list[str]) 
         draw_range(ui, shown, shown.voxel)
         if view.mesh_colour == "field" and view.surfaces.note:
             ui.text(view.surfaces.note, theme.MUTED)
-
-
-def _tip(ui: Ui, text: str) -> None:
-    if text and ui.im.IsItemHovered():
-        ui.im.SetTooltip(text)

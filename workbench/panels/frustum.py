@@ -62,7 +62,7 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     if view.split.label and view.split.label != selected.label:
         ui.text(f"the scene still shows {view.split.label}:", theme.MUTED)
     ui.text(f"near {camera.near:.4f}", _near_colour())
-    _tip(ui, "Depth of the near plane: camera depth in world units; the unit box has side 1")
+    ui.tip("Depth of the near plane: camera depth in world units; the unit box has side 1")
     ui.text_right(f"far {camera.far:.4f}", theme.FAR_CUT)
     if view.split.n_voxels:
         ui.heading("Voxels", f"of {count(view.split.n_voxels)}")
@@ -128,7 +128,7 @@ def _draw_planes(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     look.ratio = min(max(ratio, 0.001), 1.0)
     ui.im.SetNextItemWidth(ui.width - _LABEL_EM * ui.em)
     _, halo = ui.im.SliderInt("halo##what if", min(max(look.halo, 0), MAX_HALO), 0, MAX_HALO)
-    _tip(ui, HALO_TIP)
+    ui.tip(HALO_TIP)
     look.halo = min(max(halo, 0), MAX_HALO)
     look.anchor = ANCHORS[ui.choice(ANCHORS, ANCHORS.index(look.adaptation.anchor), tips=ANCHOR_TIPS)]
     if look.anchor == "random" and ui.button("Another random depth", ui.width):
@@ -148,7 +148,7 @@ def _draw_run_settings(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Comm
         if name == "halo":
             ui.im.SetNextItemWidth(ui.width - _LABEL_EM * ui.em)
             changed, value = ui.im.SliderInt(label, int(shown), int(setting.minimum), int(min(setting.maximum, 99)))
-            _tip(ui, tip)
+            ui.tip(tip)
         else:
             changed, value = _slider(ui, label, shown, max(setting.minimum, 0.01), setting.maximum, tip)
         if changed:
@@ -179,13 +179,8 @@ def _draw_hand_over(ui: Ui, look: FrustumView, snapshot: Snapshot) -> list[Comma
 def _slider(ui: Ui, label: str, value: float, low: float, high: float, tip: str) -> tuple[bool, float]:
     ui.im.SetNextItemWidth(ui.width - _LABEL_EM * ui.em)
     changed, value = ui.im.SliderFloat(label, value, low, high, "%.2f")
-    _tip(ui, tip)
+    ui.tip(tip)
     return changed, value
-
-
-def _tip(ui: Ui, text: str) -> None:
-    if ui.im.IsItemHovered():
-        ui.im.SetTooltip(text)
 
 
 def _draw_counts(ui: Ui, view: ViewState, look: Look | None) -> None:
@@ -198,17 +193,17 @@ def _draw_counts(ui: Ui, view: ViewState, look: Look | None) -> None:
             ui.im.SetCursorPosX(half)
         ui.dot(theme.CATEGORY_COLOURS[name])
         ui.text(f"{label} {count(counts[name])}")
-        _tip(ui, CATEGORY_TIPS[name])
+        ui.tip(CATEGORY_TIPS[name])
     section = view.frustum.section(view)
     if look is not None and look.rings and isinstance(section, Section):
         fresh = section.camera is look.camera
         halo = section.n_section - section.n_active
         ui.pair(f"halo of {look.rings}", count(halo) if fresh else "…")
-        _tip(ui, HALO_TIP)
+        ui.tip(HALO_TIP)
     if look is not None and look.asked is not None:
         ui.pair("visibility ratio asked", f"{look.asked:.4f}")
     ui.pair("visible fraction got", f"{counts['active'] / total:.4f}")
-    _tip(ui, "Active voxels / all voxels; the halo isn't counted.\nLess than asked where fewer are in view")
+    ui.tip("Active voxels / all voxels; the halo isn't counted.\nLess than asked where fewer are in view")
 
 
 def _draw_histogram(ui: Ui, view: ViewState) -> None:
@@ -258,13 +253,13 @@ def _begin_plot(ui: Ui, title: str, height: float, limits: tuple[float, float, f
 def _draw_search(ui: Ui, search: Search, look: Look | None) -> None:
     rounds = search.trace
     ui.heading("Search for the planes", f"{len(rounds)} round" + ("s" if len(rounds) != 1 else ""))
-    _tip(ui, "The paper's iterative search: near, far and active voxels of every round")
+    ui.tip("The paper's iterative search: near, far and active voxels of every round")
     got = int(rounds[-1, 2])
     ui.pair("voxels wanted, got", f"{count(search.wanted)}, {count(got)}")
     if search.exact is not None:
         near, far, exact = search.exact
         ui.pair("exact answer", f"{near:.4f} to {far:.4f}")
-        _tip(ui, "What order statistics of the depths give for the same α and anchor")
+        ui.tip("What order statistics of the depths give for the same α and anchor")
         planes = (round(float(rounds[-1, 0] - near), 4) + 0.0, round(float(rounds[-1, 1] - far), 4) + 0.0)
         away = f"near {planes[0]:+.4f}  far {planes[1]:+.4f}  voxels {got - exact:+,}"
         ui.text("search − exact:", theme.MUTED)
@@ -316,7 +311,7 @@ def _draw_rim(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
     look = view.frustum
     ui.heading("Rim pixels")
     _, look.rim = ui.im.Checkbox("Compare with full rendering", look.rim)
-    _tip(ui, "Quads at the rim of the active set lack voxels, so the section is open there.\n"
+    ui.tip("Quads at the rim of the active set lack voxels, so the section is open there.\n"
              "Rim pixels: those that the section renders otherwise than the whole surface would, under the same planes")
     if not look.rim:
         return
@@ -334,11 +329,11 @@ def _draw_rim_found(ui: Ui, view: ViewState, found: Rim) -> None:
     fresh = view.frustum.look is not None and found.camera is view.frustum.look.camera
     ui.pair(f"{count(found.n_differs)} pixels differ", f"{100 * found.fraction:.2f} % of those hit")
     ui.pair(f"missing {count(found.n_missing)}", f"extra {count(found.n_extra)}")
-    _tip(ui, "missing: the section has no surface there; extra: it has one where the whole surface has none")
+    ui.tip("missing: the section has no surface there; extra: it has one where the whole surface has none")
     height, width = found.differs.shape
     wide = min(ui.width, 12 * ui.em * width / height)
     source = (found.differs, theme.current())
     ui.picture("rim", source, lambda: rim_picture(found.depth, found.differs), (wide, wide * height / width))
-    _tip(ui, f"The whole surface with rim pixels marked, {width} x {height} pixels, after iteration {found.iteration}")
+    ui.tip(f"The whole surface with rim pixels marked, {width} x {height} pixels, after iteration {found.iteration}")
     if not fresh or view.worker.busy("rim"):
         ui.text("of the camera before; being computed …", theme.MUTED)

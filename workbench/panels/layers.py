@@ -44,7 +44,7 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
             _draw_mesh_choices(ui, view, snapshot)
     ui.heading("Scene")
     _, view.side_by_side = ui.im.Checkbox("Side by side", view.side_by_side)
-    _tip(ui, "Voxels, mesh and target beside each other, or all in one place. Key B")
+    ui.tip("Voxels, mesh and target beside each other, or all in one place. Key B")
     changed = any(view.shades.changed(name) for name in LAYERS)
     if ui.button("Default colours and sizes", ui.width, enabled=changed):
         for name in LAYERS:
@@ -93,7 +93,7 @@ def _draw_colour(ui: Ui, view: ViewState, name: str) -> None:
         draw.AddRectFilledMultiColor((x, y + inset), (middle, y + side - inset), a, b, b, a)
         draw.AddRectFilledMultiColor((middle, y + inset), (x + side, y + side - inset), b, c, c, b)
         ui.im.Dummy((side, side))
-        _tip(ui, "Coloured by what the Field tab says")
+        ui.tip("Coloured by what the Field tab says")
         return
     flags = int(ui.im.ImGuiColorEditFlags_NoInputs) | int(ui.im.ImGuiColorEditFlags_NoLabel)
     changed, picked = ui.im.ColorEdit3(f"##colour {name}", colour, flags)
@@ -105,7 +105,7 @@ def _draw_size(ui: Ui, view: ViewState, name: str, width: float) -> None:
     low, high = SIZE_LIMITS.get(name, (0.05, 1.0))
     ui.im.SetNextItemWidth(width)
     changed, size = ui.im.SliderFloat(f"##size {name}", view.shades.size(name), low, high, "")
-    _tip(ui, f"{SIZE_TIPS.get(name, 'Edge of the drawn cubes in voxel widths')}: {view.shades.size(name):.2f}")
+    ui.tip(f"{SIZE_TIPS.get(name, 'Edge of the drawn cubes in voxel widths')}: {view.shades.size(name):.2f}")
     if changed:
         view.shades.sizes[name] = size
 
@@ -122,7 +122,7 @@ def _draw_mesh_choices(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
     at = list(choices).index(view.mesh_colour) if view.mesh_colour in choices else 0
     ui.im.SetNextItemWidth(ui.width)
     changed, at = ui.im.Combo("##mesh colour", at, list(choices.values()))
-    _tip(ui, "What the mesh is coloured by; which field, the Field tab says. Its inside is brown")
+    ui.tip("What the mesh is coloured by; which field, the Field tab says. Its inside is brown")
     if changed:
         view.mesh_colour = list(choices)[at]
     shown = {FIELD: view.field.voxel, DISTANCE: view.surfaces.distance}.get(view.mesh_colour)
@@ -132,14 +132,9 @@ def _draw_mesh_choices(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
         ui.text(view.surfaces.note, theme.MUTED)
     if "surface" in kinds:
         _, view.section_only = ui.im.Checkbox("Section only", view.section_only)
-        _tip(ui, "The mesh of the active voxels alone, instead of the whole surface")
+        ui.tip("The mesh of the active voxels alone, instead of the whole surface")
 
 
 def _key(number: int) -> str:
     """The number key of the layer in this place, "" past the tenth."""
     return str(number % 10) if number <= 10 else ""
-
-
-def _tip(ui: Ui, text: str) -> None:
-    if text and ui.im.IsItemHovered():
-        ui.im.SetTooltip(text)

@@ -45,7 +45,7 @@ def _draw_voxels(ui: Ui, snapshot: Snapshot) -> None:
     for (label, tip), part, colour in zip(rows, parts, colours, strict=True):
         ui.dot(colour)
         ui.pair(label, count(part))
-        _tip(ui, tip)
+        ui.tip(tip)
 
 
 def _halo() -> theme.Colour:
@@ -58,7 +58,7 @@ def _draw_saving(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
     resident = snapshot.scalars.get("resident_bytes")
     if resident is not None:
         ui.pair("parameters and optimiser", megabytes(resident))
-        _tip(ui, "Of all voxels, at work or not: values, two moments and a step count for each row")
+        ui.tip("Of all voxels, at work or not: values, two moments and a step count for each row")
     if found is None or not len(found.iterations):
         _say_why_not(ui, snapshot)
         return
@@ -72,7 +72,7 @@ def _draw_saving(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
         ui.pair("saved", f"{1 - with_sections / without:.0%}")
     work = found.work
     ui.pair("each voxel worked on", f"{work.bytes_per_voxel:,.0f} bytes")
-    _tip(ui, f"Slope of the line through {work.n_measured} measured iterations;\n"
+    ui.tip(f"Slope of the line through {work.n_measured} measured iterations;\n"
              f"images and the like take {megabytes(work.fixed_bytes)} whatever the section")
     _draw_curves(ui, found)
 
@@ -90,7 +90,7 @@ def _say_why_not(ui: Ui, snapshot: Snapshot) -> None:
 def _compared(ui: Ui, label: str, value: float, most: float, colour: theme.Colour, tip: str) -> None:
     ui.dot(colour)
     ui.pair(label, megabytes(value))
-    _tip(ui, tip)
+    ui.tip(tip)
     ui.shares([(value, colour), (max(most - value, 0.0), theme.RAISED)], _BAR_EM * ui.em)
 
 
@@ -126,7 +126,7 @@ def _draw_stages(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
         ui.text("Not measured here." if snapshot.stage_secs else "No stage has run yet.", theme.MUTED)
         return
     ui.pair("peak of CUDA tensors" if on_cuda else "peak of the process", megabytes(max(known)))
-    _tip(ui, "The highest of the last iteration's stages, all that was in use before included"
+    ui.tip("The highest of the last iteration's stages, all that was in use before included"
          + ("" if on_cuda else ";\non the CPU the window's own memory too"))
     if on_cuda and "reserved_bytes" in snapshot.scalars:
         ui.pair("reserved by the allocator", megabytes(snapshot.scalars["reserved_bytes"]))
@@ -142,8 +142,3 @@ def _draw_past(ui: Ui, snapshot: Snapshot) -> None:
         ui.text("The first iteration keeps one.", theme.MUTED)
     if past.lacking:
         ui.wrapped(past.lacking)
-
-
-def _tip(ui: Ui, text: str) -> None:
-    if ui.im.IsItemHovered():
-        ui.im.SetTooltip(text)
