@@ -117,7 +117,7 @@ def test_a_run_that_keeps_nothing_says_why() -> None:
 
 
 def test_a_real_fit_measures_enough_to_tell() -> None:
-    run = small_run(cut_share=0.5, window_share=0.5)
+    run = small_run(cut_share=0.5, window_share=0.5, interior_share=0.0)
     for _ in range(12):
         run.run_iteration()
     if math.isnan(run.scalars()["peak_bytes"]):

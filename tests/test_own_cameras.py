@@ -26,7 +26,7 @@ def kinds(run: FitRun, n: int) -> list[str]:
 
 
 def test_a_change_takes_effect_with_the_next_iteration_and_shows_at_once() -> None:
-    run = small_run()
+    run = small_run(interior_share=0.0)
     run.run_stage("sample_cameras")
     first, second = eye(0.1), eye(-0.4)
     run.change_cameras([first, second], locked=True)
@@ -50,7 +50,7 @@ def test_a_change_takes_effect_with_the_next_iteration_and_shows_at_once() -> No
 
 
 def test_own_cameras_keep_their_latest_use_however_long_ago() -> None:
-    run = small_run(cameras=8, fixed_share=1.0)
+    run = small_run(cameras=8, fixed_share=1.0, interior_share=0.0)
     own = eye(0.3)
     run.change_cameras([own], locked=True)
     run.run_iteration()
@@ -71,7 +71,7 @@ def test_own_cameras_keep_their_latest_use_however_long_ago() -> None:
      r"camera 2: an interior camera must keep a clearance of 0.03 to the surface, got .* at \(0.165, 0.165, 0.165\)"),
 ])
 def test_refusals_leave_everything_as_it_was(cameras, locked, message) -> None:
-    run = small_run()
+    run = small_run(interior_share=0.0)
     run.change_cameras([eye(0.0)])
     with pytest.raises(ValueError, match=message):
         run.change_cameras(cameras, locked)
@@ -81,7 +81,7 @@ def test_refusals_leave_everything_as_it_was(cameras, locked, message) -> None:
 @pytest.mark.parametrize("stop_after", [0, 5])
 def test_a_checkpoint_keeps_them_bit_by_bit(tmp_path, stop_after) -> None:
     def started() -> FitRun:
-        run = small_run(visibility_ratio=0.5, fixed_share=1.0)
+        run = small_run(visibility_ratio=0.5, fixed_share=1.0, interior_share=0.0)
         run.change_cameras([eye(0.2), eye(-0.2)], locked=True)
         for _ in range(3):
             run.run_iteration()
@@ -121,7 +121,7 @@ def test_the_locked_sampler_draws_all_of_them_and_nothing_else() -> None:
 
 
 def test_through_the_engine_and_back(start: StartEngine) -> None:  # noqa: F811
-    run = small_run(fixed_share=1.0)
+    run = small_run(fixed_share=1.0, interior_share=0.0)
     engine = start(run)
     own = eye(0.1)
     engine.send(NextIteration())

@@ -29,10 +29,10 @@ def rested(engine: Engine, iteration: int, stage_next: str = "sample_cameras") -
 
 
 def test_six_iterations_are_six_and_three_back_and_three_again(start: StartEngine) -> None:  # noqa: F811
-    straight = small_run(visibility_ratio=0.5)
+    straight = small_run(visibility_ratio=0.5, interior_share=0.0)
     for _ in range(6):
         straight.run_iteration()
-    run = small_run(visibility_ratio=0.5)
+    run = small_run(visibility_ratio=0.5, interior_share=0.0)
     voxels = run.voxels
     engine = start(run)
     ask(engine, "mesh", "corner_sdf", "rendered_depth", "voxels")
@@ -272,7 +272,7 @@ def test_copies_share_nothing_but_what_is_equal() -> None:
 
 
 def test_back_and_on_over_a_change_of_level(start: StartEngine) -> None:  # noqa: F811
-    config = {"resolution": 16, "start_resolution": 8, "iterations": 16, "visibility_ratio": 0.6}
+    config = {"resolution": 16, "start_resolution": 8, "iterations": 16, "visibility_ratio": 0.6, "interior_share": 0.0}
     straight, run = small_run(**config), small_run(**config)
     for _ in range(16):
         straight.run_iteration()
