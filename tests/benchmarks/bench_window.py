@@ -44,7 +44,7 @@ def shell_run(resolution: int):
     shape = make_shape("high_genus")
     fields = {
         "voxels": voxels, "alpha": alpha, "beta": beta, "gamma": gamma,
-        "corner_sdf": (voxels.corners_world.norm(dim=1) - radius) * resolution,
+        "corner_sdf": voxels.corners_world.norm(dim=1) - radius,
         "corner_deform": 0.1 * torch.randn(voxels.n_corners, 3, generator=generator),
         "mesh": Mesh(shape.vertices.float(), shape.faces), "target": Mesh(shape.vertices.float(), shape.faces),
     }

@@ -185,13 +185,13 @@ def _slider(ui: Ui, label: str, value: float, low: float, high: float, tip: str)
 
 def _draw_counts(ui: Ui, view: ViewState, look: Look | None) -> None:
     counts, total = view.split.counts, view.split.n_voxels
-    ui.shares([(counts[name], theme.CATEGORY_COLOURS[name]) for name in SHARE_ORDER], 0.5 * ui.em)
+    ui.shares([(counts[name], view.shades.colour(name)) for name in SHARE_ORDER], 0.5 * ui.em)
     half = ui.im.GetCursorPosX() + ui.width / 2
     for index, (name, label) in enumerate(CATEGORY_LABELS.items()):
         if index % 2:
             ui.im.SameLine()
             ui.im.SetCursorPosX(half)
-        ui.dot(theme.CATEGORY_COLOURS[name])
+        ui.dot(view.shades.colour(name))
         ui.text(f"{label} {count(counts[name])}")
         ui.tip(CATEGORY_TIPS[name])
     section = view.frustum.section(view)
@@ -222,7 +222,7 @@ def _draw_histogram(ui: Ui, view: ViewState) -> None:
     parts = (("near_cut", centres < camera.near), ("far_cut", centres > camera.far),
              ("active", (centres >= camera.near) & (centres <= camera.far)))
     for name, part in parts:
-        ui.plot.SetNextFillStyle((*theme.CATEGORY_COLOURS[name], 1.0))
+        ui.plot.SetNextFillStyle((*view.shades.colour(name), 1.0))
         ui.plot.PlotBars(f"##{name}", centres, np.where(part, counts, 0.0), (edges[1] - edges[0]) * 0.9)
     ui.plot.SetNextLineStyle((*theme.FRUSTUM, 1.0), 2.0)
     ui.plot.PlotInfLines("##planes", np.array([camera.near, camera.far]))
