@@ -69,7 +69,6 @@ def coarse_to_fine() -> FitRun:
 
 
 HARD_RUNS: dict[str, Callable[[], Run]] = {
-    "no voxels": NoVoxels, "no faces": NoFaces, "one camera": OneCamera, "some NaN": NotANumber,
+    "plain": FakeRun, "no voxels": NoVoxels, "no faces": NoFaces, "one camera": OneCamera, "some NaN": NotANumber,
     "all NaN": AllNotANumber, "only scalars": lambda: FakeRun(only_scalars=True), "coarse to fine": coarse_to_fine,
-    "plain": FakeRun,
 }

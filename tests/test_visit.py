@@ -8,13 +8,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from goldens import GoldenPictures
 from hard_runs import HARD_RUNS
+from visit import PICTURES
 
 TESTS = Path(__file__).parent
 
 
 def test_a_visit_to_everything_of_every_hard_run(
-    display: str, need_programs: Callable[..., None], tmp_path: Path
+    display: str, need_programs: Callable[..., None], tmp_path: Path, assert_matches_golden: GoldenPictures
 ) -> None:
     need_programs("Xvfb")
     environment = {**os.environ, "DISPLAY": display, "OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1",
@@ -25,3 +27,5 @@ def test_a_visit_to_everything_of_every_hard_run(
     assert done.returncode == 0, done.stderr
     assert [line.removeprefix("visited ") for line in done.stdout.splitlines() if line.startswith("visited")] == list(
         HARD_RUNS)
+    for name in PICTURES:
+        assert_matches_golden(tmp_path / f"{name}.png", f"window_{name}")

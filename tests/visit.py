@@ -20,13 +20,21 @@ KEEPS_THE_WINDOW = {"Save a checkpoint", "Save a figure of the scene", "Run any 
 """Actions left out: they write files, or catch the keys that come after them."""
 
 
-def steps(window: Window) -> Iterator[str]:
-    """One thing at a time, named; the window is redrawn after each."""
+PICTURES = {"frustum_maps": ("Frustum", "Maps"), "layers_scalars": ("Layers", "Scalars")}
+"""Tabs of the pictures that are taken of the first run, to be compared: nothing in them is a time."""
+
+
+def steps(window: Window, pictures: Path | None) -> Iterator[str]:
+    """One thing at a time, named; the window is redrawn after each. pictures: the folder for PICTURES, if wanted."""
     view = window.view
     yield "before anything ran"
     window.engine.send(RunIterations(2))
     while window.snapshot.iteration < 2 or window.snapshot.playing:
         yield "two iterations"
+    for name, (view.tabs["left"], view.tabs["right"]) in PICTURES.items() if pictures else ():
+        for _ in range(6):
+            yield f"picture {name}"
+        window.screenshot(pictures / f"{name}.png")
     for left, right in itertools.zip_longest(COLUMNS["left"], COLUMNS["right"]):
         view.tabs["left"], view.tabs["right"] = left or view.tabs["left"], right or view.tabs["right"]
         for _ in range(3):
@@ -62,7 +70,7 @@ def main() -> int:
             print(f"{window.view.title}, {doing}: {window.snapshot.failure}", file=sys.stderr)
             return True
         if visit is None:
-            visit = steps(window)
+            visit = steps(window, out if window.view.title == first else None)
         doing = next(visit, "")
         if doing:
             return False
