@@ -58,7 +58,7 @@ class FitConfig:
     resolution: int = setting(64, 4, 4096, help="voxels along the longest side of the unit box")
     start_resolution: int = setting(0, 0, 4096, help="resolution of the coarsest level, each finer one doubling it; "
                                     "0 starts at resolution")
-    level_growth: float = setting(1.2, maximum=100, above=0, help="iterations of a level over those of the one below")
+    level_growth: float = setting(2.0, maximum=100, above=0, help="iterations of a level over those of the one below")
     level_rate: float = setting(0.5, maximum=1, above=0, help="learning rate that a finer level starts with, relative")
     level_ratio: float = setting(0.4, maximum=1, above=0, help="visibility ratio of a finer level's views from around")
     prune_every: int = setting(50, 0, 10_000_000, help="iterations between two looks at what to prune; 0: only "

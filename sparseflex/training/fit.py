@@ -221,8 +221,9 @@ class FitRun:
         rates = {"sdf": config.lr_sdf, "deform": config.lr_deform, "weights": config.lr_weights}
         self.parameters.update(self._section, {name: decay * rate for name, rate in rates.items()})
         if config.start_resolution:
-            for labels, camera, target in zip(self._objective.labels, self._cameras, self._targets, strict=True):
-                self._pruner.observe(self.voxels, self._section, labels, camera, target, config, self.iteration)
+            views = zip(self._objective.labels, self._cameras, self._targets, self._rendered, strict=True)
+            for view in views:
+                self._pruner.observe(self.voxels, self._section, *view, config, self.iteration)
 
     def _do_prune(self) -> None:
         if not self.config.start_resolution:

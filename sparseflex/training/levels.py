@@ -48,8 +48,8 @@ def view_config(config: FitConfig, level: int, hidden: float, draw: float) -> Fi
     Resolution and image size are the level's. The first level sees what the run's own schedule says: its cuts, windows
     and interior cameras tell inside from outside. A finer one begins with that settled, so most of its views are whole
     ones from around, of which only the front is active (level_ratio of all voxels: what lies behind costs as much and
-    shows nothing). The run's own schedule keeps a fifth of the iterations, and twice the share of the surface that is
-    hidden from outside.
+    shows nothing). The run's own schedule keeps a fifth of the iterations, and twice hidden, the share of the target
+    that no view from around sees.
     """
     resolution = level_resolutions(config)[level]
     image = max(min(_LEAST_IMAGE, config.image_size), config.image_size * resolution // config.resolution)

@@ -24,6 +24,7 @@ _HIT_RATE, _PASS_RATE = 0.5, 0.08
 _SIDE_RATE, _KNOWN_SIDE = 0.5, 0.6
 _PRIOR = 0.5
 _PIXEL_STEP = 2
+_MISSED_VOXELS, _MISSED_RATE = 0.5, 0.2
 _FORGET = 0.5
 
 
@@ -63,6 +64,8 @@ class Occupancy:
     though few views see all of them at once.
     n_views: (N,) in how many views the voxel was active.
     hit_cells: (N, 8) whether a point came within reach of child 4x + 2y + z, for the next subdivision.
+    missed_cells: (N, 8) in [0, 1], the average over these views of whether a point of theirs was missed: the fit's
+    surface was not within half a voxel of it.
     waiting: (N,) whether the estimate was low at the last look; only voxels that stay low are pruned.
     missing: sorted keys (M,) of voxels not in the set in which points of the target lie, with missing_estimate (M,).
     """
@@ -71,6 +74,7 @@ class Occupancy:
     corner_side: Float[Tensor, "C"]
     n_views: Int[Tensor, "N"]
     hit_cells: Bool[Tensor, "N 8"]
+    missed_cells: Float[Tensor, "N 8"]
     waiting: Bool[Tensor, "N"]
     missing: Int[Tensor, "M"]
     missing_estimate: Float[Tensor, "M"]
@@ -80,16 +84,16 @@ class Occupancy:
         n, device = voxels.n_voxels, voxels.device
         return cls(torch.full((n,), torch.nan, device=device), torch.zeros(voxels.n_corners, device=device),
                    torch.zeros(n, dtype=torch.int32, device=device), torch.zeros(n, 8, dtype=torch.bool, device=device),
-                   torch.zeros(n, dtype=torch.bool, device=device),
+                   torch.zeros(n, 8, device=device), torch.zeros(n, dtype=torch.bool, device=device),
                    torch.zeros(0, dtype=torch.int64, device=device), torch.zeros(0, device=device))
 
     @torch.no_grad()
     def observe(self, voxels: SparseVoxels, section: FitSection, labels: Float[Tensor, "c"], camera: Camera,
-                target: Maps, cells: int, turn: int) -> None:
+                target: Maps, rendered: Maps, cells: int, turn: int) -> None:
         """Takes in one view. labels: of the section's corners, as free_space_labels gives them; cells: 2 where a finer
         level comes, whose cells are then marked by all pixels, else 1; turn: which pixels speak then, one in four."""
-        points = target_points(camera, target, turn, 1 if cells == 2 else _PIXEL_STEP)
-        hit = self._hit(voxels, points, cells)
+        points, missed = target_points(camera, target, rendered, turn, 1 if cells == 2 else _PIXEL_STEP)
+        hit = self._hit(voxels, points, missed > _MISSED_VOXELS / voxels.resolution, cells)
         self.n_views[slice(None) if section.voxel_rows is None else section.voxel_rows] += 1
         side = self._sides(section, labels)
         corners = section.flex.voxels.corners_by_slot.long()
@@ -117,7 +121,8 @@ class Occupancy:
         self.estimate[rows] = now + _PASS_RATE * (evidence - now)
         self.estimate[hit] = before + _HIT_RATE * (1 - before)
 
-    def _hit(self, voxels: SparseVoxels, points: Float[Tensor, "P 3"], cells: int) -> Int[Tensor, "m"]:
+    def _hit(self, voxels: SparseVoxels, points: Float[Tensor, "P 3"], missed: Bool[Tensor, "P"], cells: int
+             ) -> Int[Tensor, "m"]:
         """Marks the cells within reach of the points, and what is missing; rows of the voxels that were hit."""
         fine = voxels.resolution * cells
         place = (points + 0.5) * fine
@@ -126,10 +131,17 @@ class Occupancy:
                    for pick in itertools.product((False, True), repeat=3)]
         ijk = torch.cat(corners)
         found = voxels.find(ijk // cells)
-        ijk, found = ijk[found >= 0], found[found >= 0]
+        there = found >= 0
+        ijk, found = ijk[there], found[there]
         if cells == 2:
             x, y, z = (ijk & 1).unbind(1)
-            self.hit_cells[found, (4 * x + 2 * y + z).long()] = True
+            cell = 8 * found + 4 * x + 2 * y + z
+            self.hit_cells.view(-1)[cell] = True
+            seen = torch.zeros(2, 8 * voxels.n_voxels, dtype=torch.bool, device=low.device)
+            seen[0, cell], seen[1, cell[missed.repeat(len(corners))[there]]] = True, True
+            rows = seen[0].nonzero().squeeze(1)
+            share = self.missed_cells.view(-1)
+            share[rows] += _MISSED_RATE * (seen[1, rows].to(torch.float32) - share[rows])
         self._note_missing(voxels, (place // cells).int())
         hit = torch.zeros(voxels.n_voxels, dtype=torch.bool, device=low.device)
         hit[found] = True
@@ -159,7 +171,7 @@ class Occupancy:
         rows = old.find(new.voxel_ijk)
         fresh = Occupancy.unknown(new)
         known = rows >= 0
-        for name in ("estimate", "n_views", "hit_cells", "waiting"):
+        for name in ("estimate", "n_views", "hit_cells", "missed_cells", "waiting"):
             getattr(fresh, name)[known] = getattr(self, name)[rows[known]]
         corners = old.find_corners(new.corner_ijk)
         fresh.corner_side[corners >= 0] = self.corner_side[corners[corners >= 0]]
@@ -193,8 +205,11 @@ def ijk_of_keys(keys: Int[Tensor, "M"], resolution: int) -> Int[Tensor, "M 3"]:
     return SparseVoxels.from_keys(keys, resolution).voxel_ijk
 
 
-def target_points(camera: Camera, target: Maps, turn: int, step: int) -> Float[Tensor, "P 3"]:
-    """World points that pixels of a depth map see, within the unit box: one of step × step; turn picks which."""
+def target_points(camera: Camera, target: Maps, rendered: Maps, turn: int, step: int
+                  ) -> tuple[Float[Tensor, "P 3"], Float[Tensor, "P"]]:
+    """World points that pixels of the target's depth map see, within the unit box, and how far the rendered surface
+    passes them by, across the target's (infinitely where there is none, or its back). One pixel of step × step speaks;
+    turn picks which."""
     row, column = divmod(turn % (step * step), step)
     height, width = target.depth.shape
     device = target.depth.device
@@ -202,7 +217,11 @@ def target_points(camera: Camera, target: Maps, turn: int, step: int) -> Float[T
              + torch.arange(column, width, step, device=device)).view(-1)
     pixel = pixel[target.hit.view(-1).index_select(0, pixel)]
     depth = target.depth.view(-1).index_select(0, pixel)
-    eye = camera.eye_world.tolist()
-    points = torch.stack([e + depth * ray for e, ray in zip(eye, pixel_rays(camera, pixel, depth.dtype), strict=True)],
-                         dim=1)
-    return points[(points.abs() <= 0.5).all(dim=1)]
+    rays = torch.stack(pixel_rays(camera, pixel, depth.dtype), dim=1)
+    points = camera.eye_world.to(rays) + depth[:, None] * rays
+    normal = target.normal.view(-1, 3).index_select(0, pixel)
+    missed = (rendered.depth.detach().view(-1).index_select(0, pixel) - depth).abs() * (normal * rays).sum(1).abs()
+    turned = (rendered.normal.detach().view(-1, 3).index_select(0, pixel) * normal).sum(1) < 0  # another sheet's back
+    missed[turned | ~rendered.hit.view(-1).index_select(0, pixel)] = torch.inf
+    within = (points.abs() <= 0.5).all(dim=1)
+    return points[within], missed[within]

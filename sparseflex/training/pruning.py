@@ -23,6 +23,10 @@ from sparseflex.voxels import SparseVoxels
 _FEW_VIEWS = 8
 """Fewer views than these may have missed the target: what the fit has of surface is believed there."""
 
+_LOST_SHARE, _LOST_OWN = 0.15, 0.6
+"""A child that the fit misses in more of the views that hit it holds a surface that the fit has not found: that much
+where the fit has none near it, and that much where it has another one."""
+
 _LAST_LEVEL_STEP = 3
 """At the last level, where iterations cost most and no subdivision waits for its result, a third of the views do."""
 
@@ -90,13 +94,13 @@ class Truth:
     """
 
     def __init__(self, target: Mesh) -> None:
-        self._target = target
+        self.target = target
         self._known: dict[float, SparseVoxels] = {}
 
     def touched(self, voxels: SparseVoxels, margin: float = 0.0) -> Bool[Tensor, "N"]:
         known = self._known.get(margin)
         if known is None or known.resolution != voxels.resolution:
-            self._known[margin] = known = SparseVoxels.from_mesh(self._target, voxels.resolution, margin)
+            self._known[margin] = known = SparseVoxels.from_mesh(self.target, voxels.resolution, margin)
         return known.find(voxels.voxel_ijk) >= 0
 
 
@@ -132,12 +136,12 @@ class Pruner:
         return view_config(config, self.level, self.hidden, float(torch.rand((), generator=generator)))
 
     def observe(self, voxels: SparseVoxels, section: FitSection, labels: Float[Tensor, "c"], camera: Camera,
-                target: Maps, config: FitConfig, iteration: int) -> None:
+                target: Maps, rendered: Maps, config: FitConfig, iteration: int) -> None:
         """Takes one view of an iteration into the estimate; see Occupancy.observe."""
         cells = 2 if self.level + 1 < len(level_resolutions(config)) else 1
         turn, skipped = divmod(iteration, _LAST_LEVEL_STEP if cells == 1 else 1)
         if not skipped:
-            self.occupancy.observe(voxels, section, labels, camera, target, cells, turn)
+            self.occupancy.observe(voxels, section, labels, camera, target, rendered, cells, turn)
 
     def look(self, parameters: FitParameters, config: FitConfig, ended: int, generator: torch.Generator
              ) -> Change | None:
@@ -145,6 +149,8 @@ class Pruner:
         starts = level_starts(config)
         if self.level + 1 < len(starts) and ended >= starts[self.level + 1]:
             self.level += 1
+            if self.level == 1:
+                self.hidden = hidden_share(self.truth.target, config.resolution)
             return self._record(self._subdivide(parameters, ended, generator))
         if config.prune_every and ended % config.prune_every == 0:
             return self._record(self._prune(parameters, config, ended))
@@ -198,9 +204,7 @@ class Pruner:
         children = voxels.subdivide()
         estimate = occupancy.estimate.repeat_interleave(8)
         mesh = extract_mesh(parameters.flex())
-        surface = SparseVoxels.from_mesh(mesh, children.resolution, MARGIN_VOXELS)
-        own = surface.find(children.voxel_ijk) >= 0
-        self.hidden = hidden_share(mesh, voxels.resolution)
+        own = SparseVoxels.from_mesh(mesh, children.resolution, MARGIN_VOXELS).find(children.voxel_ijk) >= 0
         reason = torch.zeros(children.n_voxels, dtype=torch.uint8, device=children.device)
         hit = occupancy.hit_cells.view(-1)
         n_views = occupancy.n_views.repeat_interleave(8)
@@ -213,8 +217,8 @@ class Pruner:
         pruned = _Pruned(children.prune(~kept), PruneReason.NO_SURFACE, estimate[~kept])
         born = SparseVoxels.from_keys(keys[:0], children.resolution)
         event = self._event(ended, chosen, reason[kept][order], pruned, born, True)
-        lost = hit[kept][order] & ~_beside(chosen, surface)
-        fine = refine(parameters, chosen, lost, generator)
+        lost = hit & (occupancy.missed_cells.view(-1) > torch.where(own, _LOST_OWN, _LOST_SHARE))
+        fine = refine(parameters, chosen, lost[kept][order], generator)
         return Change(fine, Occupancy.unknown(chosen), event)
 
     def _event(self, ended: int, kept: SparseVoxels, kept_reason: UInt8[Tensor, "N"], pruned: _Pruned,
@@ -235,12 +239,6 @@ class Pruner:
         self.level, self.hidden = state["level"], state["hidden"]
         self.occupancy = Occupancy.from_state_dict(state["occupancy"], device)
         self.events = [PruneEvent.from_state_dict(event) for event in state["events"]]
-
-
-def _beside(voxels: SparseVoxels, others: SparseVoxels) -> Bool[Tensor, "N"]:
-    """Which voxels are among the others, or share a face with one of them."""
-    steps = torch.cat([torch.zeros(1, 3), torch.eye(3), -torch.eye(3)]).to(voxels.voxel_ijk)
-    return torch.stack([others.find(voxels.voxel_ijk + step) >= 0 for step in steps]).any(dim=0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
