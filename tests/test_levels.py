@@ -391,6 +391,15 @@ def test_resumes_bit_by_bit_across_levels(tmp_path, iteration, stop_after):
     assert {k: len(v) for k, v in second.history.items()} == {k: 14 for k in straight.history}
 
 
+def test_not_a_number_in_the_field_does_not_stop_it():
+    run = FitRun(octahedron(), TWO)
+    for _ in range(12):
+        if run.iteration == 9:
+            run.parameters.sdf[::7] = torch.nan
+        run.run_iteration()
+    assert run.voxels.resolution == 16 and bool(run.parameters.sdf.isnan().any())
+
+
 def test_a_direct_fit_may_prune_too_and_an_open_sheet_keeps_its_voxels():
     sheet = square(-0.4, 0.4)
     run = FitRun(sheet, FitConfig(resolution=16, start_resolution=16, image_size=64, iterations=40, prune_every=5))

@@ -136,13 +136,20 @@ def refine(parameters: FitParameters, children: SparseVoxels, lost: Bool[Tensor,
     of theirs alone start at random, as at the first level.
     """
     sdf = _interpolated(parameters, children)
-    near, distance = _distance_to(extract_mesh(parameters.flex()), children)
+    near, distance = _distance_to(own_surface(parameters), children)
     sdf = torch.where(near, distance, sdf).clamp(-1, 1)
     again = torch.zeros_like(near)
     again[children.corners_by_slot[:, lost].long()] = True
     again[children.corners_by_slot[:, ~lost].long()] = False
     start = (torch.rand(len(sdf), generator=generator) * 2 - 1).to(sdf)
     return FitParameters(children, torch.where(again, start, sdf))
+
+
+def own_surface(parameters: FitParameters) -> Mesh:
+    """The surface as it stands, without faces whose vertices are not finite."""
+    mesh = extract_mesh(parameters.flex())
+    finite = mesh.vertices.isfinite().all(dim=1)
+    return Mesh(torch.where(finite[:, None], mesh.vertices, 0), mesh.faces[finite[mesh.faces].all(dim=1)])
 
 
 def _interpolated(parameters: FitParameters, children: SparseVoxels) -> Float[Tensor, "C"]:

@@ -11,12 +11,19 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from sparseflex.camera import Camera
-from sparseflex.extraction import extract_mesh
 from sparseflex.mesh import Mesh
 from sparseflex.render import Maps
 from sparseflex.training.config import FitConfig
 from sparseflex.training.fit_parameters import FitParameters, FitSection
-from sparseflex.training.levels import carry, hidden_share, level_resolutions, level_starts, refine, view_config
+from sparseflex.training.levels import (
+    carry,
+    hidden_share,
+    level_resolutions,
+    level_starts,
+    own_surface,
+    refine,
+    view_config,
+)
 from sparseflex.training.occupancy import MARGIN_VOXELS, Occupancy, PruneReason
 from sparseflex.voxels import SparseVoxels
 
@@ -203,7 +210,7 @@ class Pruner:
         voxels, occupancy = parameters.voxels, self.occupancy
         children = voxels.subdivide()
         estimate = occupancy.estimate.repeat_interleave(8)
-        mesh = extract_mesh(parameters.flex())
+        mesh = own_surface(parameters)
         own = SparseVoxels.from_mesh(mesh, children.resolution, MARGIN_VOXELS).find(children.voxel_ijk) >= 0
         reason = torch.zeros(children.n_voxels, dtype=torch.uint8, device=children.device)
         hit = occupancy.hit_cells.view(-1)
