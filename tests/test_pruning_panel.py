@@ -23,7 +23,7 @@ FIELDS = frozenset({"prune", "occupancy", "voxels"})
 @pytest.fixture(scope="module")
 def fit() -> FitRun:
     return FitRun(icosphere_like(10, 0.4), FitConfig(
-        resolution=32, start_resolution=8, image_size=64, iterations=30, prune_every=4))
+        resolution=32, start_resolution=8, image_size=64, iterations=30, prune_every=2))
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Callable, Hashable
+from typing import Any, ClassVar
 
 from sparseflex.training.measure import BYTES_PREFIX, SECS_PREFIX
 from workbench.snapshot import History
@@ -25,6 +26,15 @@ class PlotView:
     log_upper: bool = True
     log_lower: bool = False
     log_iterations: bool = False
+
+    _drawn: dict[Hashable, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
+
+    def once(self, key: Hashable, history: History, make: Callable[[], Any]) -> Any:
+        """make() for a curve where the history is another one than last time."""
+        known = self._drawn.get(key)
+        if known is None or known[0] is not history.table:
+            known = self._drawn[key] = (history.table, make())
+        return known[1]
 
     def chosen(self, place: str, history: History) -> str:
         """What the upper or lower plot shows: the choice, or the first there is where the run hasn't that."""

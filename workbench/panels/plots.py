@@ -8,7 +8,7 @@ from jaxtyping import Float
 from workbench import theme
 from workbench.commands import Command
 from workbench.panels.scalars import shown
-from workbench.plot_view import choices, columns_of, line_label
+from workbench.plot_view import PlotView, choices, columns_of, line_label
 from workbench.snapshot import History, Snapshot
 from workbench.ui import Ui
 from workbench.view_state import ViewState
@@ -50,7 +50,7 @@ def _draw_plot(ui: Ui, view: ViewState, history: History, place: str, room: floa
     if len(names) > 1:
         ui.legend([(line_label(name), _colour(number)) for number, name in enumerate(names)])
     height = max(room - (ui.im.GetCursorPosY() - top) - 0.3 * ui.em, 7 * ui.em)
-    _draw_lines(ui, f"##{place} lines", history, names, height, log_scale, plots.log_iterations)
+    _draw_lines(ui, f"##{place} lines", history, names, height, log_scale, plots)
 
 
 def _colour(index: int) -> theme.Colour:
@@ -58,7 +58,7 @@ def _colour(index: int) -> theme.Colour:
 
 
 def _draw_lines(ui: Ui, title: str, history: History, names: list[str], height: float, log_scale: bool,
-                log_iterations: bool) -> None:
+                plots: PlotView) -> None:
     plot = ui.plot
     flags = int(plot.ImPlotFlags_NoTitle) | int(plot.ImPlotFlags_NoMenus) | int(plot.ImPlotFlags_NoMouseText)
     flags |= int(plot.ImPlotFlags_NoLegend)
@@ -66,20 +66,22 @@ def _draw_lines(ui: Ui, title: str, history: History, names: list[str], height: 
         return
     fit = int(plot.ImPlotAxisFlags_AutoFit) | int(plot.ImPlotAxisFlags_NoMenus)
     plot.SetupAxes("", "", fit, fit)
-    for axis, wanted in ((plot.ImAxis_X1, log_iterations), (plot.ImAxis_Y1, log_scale)):
+    for axis, wanted in ((plot.ImAxis_X1, plots.log_iterations), (plot.ImAxis_Y1, log_scale)):
         if wanted:
             plot.SetupAxisScale(int(axis), int(plot.ImPlotScale_Log10))
-    iterations = history.column("iteration")
     for index, name in enumerate(names):
-        values = history.column(name)
-        if log_scale:
-            values = np.where(values > 0, values, np.nan)
-        xs, ys = thinned(iterations, values)
+        xs, ys = plots.once((name, log_scale), history, lambda name=name: _curve(history, name, log_scale))
         plot.SetNextLineStyle((*_colour(index), 1.0), (0.14 if name == "loss" else 0.09) * ui.em)
         plot.PlotLine(name, xs, ys)
     if plot.IsPlotHovered():
         _draw_values(ui, history, names, float(plot.GetPlotMousePos()[0]))
     plot.EndPlot()
+
+
+def _curve(history: History, name: str, log_scale: bool) -> tuple[Float[np.ndarray, "m"], Float[np.ndarray, "m"]]:
+    """The points that draw a column; on a logarithmic axis those above 0."""
+    values = history.column(name)
+    return thinned(history.column("iteration"), np.where(values > 0, values, np.nan) if log_scale else values)
 
 
 def _draw_values(ui: Ui, history: History, names: list[str], at: float) -> None:
