@@ -96,11 +96,13 @@ class Occupancy:
         hit = self._hit(voxels, points, missed > _MISSED_VOXELS / voxels.resolution, cells)
         self.n_views[slice(None) if section.voxel_rows is None else section.voxel_rows] += 1
         side = self._sides(section, labels)
-        corners = section.flex.voxels.corners_by_slot.long()
-        outside = (side > _KNOWN_SIDE).to(torch.int8)[corners].sum(0)
-        inside = (side < -_KNOWN_SIDE).to(torch.int8)[corners].sum(0)
+        slots = section.flex.voxels.corners_by_slot
+        # three counts of each voxel's corners in one gather: outside, inside, seen by this view
+        code = (side > _KNOWN_SIDE).int() + 16 * (side < -_KNOWN_SIDE).int() + 256 * (labels != 0).int()
+        counts = code.index_select(0, slots.reshape(-1)).view(slots.shape).sum(0, dtype=torch.int32)
+        outside, inside, seen = counts & 15, counts >> 4 & 15, counts >> 8
         between = (outside > 0) & (inside > 0)
-        judged = (labels != 0)[corners].any(0) & (between | (outside == 8) | (inside == 8))
+        judged = (seen > 0) & (between | (outside == 8) | (inside == 8))
         rows = judged.nonzero().squeeze(1) if section.voxel_rows is None else section.voxel_rows[judged]
         self._average(rows, between[judged].to(torch.float32), hit)
 

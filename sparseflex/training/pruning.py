@@ -18,7 +18,6 @@ from sparseflex.training.fit_parameters import FitParameters, FitSection
 from sparseflex.training.levels import (
     carry,
     hidden_share,
-    level_resolutions,
     level_starts,
     own_surface,
     refine,
@@ -34,8 +33,8 @@ _LOST_SHARE, _LOST_OWN = 0.15, 0.6
 """A child that the fit misses in more of the views that hit it holds a surface that the fit has not found: that much
 where the fit has none near it, and that much where it has another one."""
 
-_LAST_LEVEL_STEP = 3
-"""At the last level, where iterations cost most and no subdivision waits for its result, a third of the views do."""
+_OBSERVED = 100
+"""Iterations of a level, evenly spread, whose views the estimate takes in; all of a shorter one."""
 
 MAX_EVENTS = 64
 """Beyond that the oldest are forgotten, those of subdivisions last."""
@@ -145,8 +144,9 @@ class Pruner:
     def observe(self, voxels: SparseVoxels, section: FitSection, labels: Float[Tensor, "c"], camera: Camera,
                 target: Maps, rendered: Maps, config: FitConfig, iteration: int) -> None:
         """Takes one view of an iteration into the estimate; see Occupancy.observe."""
-        cells = 2 if self.level + 1 < len(level_resolutions(config)) else 1
-        turn, skipped = divmod(iteration, _LAST_LEVEL_STEP if cells == 1 else 1)
+        starts = (*level_starts(config), config.iterations)
+        cells = 2 if self.level + 2 < len(starts) else 1
+        turn, skipped = divmod(iteration, max((starts[self.level + 1] - starts[self.level]) // _OBSERVED, 1))
         if not skipped:
             self.occupancy.observe(voxels, section, labels, camera, target, rendered, cells, turn)
 
