@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-_SPLIT_VOXELS = 6.0  # longer triangles are halved first, so that few candidate boxes are empty
+_SPLIT_VOXELS = 4.0  # longer triangles are halved first, so that few candidate boxes are empty
 _CANDIDATES_AT_ONCE = 2_000_000
 
 
@@ -31,12 +31,16 @@ def touched_voxels(
         part = slice(start, stop)
         triangle = torch.repeat_interleave(totals[part])
         first = ends[part] - totals[part] - (int(ends[start - 1]) if start else 0)
-        place = torch.arange(len(triangle), device=triangle.device) - first[triangle]
-        _, ny, nz = counts[part][triangle].unbind(1)
-        steps = torch.stack([place // (ny * nz), place // nz % ny, place % nz], dim=1)
-        ijk = low[part][triangle] + steps
-        hit = _touches(triangles[part][triangle] - (ijk + 0.5)[:, None], 0.5 + margin)
-        found.append(ijk[hit].int())
+        place = torch.arange(len(triangle), device=triangle.device) - first.index_select(0, triangle)
+        ny, nz = (counts[part, axis].index_select(0, triangle) for axis in (1, 2))
+        row = place // nz
+        x = row // ny
+        steps = (x, row - x * ny, place - row * nz)
+        ijk = [low[part, axis].index_select(0, triangle) + steps[axis] for axis in range(3)]
+        corners = [[triangles[part, k, axis].index_select(0, triangle) - (ijk[axis] + 0.5) for axis in range(3)]
+                   for k in range(3)]
+        hit = _touches(corners, 0.5 + margin)
+        found.append(torch.stack([axis[hit] for axis in ijk], dim=1).int())
         start = stop
     return torch.cat(found)
 
@@ -59,20 +63,35 @@ def _split_long(triangles: Float[Tensor, "F 3 3"], low: float, high: float) -> F
     return torch.cat(done) if done else triangles
 
 
-def _touches(triangle: Float[Tensor, "n 3 3"], half: float) -> Bool[Tensor, "n"]:
-    """Whether each triangle touches the closed box [-half, half]³."""
-    a, b, c = triangle.unbind(1)
-    hit = ((triangle.amin(dim=1) <= half) & (triangle.amax(dim=1) >= -half)).all(dim=1)
-    normal = torch.linalg.cross(b - a, c - a)
-    along = (triangle * normal[:, None]).sum(2)  # all three: a sliver's normal is rounding, any direction
-    reach = half * normal.abs().sum(1)
-    hit &= (along.amin(1) <= reach) & (along.amax(1) >= -reach)
+def _touches(corners: list[list[Float[Tensor, "n"]]], half: float) -> Bool[Tensor, "n"]:
+    """Whether each triangle touches the closed box [-half, half]³; corners: x, y and z of each of the three.
+
+    Those that the box's axes and the normal part from it, most of them, are left out before the nine edge products.
+    """
+    hit = torch.ones_like(corners[0][0], dtype=torch.bool)
+    for axis in range(3):
+        hit &= _reaches([corner[axis] for corner in corners], half)
+    a, b, c = corners
+    normal = [(b[u] - a[u]) * (c[v] - a[v]) - (b[v] - a[v]) * (c[u] - a[u]) for u, v in ((1, 2), (2, 0), (0, 1))]
+    # all three corners: a sliver's normal is rounding, any direction
+    along = [sum(n * x for n, x in zip(normal, corner, strict=True)) for corner in corners]
+    hit &= _reaches(along, half * sum(n.abs() for n in normal))
+    rows = hit.nonzero().squeeze(1)
+    a, b, c = ([axis.index_select(0, rows) for axis in corner] for corner in corners)
+    close = torch.ones_like(rows, dtype=torch.bool)
     for start, end, other in ((a, b, c), (b, c, a), (c, a, b)):
-        edge = end - start
-        for axis in range(3):
-            u, v = (axis + 1) % 3, (axis + 2) % 3  # cross(edge, e_axis) has no component along the axis
-            p = start[:, u] * edge[:, v] - start[:, v] * edge[:, u]
-            q = other[:, u] * edge[:, v] - other[:, v] * edge[:, u]
-            reach = half * (edge[:, u].abs() + edge[:, v].abs())
-            hit &= (torch.minimum(p, q) <= reach) & (torch.maximum(p, q) >= -reach)
+        edge = [e - s for s, e in zip(start, end, strict=True)]
+        for u, v in ((1, 2), (2, 0), (0, 1)):  # cross(edge, e_axis) has no component along the axis
+            p = start[u] * edge[v] - start[v] * edge[u]
+            q = other[u] * edge[v] - other[v] * edge[u]
+            close &= _reaches([p, q], half * (edge[u].abs() + edge[v].abs()))
+    hit[rows] = close
     return hit
+
+
+def _reaches(places: list[Float[Tensor, "n"]], reach: Float[Tensor, "n"] | float) -> Bool[Tensor, "n"]:
+    """Whether the interval that the places span meets [-reach, reach]."""
+    low, high = places[0], places[0]
+    for place in places[1:]:
+        low, high = torch.minimum(low, place), torch.maximum(high, place)
+    return (low <= reach) & (high >= -reach)

@@ -18,9 +18,9 @@ from sparseflex.training.fit import STAGES, FitRun
 from sparseflex.training.fit_parameters import FitParameters, voxels_around
 from sparseflex.training.levels import (
     carry,
+    learning_rates,
     level_resolutions,
     level_starts,
-    rate_decay,
     refine,
     view_config,
 )
@@ -70,28 +70,28 @@ def test_bad_levels(changes, words):
         FitConfig(**changes)
 
 
-def test_learning_rates_start_anew_at_each_level_and_fall_to_the_same_end():
+def test_learning_rates_fall_over_the_run_and_those_of_what_starts_anew_over_each_level():
     starts = (*level_starts(LEVELS), LEVELS.iterations)
     for level in range(3):
-        first = 1.0 if level == 0 else LEVELS.level_rate
-        assert rate_decay(LEVELS, level, starts[level]) == pytest.approx(first)
-        assert rate_decay(LEVELS, level, starts[level + 1]) == pytest.approx(LEVELS.lr_decay)
+        first, last = (learning_rates(LEVELS, level, at) for at in starts[level : level + 2])
+        done = starts[level] / LEVELS.iterations
+        assert first["sdf"] == pytest.approx(LEVELS.lr_sdf * LEVELS.level_decay**done)
+        assert first["deform"] == pytest.approx(LEVELS.lr_deform * (1.0 if level == 0 else LEVELS.level_rate))
+        if level > 0:
+            assert last["weights"] == pytest.approx(LEVELS.lr_weights * LEVELS.level_decay)
     direct = FitConfig()
-    assert rate_decay(direct, 0, 500) == direct.lr_decay ** (500 / direct.iterations)
-    assert rate_decay(dataclasses.replace(LEVELS, lr_decay=1.0), 1, 25) == LEVELS.level_rate
+    assert learning_rates(direct, 0, 500) == {
+        name: rate * direct.lr_decay ** (500 / direct.iterations)
+        for name, rate in (("sdf", direct.lr_sdf), ("deform", direct.lr_deform), ("weights", direct.lr_weights))
+    }
 
 
-def test_views_of_finer_levels():
+def test_views_of_coarser_levels_are_smaller():
     config = dataclasses.replace(LEVELS, image_size=1000)
-    coarse, middle = view_config(config, 0, 0.0, 0.99), view_config(config, 1, 0.0, 0.99)
-    assert (coarse.resolution, coarse.image_size, coarse.cut_share) == (8, 250, config.cut_share)
-    assert (middle.resolution, middle.image_size, middle.cut_share, middle.interior_share) == (16, 500, 0, 0)
-    assert (middle.visibility_ratio, middle.anchor) == (config.level_ratio, "front")
-    assert view_config(LEVELS, 0, 0.0, 0.0).image_size == LEVELS.image_size  # small ones don't shrink
-    # a part of the iterations, and more where much lies hidden, see what the run's own schedule says
-    for draw, hidden, own in ((0.1, 0.0, True), (0.3, 0.0, False), (0.3, 0.06, True), (0.9, 0.4, True)):
-        assert (view_config(config, 2, hidden, draw).anchor == config.anchor) is own
-    assert view_config(dataclasses.replace(config, visibility_ratio=0.1), 2, 0.0, 0.9).visibility_ratio == 0.1
+    for level, (resolution, image) in enumerate(((8, 250), (16, 500), (32, 1000))):
+        wanted = dataclasses.replace(config, resolution=resolution, image_size=image, start_resolution=0)
+        assert view_config(config, level) == wanted
+    assert view_config(LEVELS, 0).image_size == LEVELS.image_size  # small ones don't shrink
 
 
 # -- parameters on another set --------------------------------------------------------------------------------

@@ -58,9 +58,10 @@ class FitConfig:
     resolution: int = setting(64, 4, 4096, help="voxels along the longest side of the unit box")
     start_resolution: int = setting(0, 0, 4096, help="resolution of the coarsest level, each finer one doubling it; "
                                     "0 starts at resolution")
-    level_growth: float = setting(2.0, maximum=100, above=0, help="iterations of a level over those of the one below")
-    level_rate: float = setting(0.5, maximum=1, above=0, help="learning rate that a finer level starts with, relative")
-    level_ratio: float = setting(0.4, maximum=1, above=0, help="visibility ratio of a finer level's views from around")
+    level_growth: float = setting(0.7, maximum=100, above=0, help="iterations of a level over those of the one below")
+    level_rate: float = setting(0.5, maximum=1, above=0, help="learning rates of deformation and weights at the start "
+                                "of a finer level, relative")
+    level_decay: float = setting(0.05, maximum=1, above=0, help="lr_decay where there are levels")
     prune_every: int = setting(50, 0, 10_000_000, help="iterations between two looks at what to prune; 0: only "
                                "when a level begins. Both need a start_resolution")
     prune_below: float = setting(0.1, 0, 1, help="occupancy below which a voxel is pruned, if it stays there")

@@ -21,7 +21,7 @@ from sparseflex.training.config import FitConfig, from_table
 from sparseflex.training.fit_cameras import FitCameras
 from sparseflex.training.fit_parameters import FitParameters, FitSection, initial_sdf, voxels_around
 from sparseflex.training.fit_state import Shown
-from sparseflex.training.levels import level_resolutions, rate_decay
+from sparseflex.training.levels import learning_rates, level_resolutions
 from sparseflex.training.measure import StageCost, StageMeter, WorkMeter, cost_columns
 from sparseflex.training.objective import Objective
 from sparseflex.training.pruning import PruneEvent, Pruner
@@ -148,7 +148,7 @@ class FitRun:
         if self._sampler is None:
             self._sampler = CameraSampler(self.target, self.config)
         self._own.begin(self.iteration)
-        self._sampler.config = self._pruner.view_config(self.config, self.generator)
+        self._sampler.config = self._pruner.view_config(self.config)
         self._sampler.fixed, self._sampler.locked = self._own.own, self._own.locked
         self._sampled = self._sampler.sample(self.generator)
         self._cameras = [sampled.camera for sampled in self._sampled]
@@ -217,9 +217,7 @@ class FitRun:
 
     def _do_update(self) -> None:
         config = self.config
-        decay = rate_decay(config, self._pruner.level, self.iteration)
-        rates = {"sdf": config.lr_sdf, "deform": config.lr_deform, "weights": config.lr_weights}
-        self.parameters.update(self._section, {name: decay * rate for name, rate in rates.items()})
+        self.parameters.update(self._section, learning_rates(config, self._pruner.level, self.iteration))
         if config.start_resolution:
             views = zip(self._objective.labels, self._cameras, self._targets, self._rendered, strict=True)
             for view in views:

@@ -11,20 +11,12 @@ from torch import Tensor
 
 from sparseflex.extraction import extract_mesh
 from sparseflex.mesh import Mesh
-from sparseflex.quality import N_SAMPLES, hidden_samples
 from sparseflex.training.config import FitConfig
 from sparseflex.training.fit_parameters import FitParameters
 from sparseflex.voxels import SparseVoxels
 
-_LEAST_IMAGE = 128
-"""Coarse levels see smaller images, but none below this (or below the run's own): they cost little more."""
-
-_LEAST_OWN = 0.2
-"""Share of a finer level's iterations that see what the run's own schedule says, however little lies hidden."""
-
-_FRONT_ORBITS, _FRONT_ZOOMS = 0.9, 0.1
-
-_HIDING_VIEWS = 16
+_LEAST_IMAGE = 64
+"""Coarse levels see smaller images, but none below this (or below the run's own): they would show too few points."""
 
 
 def level_resolutions(config: FitConfig) -> tuple[int, ...]:
@@ -42,41 +34,34 @@ def level_starts(config: FitConfig) -> tuple[int, ...]:
     return tuple(round(config.iterations * done / sums[-1]) for done in sums[:-1])
 
 
-def view_config(config: FitConfig, level: int, hidden: float, draw: float) -> FitConfig:
-    """The settings by which an iteration's cameras and planes are drawn at a level, for a uniform draw in [0, 1).
+def view_config(config: FitConfig, level: int) -> FitConfig:
+    """The settings by which an iteration's cameras and planes are drawn at a level.
 
-    Resolution and image size are the level's. The first level sees what the run's own schedule says: its cuts, windows
-    and interior cameras tell inside from outside. A finer one begins with that settled, so most of its views are whole
-    ones from around, of which only the front is active (level_ratio of all voxels: what lies behind costs as much and
-    shows nothing). The run's own schedule keeps a fifth of the iterations, and twice hidden, the share of the target
-    that no view from around sees.
+    Resolution and image size are the level's, so that a voxel spans as many pixels at every level; all else is the
+    run's own. (Views of the front only were tried on finer levels: what they don't see stays as coarse as it came.)
     """
     resolution = level_resolutions(config)[level]
     image = max(min(_LEAST_IMAGE, config.image_size), config.image_size * resolution // config.resolution)
-    own = dataclasses.replace(config, resolution=resolution, start_resolution=0, image_size=image)
-    if level == 0 or draw < _LEAST_OWN + 2 * hidden:
-        return own
-    return dataclasses.replace(
-        own, orbit_share=_FRONT_ORBITS, zoom_share=_FRONT_ZOOMS, interior_share=0.0, cut_share=0.0, window_share=0.0,
-        visibility_ratio=min(config.visibility_ratio, config.level_ratio), anchor="front",
-    )
+    return dataclasses.replace(config, resolution=resolution, start_resolution=0, image_size=image)
 
 
-def hidden_share(mesh: Mesh, resolution: int) -> float:
-    """Share of a surface's area that none of some views from around sees; 0 without a surface."""
-    if not mesh.n_vertices:
-        return 0.0
-    return len(hidden_samples(mesh, 1 / resolution, n_views=_HIDING_VIEWS)) / N_SAMPLES
+def learning_rates(config: FitConfig, level: int, iteration: int) -> dict[str, float]:
+    """The learning rate of each parameter: lr_sdf and so on, falling exponentially to lr_decay over the run.
 
-
-def rate_decay(config: FitConfig, level: int, iteration: int) -> float:
-    """The learning rates' factor: from 1 to lr_decay over the run, or over each level, from level_rate on."""
-    starts = (*level_starts(config), config.iterations)
-    if len(starts) == 2:
-        return config.lr_decay ** (iteration / config.iterations)
-    first = 1.0 if level == 0 else config.level_rate
-    progress = max(iteration - starts[level], 0) / max(starts[level + 1] - starts[level], 1)
-    return first * (min(config.lr_decay / first, 1.0) ** progress)
+    Where a fit has levels they fall to level_decay. The SDF's does so over the whole run: a finer level begins with
+    the coarser one's surface, which large steps would blur again. Deformations and weights start anew at each level,
+    and so do their rates, from level_rate on.
+    """
+    rates = {"sdf": config.lr_sdf, "deform": config.lr_deform, "weights": config.lr_weights}
+    last = config.level_decay if config.start_resolution else config.lr_decay
+    over_run = last ** (iteration / config.iterations)
+    factors = dict.fromkeys(rates, over_run)
+    if level > 0:
+        start, end = (*level_starts(config), config.iterations)[level : level + 2]
+        progress = min(max(iteration - start, 0) / max(end - start, 1), 1.0)
+        anew = config.level_rate * (last / config.level_rate) ** progress
+        factors |= {"deform": anew, "weights": anew}
+    return {name: rate * factors[name] for name, rate in rates.items()}
 
 
 # -- parameters on another voxel set --------------------------------------------------------------------------

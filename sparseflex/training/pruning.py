@@ -15,14 +15,7 @@ from sparseflex.mesh import Mesh
 from sparseflex.render import Maps
 from sparseflex.training.config import FitConfig
 from sparseflex.training.fit_parameters import FitParameters, FitSection
-from sparseflex.training.levels import (
-    carry,
-    hidden_share,
-    level_starts,
-    own_surface,
-    refine,
-    view_config,
-)
+from sparseflex.training.levels import carry, level_starts, own_surface, refine, view_config
 from sparseflex.training.occupancy import MARGIN_VOXELS, Occupancy, PruneReason
 from sparseflex.voxels import SparseVoxels
 
@@ -131,15 +124,13 @@ class Pruner:
 
     def __init__(self, target: Mesh, voxels: SparseVoxels) -> None:
         self.truth = Truth(target)
-        self.level, self.hidden = 0, 0.0
+        self.level = 0
         self.occupancy = Occupancy.unknown(voxels)
         self.events: list[PruneEvent] = []
 
-    def view_config(self, config: FitConfig, generator: torch.Generator) -> FitConfig:
+    def view_config(self, config: FitConfig) -> FitConfig:
         """What an iteration's cameras and planes are drawn by; the run's own settings where there are no levels."""
-        if not config.start_resolution:
-            return config
-        return view_config(config, self.level, self.hidden, float(torch.rand((), generator=generator)))
+        return view_config(config, self.level) if config.start_resolution else config
 
     def observe(self, voxels: SparseVoxels, section: FitSection, labels: Float[Tensor, "c"], camera: Camera,
                 target: Maps, rendered: Maps, config: FitConfig, iteration: int) -> None:
@@ -156,8 +147,6 @@ class Pruner:
         starts = level_starts(config)
         if self.level + 1 < len(starts) and ended >= starts[self.level + 1]:
             self.level += 1
-            if self.level == 1:
-                self.hidden = hidden_share(self.truth.target, config.resolution)
             return self._record(self._subdivide(parameters, ended, generator))
         if config.prune_every and ended % config.prune_every == 0:
             return self._record(self._prune(parameters, config, ended))
@@ -239,11 +228,11 @@ class Pruner:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"level": self.level, "hidden": self.hidden, "occupancy": self.occupancy.state_dict(),
+        return {"level": self.level, "occupancy": self.occupancy.state_dict(),
                 "events": [event.state_dict() for event in self.events]}
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device | str) -> None:
-        self.level, self.hidden = state["level"], state["hidden"]
+        self.level = state["level"]
         self.occupancy = Occupancy.from_state_dict(state["occupancy"], device)
         self.events = [PruneEvent.from_state_dict(event) for event in state["events"]]
 
