@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -39,6 +40,12 @@ _TOO_NEAR = 0.2
 """World units around the view's eye in which no camera is drawn."""
 
 
+def is_aside(seen: RunCamera, snapshot: Snapshot) -> bool:
+    """Whether it is one of the user's own that the run does not draw, being locked to others."""
+    return snapshot.cameras_locked and seen.own is not None and all(
+        camera is not seen.own for camera in snapshot.own_cameras or ())
+
+
 def same_camera(a: RunCamera, b: RunCamera) -> bool:
     """Whether two are of one camera: of a fixed one, whatever planes it was used with."""
     return a.camera is b.camera if a.own is None or b.own is None else a.own is b.own
@@ -55,10 +62,8 @@ class ShownCameras:
 
 @dataclasses.dataclass
 class CameraView:
-    """sorted_by, descending: the order of the table. checked: the cameras to lock the run to.
-
-    aside: cameras of the user's own that the run was given before it was locked to others; borrowed: cameras that it
-    was locked to without being the user's own. picking: the next click in the scene places a camera inside.
+    """sorted_by, descending: the order of the table. checked: the cameras to lock the run to, those of a locked run
+    once it has said so. picking: the next click in the scene places a camera inside.
     """
 
     KEPT: ClassVar[tuple[str, ...]] = ("sorted_by", "descending")
@@ -66,13 +71,12 @@ class CameraView:
     sorted_by: str = "used"
     descending: bool = True
     checked: list[RunCamera] = dataclasses.field(default_factory=list)
-    aside: list[RunCamera] = dataclasses.field(default_factory=list)
-    borrowed: list[Camera] = dataclasses.field(default_factory=list)
     picking: bool = False
     look_through: Camera | None = None
     notice: str = ""
     _rows: tuple[tuple[Any, ...], list[RunCamera]] | None = dataclasses.field(default=None, repr=False)
     _shown: tuple[tuple[Any, ...], ShownCameras] | None = dataclasses.field(default=None, repr=False)
+    _locked_to: tuple[Camera, ...] = dataclasses.field(default=(), repr=False)
     _eyes: tuple[list[RunCamera], np.ndarray] | None = dataclasses.field(default=None, repr=False)
     _placed: object = dataclasses.field(default=None, repr=False)
     _target: tuple[MeshArrays, Mesh] | None = dataclasses.field(default=None, repr=False)
@@ -80,14 +84,14 @@ class CameraView:
     # The table
 
     def rows(self, snapshot: Snapshot) -> list[RunCamera]:
-        """The cameras in the table's order: of each own one its latest use, those set aside, what isn't known last."""
+        """The cameras in the table's order: of each own one its latest use, what isn't known last."""
         sorted_by = self.sorted_by if self.sorted_by in COLUMNS else "used"
-        token = (snapshot.cameras, sorted_by, self.descending, tuple(self.aside))
+        token = (snapshot.cameras, sorted_by, self.descending)
         if self._rows is not None and all(a is b or a == b for a, b in zip(token, self._rows[0], strict=True)):
             return self._rows[1]
         rows: list[RunCamera] = []
         own: set[int] = set()
-        for seen in (*snapshot.cameras, *self.aside):
+        for seen in snapshot.cameras:
             if seen.own is None or id(seen.own) not in own:
                 rows.append(seen)
                 own.add(id(seen.own))
@@ -144,8 +148,15 @@ class CameraView:
     def is_checked(self, seen: RunCamera) -> bool:
         return any(same_camera(seen, other) for other in self.checked)
 
-    def is_aside(self, seen: RunCamera) -> bool:
-        return any(seen is other for other in self.aside)
+    def follow(self, snapshot: Snapshot) -> None:
+        """Checks what the run is locked to, where that is news: a checkpoint or a step back brings its own."""
+        locked_to = snapshot.own_cameras or () if snapshot.cameras_locked else ()
+        if len(locked_to) == len(self._locked_to) and all(map(operator.is_, locked_to, self._locked_to)):
+            return
+        self._locked_to = locked_to
+        if locked_to:
+            latest = {id(seen.own): seen for seen in reversed(snapshot.cameras)}
+            self.checked = [latest.get(id(camera)) or RunCamera(camera, "fixed", own=camera) for camera in locked_to]
 
     def check(self, seen: RunCamera, on: bool, snapshot: Snapshot) -> list[ChangeCameras]:
         """Checks a camera or not; a run that is locked follows at once, and the last one can't be taken from it."""
@@ -154,56 +165,43 @@ class CameraView:
             self.notice = "the run is locked to this one: unlock it, or check another first"
             return []
         self.checked = [*others, seen] if on else others
-        return self._lock(snapshot) if snapshot.cameras_locked else []
+        return self._lock(snapshot.kept_cameras) if snapshot.cameras_locked else []
 
     # What is asked of the run
 
     def lock(self, on: bool, snapshot: Snapshot) -> list[ChangeCameras]:
         """Has the run draw from the checked cameras alone, or from all its kinds again."""
         if not on:
-            own = [*_own(snapshot, self.borrowed), *(seen.own for seen in self.aside)]
-            self.aside, self.borrowed = [], []
-            return [ChangeCameras(_each_once(own), locked=False)]
+            return [ChangeCameras(snapshot.kept_cameras, locked=False)]
         if not self.checked:
             self.notice = "check the cameras to lock the run to"
             return []
-        return self._lock(snapshot)
+        return self._lock(snapshot.kept_cameras)
 
-    def _lock(self, snapshot: Snapshot) -> list[ChangeCameras]:
-        chosen = _each_once([seen.own or seen.camera for seen in self.checked])
-        own = [*_own(snapshot, self.borrowed), *(seen.own for seen in self.aside)]
-        theirs = {id(camera) for camera in own}
-        self.borrowed = [camera for camera in chosen if id(camera) not in theirs]
-        # a borrowed camera becomes a fixed one: it stays checked under that name
+    def _lock(self, kept: tuple[Camera, ...]) -> list[ChangeCameras]:
+        # one of the run's own kinds becomes a fixed one: it stays checked under that name
         self.checked = [seen if seen.own is not None else dataclasses.replace(seen, own=seen.camera)
                         for seen in self.checked]
-        latest = {id(seen.own): seen for seen in reversed((*self.aside, *snapshot.cameras)) if seen.own is not None}
-        among = {id(camera) for camera in chosen}
-        self.aside = [latest.get(id(camera)) or RunCamera(camera, "fixed", own=camera)
-                      for camera in _each_once(own) if id(camera) not in among]
-        return [ChangeCameras(chosen, locked=True)]
+        chosen = tuple({id(seen.own): seen.own for seen in self.checked}.values())
+        return [ChangeCameras(chosen, locked=True, kept=kept)]
 
     def add(self, camera: Camera, snapshot: Snapshot) -> tuple[RunCamera, list[ChangeCameras]]:
         """A camera of the user's own more; where the run is locked, to this one too."""
-        seen = RunCamera(camera, "fixed", own=camera)
-        if snapshot.cameras_locked:
-            self.checked.append(seen)
-        return seen, [ChangeCameras((*(snapshot.own_cameras or ()), camera), snapshot.cameras_locked)]
+        seen, kept = RunCamera(camera, "fixed", own=camera), (*snapshot.kept_cameras, camera)
+        if not snapshot.cameras_locked:
+            return seen, [ChangeCameras(kept)]
+        self.checked.append(seen)
+        return seen, self._lock(kept)
 
     def delete(self, seen: RunCamera, snapshot: Snapshot) -> list[ChangeCameras]:
-        """Without this one of the user's own."""
+        """Without this one of the user's own; a run that was locked to it alone is unlocked."""
         self.checked = [other for other in self.checked if not same_camera(seen, other)]
-        if self.is_aside(seen):
-            self.aside = [other for other in self.aside if other is not seen]
-            return []
-        rest = tuple(camera for camera in snapshot.own_cameras or () if camera is not seen.own)
-        if snapshot.cameras_locked and not rest:
-            return self.lock(False, dataclasses.replace(snapshot, own_cameras=()))
-        return [ChangeCameras(rest, snapshot.cameras_locked)]
+        kept = tuple(camera for camera in snapshot.kept_cameras if camera is not seen.own)
+        return self._lock(kept) if snapshot.cameras_locked and self.checked else [ChangeCameras(kept)]
 
     def can_delete(self, seen: RunCamera | None, snapshot: Snapshot) -> bool:
         return seen is not None and seen.own is not None and (
-            self.is_aside(seen) or any(camera is seen.own for camera in snapshot.own_cameras or ()))
+            any(camera is seen.own for camera in (*(snapshot.own_cameras or ()), *snapshot.kept_cameras)))
 
     # Cameras placed by hand
 
@@ -279,13 +277,3 @@ def _placed(work: Callable[[], Camera]) -> Camera | str:
 
 def _missing(value: Any) -> bool:
     return value is None or value != value
-
-
-def _own(snapshot: Snapshot, borrowed: Sequence[Camera]) -> list[Camera]:
-    """The run's fixed cameras, without those that it was only locked to."""
-    among = {id(camera) for camera in borrowed}
-    return [camera for camera in snapshot.own_cameras or () if id(camera) not in among]
-
-
-def _each_once(cameras: Sequence[Camera]) -> tuple[Camera, ...]:
-    return tuple({id(camera): camera for camera in cameras}.values())

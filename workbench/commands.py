@@ -71,10 +71,12 @@ class ChangeSetting:
 
 @dataclasses.dataclass(frozen=True)
 class ChangeCameras:
-    """Replaces the run's own cameras; locked: no others are drawn. A refusal comes back as the snapshot's notice."""
+    """Replaces the cameras that the run draws as they are; locked: no others are drawn. kept: all of the user's own
+    while it is locked, drawn or not; None for the same cameras. A refusal comes back as the snapshot's notice."""
 
     cameras: tuple[Camera, ...]
     locked: bool = False
+    kept: tuple[Camera, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,6 +34,7 @@ from workbench.commands import (
 from workbench.field_copies import FieldCopies, fields_of
 from workbench.history_table import HistoryTable, history_of
 from workbench.mailbox import Mailbox
+from workbench.own_cameras import OwnCameras
 from workbench.past import LIMIT_BYTES, Kept, Past, Place
 from workbench.snapshot import Failure, Snapshot, frozen
 
@@ -43,7 +44,7 @@ MID_ITERATION_PUBLISH_SECS = 0.25
 """While playing, snapshots are taken between iterations, so that all they hold belongs together; a run whose
 iteration takes longer than this is shown in between as well."""
 
-_CHANGED_AT_ONCE = ("notice", "failure", "settings", "own_cameras", "cameras_locked")
+_CHANGED_AT_ONCE = ("notice", "failure", "settings", "own_cameras", "cameras_locked", "kept_cameras")
 """What may have changed since a snapshot's fields began to be copied."""
 
 STOP_GRACE_SECS = 2.0
@@ -82,7 +83,7 @@ class Engine:
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._copies = FieldCopies(run)
         self._history = HistoryTable(history_of(run))
-        self._past = Past(run, past_bytes)
+        self._past, self._cameras = Past(run, past_bytes), OwnCameras(run)
         self._next = 0
         self._stages_run = 0
         self._started_at_iteration = run.iteration
@@ -260,17 +261,12 @@ class Engine:
     def _apply(self, change: ChangeSetting | ChangeCameras) -> None:
         if isinstance(change, ChangeSetting):
             self._run.change_setting(change.name, change.value)
-        elif hasattr(self._run, "change_cameras"):
-            self._run.change_cameras(change.cameras, change.locked)
         else:
-            raise ValueError("cameras can't be changed: this run has no change_cameras")
+            self._cameras.change(change)
 
     def _changeable(self) -> dict[str, Any]:
         """What a change shows in the snapshot, at once."""
-        run = self._run
-        own = tuple(run.own_cameras) if hasattr(run, "change_cameras") else None
-        return {"settings": frozen(run.settings), "cameras": tuple(run.cameras()), "own_cameras": own,
-                "cameras_locked": bool(getattr(run, "cameras_locked", False))}
+        return {"settings": frozen(self._run.settings), **self._cameras.shown()}
 
     def _save_checkpoint(self, path: Path) -> None:
         try:

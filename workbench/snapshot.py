@@ -74,8 +74,8 @@ class Snapshot:
     yet is absent. The same array object in two snapshots means: unchanged.
     stage_secs and stage_peak_bytes: what each stage cost when it ran last; publish_secs is what copying the fields
     of this snapshot cost the engine; made: the scalars that each stage set when it ran last; asked holds the names that
-    fields answers, answers how often that happened so far. own_cameras: the user's own, None where the run's can't be
-    changed; cameras_locked: whether no others are drawn.
+    fields answers, answers how often that happened so far. own_cameras: those drawn as they are, None where the run's
+    can't be changed; cameras_locked: whether no others are drawn; kept_cameras: all of the user's own, drawn or not.
     """
 
     serial: int = 0
@@ -91,6 +91,7 @@ class Snapshot:
     cameras: tuple[RunCamera, ...] = ()
     own_cameras: tuple[Camera, ...] | None = None
     cameras_locked: bool = False
+    kept_cameras: tuple[Camera, ...] = ()
     settings: Mapping[str, Setting] = dataclasses.field(default_factory=_empty)
     field_kinds: Mapping[str, FieldKind] = dataclasses.field(default_factory=_empty)
     fields: Mapping[str, Any] = dataclasses.field(default_factory=_empty)

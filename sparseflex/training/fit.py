@@ -149,7 +149,7 @@ class FitRun:
             self._sampler = CameraSampler(self.target, self.config)
         self._own.begin(self.iteration)
         self._sampler.config = self._pruner.view_config(self.config)
-        self._sampler.fixed, self._sampler.locked = self._own.own, self._own.locked
+        self._sampler.fixed, self._sampler.locked = self._own.now.own, self._own.now.locked
         self._sampled = self._sampler.sample(self.generator)
         self._cameras = [sampled.camera for sampled in self._sampled]
         self._shown = dataclasses.replace(self._shown, trace=None)
@@ -294,16 +294,20 @@ class FitRun:
 
     @property
     def own_cameras(self) -> Sequence[Camera]:
-        return self._own.wanted[0]
+        return self._own.wanted.own
 
     @property
     def cameras_locked(self) -> bool:
-        return self._own.wanted[1]
+        return self._own.wanted.locked
 
-    def change_cameras(self, cameras: Sequence[Camera], locked: bool = False) -> None:
+    @property
+    def kept_cameras(self) -> Sequence[Camera]:
+        return self._own.wanted.kept
+
+    def change_cameras(self, cameras: Sequence[Camera], locked: bool = False, kept: Sequence[Camera] | None = None) -> None:
         """See Run; raises ValueError for a camera inside the target's box that is in a wall or too near to one."""
         check_fixed(cameras, self.target)
-        self._own.change(cameras, locked, self.iteration + (self._next > 0))
+        self._own.change(cameras, locked, kept, self.iteration + (self._next > 0))
 
     @property
     def settings(self) -> Mapping[str, Setting]:

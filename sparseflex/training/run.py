@@ -56,10 +56,12 @@ class Run(Protocol):
 
     A run may also have `history` (scalar names to equally long sequences, kept over a checkpoint), `stage_costs` (stage
     names to StageCost, where it measures itself), `extract()` (the whole surface as a Mesh) and `device`; they are used
-    where they are. One whose cameras may be changed has `own_cameras` (a sequence of Camera: the user's own),
-    `cameras_locked` (whether no others are drawn) and `change_cameras(cameras, locked)`, which replaces both from the
-    next iteration on, or raises ValueError naming the camera, the rule and the value. The two tell what is wanted, at
-    once; cameras() lists the own ones too, used or not.
+    where they are. One whose cameras may be changed has `own_cameras` (a sequence of Camera: those that it draws as
+    they are), `cameras_locked` (whether no others are drawn) and `change_cameras(cameras, locked)`, which replaces both
+    from the next iteration on, or raises ValueError naming the camera, the rule and the value. The two tell what is
+    wanted, at once; cameras() lists the own ones too, used or not. One that keeps the user's own over a checkpoint
+    while it is locked to others has `kept_cameras` (all of the user's own, whether drawn or not), takes them as
+    `change_cameras(cameras, locked, kept=…)`, and lists them in cameras().
 
     One iteration is run_stage(s) for every s of stages, in that order; after the last one iteration has grown
     by one. Nothing else changes the run, so that it can stop between any two stages. All of it is called from

@@ -9,7 +9,7 @@ import numpy as np
 
 from sparseflex.training.run import RunCamera
 from workbench import theme
-from workbench.camera_view import COLUMNS, CameraView, same_camera
+from workbench.camera_view import COLUMNS, CameraView, is_aside, same_camera
 from workbench.colour_bar import draw_colour_bar
 from workbench.colour_maps import Scale
 from workbench.commands import Command
@@ -36,6 +36,7 @@ def fields(view: ViewState, snapshot: Snapshot) -> set[str]:
 
 def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     cameras = view.cameras
+    cameras.follow(snapshot)
     commands = _placed_inside(view, snapshot)
     rows = cameras.rows(snapshot)
     scale = cameras.loss_scale(snapshot)
@@ -158,7 +159,7 @@ def _draw_row(ui: Ui, view: ViewState, snapshot: Snapshot, number: int, seen: Ru
         x, y = im.GetCursorScreenPos()
         im.GetWindowDrawList().AddRectFilled((x, y), (x + 0.4 * ui.em, y + im.GetTextLineHeight()), packed(colour), 0.0)
         im.SetCursorPosX(im.GetCursorPosX() + 0.65 * ui.em)
-    aside = cameras.is_aside(seen)
+    aside = is_aside(seen, snapshot)
     flags = int(im.ImGuiSelectableFlags_SpanAllColumns) | int(im.ImGuiSelectableFlags_AllowOverlap)
     im.PushStyleColor(int(im.ImGuiCol_Header), (*theme.RAISED_ACTIVE, 1.0))  # told apart from the check box on it
     if im.Selectable(f"{seen.kind}##row {number}", here, flags):
