@@ -17,7 +17,7 @@ from sparseflex.placing import camera_inside, enclosed, free_point, ray_hits
 from sparseflex.sampling import require_clearance
 from sparseflex.shapes import make_shape
 from sparseflex.training.run import RunCamera
-from workbench.camera_view import CameraView, same_camera
+from workbench.camera_view import CameraView, is_aside, same_camera
 from workbench.commands import ChangeCameras
 from workbench.panels import COLUMNS, cameras
 from workbench.snapshot import MeshArrays, Snapshot
@@ -58,7 +58,7 @@ def view() -> Iterator[ViewState]:
 def shown() -> Snapshot:
     target = make_shape("nested_shells")
     arrays = MeshArrays(target.vertices.numpy(), target.faces.int().numpy())
-    return Snapshot(cameras=SEEN, own_cameras=(OWN, UNUSED), fields={"target": arrays},
+    return Snapshot(cameras=SEEN, own_cameras=(OWN, UNUSED), kept_cameras=(OWN, UNUSED), fields={"target": arrays},
                     field_kinds={"target": "mesh"}, stages=("update",), stage_next="update")
 
 
@@ -148,13 +148,14 @@ def test_headers_sort_and_turn_the_order_over(view: ViewState, shown: Snapshot) 
 def obeyed(snapshot: Snapshot, commands: list[ChangeCameras]) -> Snapshot:
     """The snapshot as it is once the run has followed."""
     for command in commands:
-        own = command.cameras
-        listed = [known if known.own is None or any(known.own is camera for camera in own)
+        own, kept = command.cameras, command.cameras if command.kept is None else command.kept
+        listed = [known if known.own is None or any(known.own is camera for camera in (*own, *kept))
                   else dataclasses.replace(known, own=None) for known in snapshot.cameras]
         listed = [known for known in listed if known.own is not None or known.iteration is not None]
-        listed += [RunCamera(camera, "fixed", own=camera) for camera in own
+        listed += [RunCamera(camera, "fixed", own=camera) for camera in {*own, *kept}
                    if not any(known.own is camera for known in listed)]
-        snapshot = dataclasses.replace(snapshot, own_cameras=own, cameras_locked=command.locked, cameras=tuple(listed))
+        snapshot = dataclasses.replace(snapshot, own_cameras=own, cameras_locked=command.locked, cameras=tuple(listed),
+                                       kept_cameras=kept)
     return snapshot
 
 
@@ -166,7 +167,7 @@ def test_locking_sets_the_others_aside_and_unlocking_brings_them_back(view: View
     locked = obeyed(shown, cameras.draw(FakeUi({"Draw only the 2 checked##lock": True}), view, shown))
     assert locked.own_cameras == (OWN, drawn.camera) and locked.cameras_locked
     rows = camera_view.rows(locked)
-    assert [row.own for row in rows if camera_view.is_aside(row)] == [UNUSED]
+    assert [row.own for row in rows if is_aside(row, locked)] == [UNUSED]
     assert sum(camera_view.is_checked(row) for row in rows if row.own is not None) == 2
     # another check follows at once, the last check can't go
     fewer = obeyed(locked, camera_view.check(SEEN[1], False, locked))
@@ -176,7 +177,7 @@ def test_locking_sets_the_others_aside_and_unlocking_brings_them_back(view: View
     assert set(map(id, more.own_cameras)) == {id(drawn.camera), id(UNUSED)}
     free = obeyed(more, camera_view.lock(False, more))
     assert set(map(id, free.own_cameras)) == {id(OWN), id(UNUSED)} and not free.cameras_locked
-    assert camera_view.aside == [] and camera_view.borrowed == []
+    assert not any(is_aside(row, free) for row in camera_view.rows(free))
 
 
 def test_deleting(view: ViewState, shown: Snapshot) -> None:
@@ -192,13 +193,30 @@ def test_deleting(view: ViewState, shown: Snapshot) -> None:
     assert camera_view.delete(rest.cameras[-1], locked) == [ChangeCameras((), locked=False)]
 
 
-def test_deleting_what_is_set_aside_asks_nothing(view: ViewState, shown: Snapshot) -> None:
+def test_deleting_what_is_set_aside_leaves_the_lock(view: ViewState, shown: Snapshot) -> None:
     camera_view = view.cameras
     camera_view.check(SEEN[1], True, shown)
     locked = obeyed(shown, camera_view.lock(True, shown))
-    aside = next(row for row in camera_view.rows(locked) if camera_view.is_aside(row))
-    assert camera_view.can_delete(aside, locked) and camera_view.delete(aside, locked) == []
-    assert obeyed(locked, camera_view.lock(False, locked)).own_cameras == (OWN,)
+    aside = next(row for row in camera_view.rows(locked) if is_aside(row, locked))
+    assert camera_view.can_delete(aside, locked)
+    fewer = obeyed(locked, camera_view.delete(aside, locked))
+    assert fewer.own_cameras == (OWN,) and fewer.cameras_locked
+    assert obeyed(fewer, camera_view.lock(False, fewer)).own_cameras == (OWN,)
+
+
+def test_what_a_run_comes_locked_to_is_checked(view: ViewState, shown: Snapshot) -> None:
+    """As from a checkpoint, or by a step back; what is checked by hand then stays so."""
+    view.cameras.checked = [SEEN[2]]
+    locked = dataclasses.replace(shown, own_cameras=(OWN,), cameras_locked=True)
+    cameras.draw(FakeUi(), view, locked)
+    assert view.cameras.checked == [SEEN[1]]
+    view.cameras.check(SEEN[2], True, locked)
+    cameras.draw(FakeUi(), view, locked)
+    assert len(view.cameras.checked) == 2
+    other = ViewState()  # a new one adds to the lock even if its panel was never seen
+    new = sf.Camera.look_at((2.0, 0, 0), (0, 0, 0))
+    _, (change,) = other.cameras.add(new, locked)
+    assert change == ChangeCameras((OWN, new), locked=True, kept=(OWN, UNUSED, new))
 
 
 def test_look_through_is_left_for_the_window(view: ViewState, shown: Snapshot) -> None:

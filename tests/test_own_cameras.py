@@ -14,7 +14,9 @@ import sparseflex as sf
 from sparseflex.checkpoint import load_run, save_checkpoint
 from sparseflex.sampling import CameraSampler
 from sparseflex.training.fit import STAGES, FitRun
+from sparseflex.training.fit_cameras import camera_key
 from workbench.commands import ChangeCameras, NextIteration, StepBack
+from workbench.own_cameras import OwnCameras
 
 
 def eye(x: float, z: float = 1.5) -> sf.Camera:
@@ -108,6 +110,45 @@ def test_a_checkpoint_keeps_them_bit_by_bit(tmp_path, stop_after) -> None:
         assert (mine.own is None) == (theirs.own is None)
 
 
+@pytest.mark.parametrize("stop_after", [0, 5])
+def test_a_checkpoint_of_a_locked_run_keeps_the_users_other_cameras(tmp_path, stop_after) -> None:
+    mine, borrowed = [eye(0.3), eye(-0.3)], eye(0.0)
+    run = small_run(fixed_share=1.0, interior_share=0.0)
+    run.change_cameras(mine)
+    for _ in range(4):
+        run.run_iteration()
+    used = {id(seen.own): seen.iteration for seen in reversed(run.cameras()) if seen.own is not None}
+    run.change_cameras([mine[1], borrowed], locked=True, kept=mine)
+    run.run_iteration()
+    for stage in STAGES[:stop_after]:
+        run.run_stage(stage)
+    save_checkpoint(tmp_path / "c.safetensors", run)
+    back = load_run(tmp_path / "c.safetensors")
+
+    def values(cameras) -> list[tuple[float, ...]]:
+        return [camera_key(camera) for camera in cameras]
+
+    assert back.cameras_locked and values(back.own_cameras) == values([mine[1], borrowed])
+    assert values(back.kept_cameras) == values(mine) and back.kept_cameras[1] is back.own_cameras[0]
+    aside = next(seen for seen in back.cameras() if seen.own is back.kept_cameras[0])
+    assert aside.iteration == used[id(mine[0])]
+    assert {seen.kind for seen in back.cameras() if seen.iteration == 5} == {"fixed"}
+    back.change_cameras(back.kept_cameras)  # as unlocking does
+    back.run_iteration()
+    back.run_iteration()
+    assert values(back.own_cameras) == values(mine) and not back.cameras_locked
+    assert not any(seen.own is not None and camera_key(seen.own) == camera_key(borrowed) for seen in back.cameras())
+
+
+def test_a_checkpoint_from_before_there_were_others_still_loads() -> None:
+    run, mine = small_run(interior_share=0.0), eye(0.3)
+    run.change_cameras([mine], locked=True)
+    state = run.state_dict()
+    del state["cameras"]["kept"], state["cameras"]["wanted_kept"]
+    run.load_state_dict(state)
+    assert list(run.kept_cameras) == [mine] and run.cameras_locked
+
+
 def test_the_locked_sampler_draws_all_of_them_and_nothing_else() -> None:
     run = small_run(fixed_share=0.0)
     sampler = CameraSampler(octahedron(), run.config, fixed=[eye(0.0), eye(0.1), eye(0.2)])
@@ -139,6 +180,43 @@ def test_through_the_engine_and_back(start: StartEngine) -> None:  # noqa: F811
     assert back.own_cameras == (own,) and back.cameras_locked and back.cameras[0].own is own
     engine.send(ChangeCameras((), locked=True))
     assert "got 0" in engine.snapshots.wait_for(lambda s: s.notice, WAIT_SECS).notice
+
+
+def test_a_run_of_the_old_form_gets_back_what_was_set_aside() -> None:
+    run, mine, other = FakeRun(), eye(0.1), eye(-0.1)
+    assert not hasattr(run, "kept_cameras")
+    own = OwnCameras(run)
+    own.change(ChangeCameras((mine, other)))
+    own.change(ChangeCameras((mine,), locked=True, kept=(mine, other)))
+    shown = own.shown()
+    assert shown["own_cameras"] == (mine,) and shown["kept_cameras"] == (mine, other) and shown["cameras_locked"]
+    assert [seen.own for seen in shown["cameras"] if seen.own is not None] == [mine, other]
+    own.change(ChangeCameras(shown["kept_cameras"]))
+    shown = own.shown()
+    assert shown["own_cameras"] == shown["kept_cameras"] == (mine, other) and not shown["cameras_locked"]
+    with pytest.raises(ValueError, match="got 0"):
+        own.change(ChangeCameras((), locked=True, kept=(mine,)))
+    assert own.shown()["kept_cameras"] == (mine, other)
+
+
+def test_through_the_engine_a_lock_comes_and_goes_with_steps_back(start: StartEngine) -> None:  # noqa: F811
+    engine = start(small_run(fixed_share=1.0, interior_share=0.0))
+    mine, other = eye(0.1), eye(-0.1)
+    engine.send(NextIteration())
+    at_rest(engine, 1)
+    engine.send(ChangeCameras((mine,), locked=True, kept=(mine, other)))
+    engine.send(NextIteration())
+    at_rest(engine, 2)
+    assert ask(engine).kept_cameras == (mine, other)
+    engine.send(StepBack())
+    at_rest(engine, 1)
+    engine.send(StepBack())
+    at_rest(engine, 0)
+    assert ask(engine).kept_cameras == () and not ask(engine).cameras_locked
+    engine.send(NextIteration())
+    engine.send(NextIteration())
+    at_rest(engine, 2)
+    assert ask(engine).kept_cameras == (mine, other) and ask(engine).own_cameras == (mine,)
 
 
 def test_a_run_whose_cameras_are_its_own_affair_refuses(start: StartEngine) -> None:  # noqa: F811

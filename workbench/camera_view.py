@@ -187,6 +187,7 @@ class CameraView:
 
     def add(self, camera: Camera, snapshot: Snapshot) -> tuple[RunCamera, list[ChangeCameras]]:
         """A camera of the user's own more; where the run is locked, to this one too."""
+        self.follow(snapshot)
         seen, kept = RunCamera(camera, "fixed", own=camera), (*snapshot.kept_cameras, camera)
         if not snapshot.cameras_locked:
             return seen, [ChangeCameras(kept)]

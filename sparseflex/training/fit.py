@@ -53,8 +53,8 @@ class FitRun:
     """Fits a SparseFlex to a target mesh in the normalised frame; implements the run protocol.
 
     target: within [-0.5, 0.5]³. config: FitConfig. fixed_cameras: cameras to train with besides the drawn ones, by
-    fixed_share. Every random choice comes from one generator seeded with
-    config.seed, so that on the CPU two runs, or one that went through a checkpoint, are equal bit by bit.
+    fixed_share. All randomness comes from one generator seeded with config.seed: on the CPU two runs, or one that went
+    through a checkpoint, are equal bit by bit.
     """
 
     name = "fit"
@@ -159,10 +159,8 @@ class FitRun:
         config = self._sampler.config
         if config.visibility_ratio < 1:
             ratio = config.visibility_ratio
-            fits = [
-                adapt_frustum(self.voxels, camera, ratio, config.planes, config.anchor, self.generator)
-                for camera in self._cameras
-            ]
+            fits = [adapt_frustum(self.voxels, camera, ratio, config.planes, config.anchor, self.generator)
+                    for camera in self._cameras]
             self._cameras = [fit.camera for fit in fits]
             self._shown = dataclasses.replace(self._shown, trace=fits[0].trace)
         self._scalars |= {"near": self._cameras[0].near, "far": self._cameras[0].far}
@@ -304,7 +302,9 @@ class FitRun:
     def kept_cameras(self) -> Sequence[Camera]:
         return self._own.wanted.kept
 
-    def change_cameras(self, cameras: Sequence[Camera], locked: bool = False, kept: Sequence[Camera] | None = None) -> None:
+    def change_cameras(
+        self, cameras: Sequence[Camera], locked: bool = False, kept: Sequence[Camera] | None = None
+    ) -> None:
         """See Run; raises ValueError for a camera inside the target's box that is in a wall or too near to one."""
         check_fixed(cameras, self.target)
         self._own.change(cameras, locked, kept, self.iteration + (self._next > 0))
