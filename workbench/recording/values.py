@@ -152,7 +152,7 @@ def voxels_of(keys: Any, resolution: Any) -> SparseVoxels:
     SparseVoxels(torch.zeros(0, 3, dtype=torch.int32), resolution)  # checks the resolution
     if not isinstance(keys, np.ndarray) or keys.ndim != 1 or keys.dtype.kind != "i":
         raise ValueError("the keys of voxels must be whole numbers in a row")
-    if keys.size and not (0 <= int(keys.min()) and int(keys.max()) < resolution**3):
+    if keys.size and (int(keys.min()) < 0 or int(keys.max()) >= resolution**3):
         raise ValueError(f"the keys of voxels must be in [0, {resolution}^3)")
     wanted = np.int32 if resolution**3 <= 2**31 else np.int64
     tensor = torch.from_numpy(keys.astype(wanted))
