@@ -1,8 +1,8 @@
-"""Coarse to fine against starting at 128³: seconds, taken in turns, and the quality of the surfaces.
+"""Coarse to fine against starting at 128³: what each has come to in its time, the three taken in turns.
 
-Starting there is done in two ways: `fit` itself begins with the very voxels that the target touches, so that there is
-nothing to prune; "knowing as much" begins with what coarse to fine is given, the voxels of 32³ split to 128³, and gets
-twice its time.
+"Knowing as much" starts at 128³ with what coarse to fine is given, the voxels of 32³ (split), prunes too, and gets
+twice the time. "Knowing the voxels" is `fit` at 128³: it begins with the very voxels near the target, so that there
+is nothing left to find or to prune.
 """
 
 from __future__ import annotations
@@ -22,72 +22,71 @@ from sparseflex.training.fit import FitRun
 from sparseflex.training.fit_parameters import FitParameters, initial_sdf, voxels_around
 
 RESOLUTION, START = 128, 32
-DIRECT_ITERATIONS, LEVELS_ITERATIONS = 600, 640
 SCENES = ("high_genus", "cloth")
+LEVELS, KNOWN, BLIND = "coarse to fine", "knowing the voxels", "knowing as much, twice the time"
+ITERATIONS = {LEVELS: 640, KNOWN: 600}
 QUALITY = {"chamfer_voxels": "CD in voxels", "f_score_0.005": "F(0.005)", "holes_percent": "holes %",
            "normal_degrees": "normals °", "depth_off_percent": "depth off %"}
 
 _TURNS = 100
 
 
-def compare(target: sf.Mesh, direct: FitConfig, levels: FitConfig) -> dict:
-    """Seconds and quality of both fits; they take turns, so that what else the machine does slows both alike."""
-    runs, secs = {}, {"direct": 0.0, "levels": 0.0}
-    configs = {"direct": direct, "levels": levels}
-    for turn in range(1, _TURNS + 1):
-        for name, config in configs.items():
-            start = time.perf_counter()
-            if turn == 1:
-                runs[name] = FitRun(target, config)
-            while runs[name].iteration * _TURNS < turn * config.iterations:
-                runs[name].run_iteration()
-            secs[name] += time.perf_counter() - start
-    quality = {name: surface_quality(run.extract(), target, direct.resolution) for name, run in runs.items()}
-    return {"secs": secs, "quality": quality, "voxels": {name: run.voxels.n_voxels for name, run in runs.items()}}
-
-
-def job_same_knowledge(shape: str, n_iterations: int, secs: float) -> dict:
-    """What a fit at 128³ reaches in so many seconds from the voxels of 32³, all split, pruning as it goes."""
-    target = shape_target(shape)
+def blind_run(target: sf.Mesh) -> FitRun:
+    """A fit at 128³ that begins with all that lies in the voxels of 32³."""
     voxels = voxels_around(target, START)
     while voxels.resolution < RESOLUTION:
         voxels = voxels.subdivide()
-    config = FitConfig(resolution=RESOLUTION, start_resolution=RESOLUTION, iterations=n_iterations)
     sdf = initial_sdf("random", voxels, target, torch.Generator().manual_seed(0))
-    run = FitRun(target, config, parameters=FitParameters(voxels, sdf))
-    start = time.perf_counter()
-    while time.perf_counter() - start < secs:
-        run.run_iteration()
-    return {"quality": surface_quality(run.extract(), target, RESOLUTION), "iterations": run.iteration}
+    config = FitConfig(resolution=RESOLUTION, start_resolution=RESOLUTION)
+    return FitRun(target, config, parameters=FitParameters(voxels, sdf))
 
 
-def shape_target(shape: str) -> sf.Mesh:
+def job_compare(shape: str) -> dict:
+    """Seconds and quality of the three; they take turns, so that what else the machine does slows all alike."""
     made = make_shape(shape)
-    return normalize(made.vertices.numpy(), made.faces.numpy())[0]
+    target, _ = normalize(made.vertices.numpy(), made.faces.numpy())
+    known = FitConfig(resolution=RESOLUTION, iterations=ITERATIONS[KNOWN])
+    levels = dataclasses.replace(known, start_resolution=START, iterations=ITERATIONS[LEVELS])
+    makers = {LEVELS: lambda: FitRun(target, levels), KNOWN: lambda: FitRun(target, known),
+              BLIND: lambda: blind_run(target)}
+    runs, secs = {}, dict.fromkeys(makers, 0.0)
 
+    def until(name: str, done: float, turn: int) -> bool:
+        if name == BLIND:  # as many iterations as its time allows, its schedule stretched to that
+            runs[name].config = dataclasses.replace(
+                runs[name].config, iterations=max(runs[name].iteration * _TURNS // turn, runs[name].iteration + 1))
+            return secs[name] + done >= 2 * secs[LEVELS]
+        return runs[name].iteration * _TURNS >= turn * ITERATIONS[name]
 
-def job_compare(shape: str, n_direct: int, n_levels: int) -> dict:
-    target = shape_target(shape)
-    direct = FitConfig(resolution=RESOLUTION, iterations=n_direct)
-    levels = dataclasses.replace(direct, start_resolution=START, iterations=n_levels)
-    return compare(target, direct, levels)
+    for turn in range(1, _TURNS + 1):
+        for name, make in makers.items():
+            start = time.perf_counter()
+            if turn == 1:
+                runs[name] = make()
+            while not until(name, time.perf_counter() - start, turn):
+                runs[name].run_iteration()
+            secs[name] += time.perf_counter() - start
+    quality = {name: surface_quality(run.extract(), target, RESOLUTION) for name, run in runs.items()}
+    return {"secs": secs, "quality": quality, "iterations": {name: run.iteration for name, run in runs.items()}}
 
 
 def rows() -> list[dict]:
     """The rows of `workbench bench`."""
     found = []
     for shape in SCENES:
-        done = run_job(__file__, "compare", shape, DIRECT_ITERATIONS, LEVELS_ITERATIONS)
-        label = f"{shape}, {START}³ to {RESOLUTION}³ / starting at {RESOLUTION}³"
-        found.append(row(f"{label}: time", done["secs"]["levels"] / done["secs"]["direct"], "x", 0.5))
-        blind = run_job(__file__, "same_knowledge", shape, LEVELS_ITERATIONS, 2 * done["secs"]["levels"])
+        done = run_job(__file__, "compare", shape)
+        secs, quality = done["secs"], done["quality"]
+        found.append(row(f"{shape}, {START}³ to {RESOLUTION}³: time, against starting there with as much knowledge",
+                         secs[LEVELS] / secs[BLIND], "x", 0.5))
+        found.append(row(f"{shape}: time, against starting there with the voxels known", secs[LEVELS] / secs[KNOWN],
+                         "x"))
         for key, title in QUALITY.items():
-            theirs, ours = done["quality"]["direct"][key], done["quality"]["levels"][key]
-            found.append(row(f"{shape}: {title}, starting there", theirs, ""))
-            found.append(row(f"{shape}: {title}, knowing as much, twice the time", blind["quality"][key], ""))
-            found.append(row(f"{shape}: {title}, coarse to fine", ours, "", theirs, at_least=key.startswith("f_")))
+            for name in (KNOWN, BLIND):
+                found.append(row(f"{shape}: {title}, {name}", quality[name][key], ""))
+            found.append(row(f"{shape}: {title}, {LEVELS}", quality[LEVELS][key], "", quality[BLIND][key],
+                             at_least=key.startswith("f_")))
     return found
 
 
 if __name__ == "__main__":
-    serve({"compare": job_compare, "same_knowledge": job_same_knowledge})
+    serve({"compare": job_compare})
