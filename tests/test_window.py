@@ -260,6 +260,27 @@ def test_commands_by_name_theme_and_run_to(drive: Callable[..., Driven], tmp_pat
     assert window.close()[0] == 0
 
 
+def test_a_camera_is_placed_by_a_click_into_a_room(drive: Callable[..., Driven]) -> None:
+    window = drive("--scene", "house")
+    window.click(95, 24)  # the tab Cameras
+    window.wait(lambda s: s["left"] == "Cameras")
+    window.key("8")  # the layer of all cameras
+    window.click(176, 108)  # Add inside…
+    assert window.wait(lambda s: s["picking"])["rows"] == []
+    window.click(640, 360)  # the target's roof
+    state = window.wait(lambda s: s["own_cameras"] == 1 and s["cameras_drawn"] == 1)
+    assert state["rows"] == ["fixed"] and not state["picking"] and not state["said"] and not state["following"]
+    window.click(176, 130)  # Add inside… again, below the table's row now
+    window.wait(lambda s: s["picking"])
+    window.click(480, 480)  # nothing is there: it waits for another click
+    window.click(176, 130)
+    window.wait(lambda s: not s["picking"])
+    assert window.state["own_cameras"] == 1 and not window.state["said"]
+    window.key("Right")
+    window.wait(lambda s: s["iteration"] == 1 and "fixed" in s["rows"])
+    assert window.state["own_cameras"] == 1 and window.close()[0] == 0
+
+
 def test_closed_untouched_nothing_is_written(drive: Callable[..., Driven], tmp_path: Path) -> None:
     code, _, _ = drive().close()
     assert code == 0 and not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Opens the real window on a FakeRun and prints its state as a JSON line whenever it changes; for test_window.py."""
+"""Opens the real window on a FakeRun, or a scene, and prints its state as JSON lines; for test_window.py."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import polyscope as ps
 from fake_run import FakeRun
 
 from sparseflex.training.run import Run
 from workbench.app import open_window
+from workbench.inputs import open_what
 from workbench.panels import scalars
 from workbench.ui import Ui
 from workbench.window import Subject, Window
@@ -39,7 +41,18 @@ def state_of(window: Window) -> dict[str, Any]:
         "difference": view.show_difference,
         "failed": window.failed.splitlines()[-1] if window.failed else "",
         "frames": window.n_frames if window.n_frames < 3 else 3,
+        "left": view.tabs["left"],
+        "picking": view.cameras.picking,
+        "said": view.cameras.notice,
+        "own_cameras": len(snapshot.own_cameras or ()),
+        "rows": [seen.kind for seen in view.cameras.rows(snapshot)],
+        "cameras_drawn": cameras_drawn(),
     }
+
+
+def cameras_drawn() -> int:
+    """How many cameras stand in the scene: five nodes each."""
+    return ps.get_curve_network("cameras").n_nodes() // 5 if ps.has_curve_network("cameras") else 0
 
 
 def raise_in_a_table(ui: Ui, *_: Any) -> None:
@@ -60,9 +73,13 @@ def main() -> int:
     parser.add_argument("--break-ui", choices=("layers", "edited", "table"), help="what to spoil at iteration 1")
     parser.add_argument("--drop", nargs="*", default=[], help="what to drop on the window at iteration 1")
     parser.add_argument("--playing", action="store_true")
+    parser.add_argument("--scene", help="a scene to fit coarsely in place of the FakeRun")
     arguments = parser.parse_args()
     fail_at = None if arguments.fail_at is None else (arguments.fail_at, "render")
-    run = FakeRun(12, fail_at=fail_at, stage_secs=0.002, only_scalars=arguments.only_scalars)
+    if arguments.scene:
+        run = open_what(arguments.scene, overrides={"resolution": 16}).run
+    else:
+        run = FakeRun(12, fail_at=fail_at, stage_secs=0.002, only_scalars=arguments.only_scalars)
     last: dict[str, Any] = {}
 
     def report(window: Window) -> bool:
