@@ -270,7 +270,7 @@ def test_split_agrees_with_the_frustum_and_is_computed_once(fitted: Snapshot) ->
 
 
 def test_vertex_normals_against_a_loop() -> None:
-    from workbench.scene_parts.surfaces import vertex_normals
+    from workbench.normals import vertex_normals
 
     mesh = icosphere_like(5, 0.3)
     arrays = MeshArrays(mesh.vertices.numpy(), mesh.faces.int().numpy())

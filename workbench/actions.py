@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench import theme
 from workbench.commands import Command, GoTo, NextIteration, NextStage, Pause, Play, SaveCheckpoint, StepBack
+from workbench.export import export_from_window
 from workbench.view_state import LAYER_LABELS, LAYERS
 
 if TYPE_CHECKING:
@@ -87,6 +88,10 @@ def _adapted(window: Window) -> None:
     window.view.frustum.adapted = not window.view.frustum.adapted
 
 
+def _export(suffix: str) -> Does:
+    return lambda window: export_from_window(window, suffix)
+
+
 def _layer(name: str) -> Does:
     return lambda window: window.view.toggle_layer(name)
 
@@ -124,6 +129,9 @@ ACTIONS: tuple[Action, ...] = (
     Action("Camera: follow the run", "", lambda w: setattr(w.view, "pinned", None)),
     Action("Camera: the view itself", "", lambda w: w.view.frustum.look_at_view(w.view)),
     Action("Planes: the run's, or adapted here", "", _adapted),
+    Action("Export the mesh as it is drawn (.ply)", "", _export(".ply")),
+    Action("Export the scalars (.csv)", "", _export(".csv")),
+    Action("Export the cameras (transforms.json)", "", _export(".json")),
 )
 
 MATCHED_KEYS = tuple(sorted({action.key.split("+")[-1] for action in ACTIONS if action.key}))

@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import tyro
 
+from workbench.cli_export import Export
 from workbench.inputs import InputError, Opened, choose_device, open_what, scene_folders, writable_folder
 
 DEMO_SCENE = "house"
@@ -292,6 +293,7 @@ def write_what_was_made(visit: Visit, input_frame: bool) -> int:
 
 COMMANDS = {
     "view": View, "fit": Fit, "demo": Demo, "eval": Eval, "bench": Bench, "scenes": Scenes, "doctor": Doctor,
+    "export": Export,
 }
 
 

@@ -12,6 +12,7 @@ import polyscope as ps
 
 from workbench import theme
 from workbench.layout import Rect, arranged, view_axes
+from workbench.normals import normal_colours
 from workbench.pruning_view import KINDS
 from workbench.scene_parts import cubes, field, surfaces
 from workbench.scene_parts.cuts import Cuts
@@ -97,7 +98,7 @@ class SceneView:
         colours = view.surfaces.colours
         if view.mesh_colour == NORMAL and "mesh" in self._drawn:
             self._style("mesh", lambda mesh, colour, shown, _: surfaces.style_mesh(
-                mesh, colour, surfaces.normal_colours(shown)), shades.colour("mesh"), mesh, NORMAL)
+                mesh, colour, normal_colours(shown)), shades.colour("mesh"), mesh, NORMAL)
         else:
             self._style("mesh", surfaces.style_mesh, shades.colour("mesh"), colours)
         self._style("target", surfaces.style_mesh, shades.colour("target"), None)

@@ -33,17 +33,3 @@ def style_mesh(structure: Any, colour: theme.Colour, colours: Float[np.ndarray, 
     structure.set_color(theme.lit(colour))
     structure.set_back_face_color(theme.lit(theme.INSIDE) if colours is None else theme.INSIDE)
     paint(structure, colours, defined_on="vertices")
-
-
-def normal_colours(mesh: MeshArrays) -> Float[np.ndarray, "V 3"]:
-    return (vertex_normals(mesh) * 0.5 + 0.5).astype(np.float32)
-
-
-def vertex_normals(mesh: MeshArrays) -> Float[np.ndarray, "V 3"]:
-    """Unit normals at the vertices, the faces' weighted by area; zero where no face with area meets."""
-    corners = mesh.vertices[mesh.faces].astype(np.float64)
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    summed = np.stack(
-        [np.bincount(mesh.faces.ravel(), np.repeat(normals[:, axis], 3), len(mesh.vertices)) for axis in range(3)], 1
-    )
-    return summed / np.maximum(np.linalg.norm(summed, axis=1, keepdims=True), 1e-300)
