@@ -1,0 +1,300 @@
+"""Recording: reads a run.h5, whole or while it is being written, within a bound of memory; see recordings/README.md."""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+import zlib
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sparseflex.camera import Camera
+from sparseflex.training.fit_cameras import camera_key
+from sparseflex.training.pruning import MAX_EVENTS, PruneEvent
+from sparseflex.training.run import Setting
+from sparseflex.voxels import SparseVoxels
+from workbench.commands import ChangeSetting
+from workbench.recording.cache import ByteCache
+from workbench.recording.codec import value_of
+from workbench.recording.field_values import check_size, field_of
+from workbench.recording.index import Stream, Tables, told_of
+from workbench.recording.layout import CAMERAS, CHANGES, STATE
+from workbench.recording.states import state_of
+from workbench.recording.values import Cameras, Changed, cameras_of, change_of, events_of, settings_of
+from workbench.snapshot import History
+
+CACHE_BYTES = 512_000_000
+"""What is kept of values that were read, at most: a bound whatever the file's size."""
+
+_RECENT_CAMERAS = 64
+_MAX_CHANGES = 10_000
+VOXELS = "voxels"
+
+
+class Recording:
+    """A recording, opened for reading; all of it belongs to one thread.
+
+    Everything that is malformed raises ValueError with one line, a missing file FileNotFoundError. Values are read when
+    asked for and kept up to cache_bytes, those used last; equal values are one and the same object as long as they are
+    kept.
+    """
+
+    def __init__(self, path: str | Path, cache_bytes: float = CACHE_BYTES) -> None:
+        self.path = Path(path)
+        self._tables = Tables(self.path)
+        self.meta = self._tables.meta
+        self._place = {name: number for number, name in enumerate(self.meta.streams)}
+        self._cache = ByteCache(cache_bytes)
+        self._history: tuple[Any, History] = (None, History())
+        self._cameras: weakref.WeakValueDictionary[tuple, Camera] = weakref.WeakValueDictionary()
+
+    def close(self) -> None:
+        self._tables.close()
+
+    def __enter__(self) -> Recording:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def refresh(self) -> bool:
+        """Takes in what has been committed since; whether there was anything."""
+        return self._tables.refresh()
+
+    # What there is
+
+    @property
+    def iterations(self) -> np.ndarray:
+        """Those that are recorded, rising, int64; the run as it stood when the recording began is the first."""
+        return self._tables.index.iterations
+
+    @property
+    def secs(self) -> np.ndarray:
+        """When each of `iterations` ended, since the recording began."""
+        return self._tables.index.secs
+
+    @property
+    def n_cached_bytes(self) -> int:
+        return self._cache.n_bytes
+
+    def stream(self, name: str) -> Stream:
+        """Where the values of a stream lie; empty where there is none of that name."""
+        place = self._place.get(name)
+        return self._tables.index.streams[place] if place is not None else Stream(np.zeros(0, np.int64),
+                                                                                  np.zeros(0, np.int64))
+
+    def nearest(self, iteration: int) -> int:
+        """The recorded iteration at or before one, or the first."""
+        return int(self.iterations[max(int(np.searchsorted(self.iterations, iteration, side="right")) - 1, 0)])
+
+    @property
+    def keyframes(self) -> np.ndarray:
+        """Iterations at which the complete state is recorded."""
+        return np.unique(self.stream(STATE).iterations)
+
+    def marks(self) -> dict[str, np.ndarray]:
+        """Iterations of what plots mark: keyframes, prunings, changes of the user's."""
+        pruned = [self.stream(name).iterations for name, kind in self.meta.field_kinds.items() if kind == "prune"]
+        first = self.iterations[0]
+        found = {"keyframes": self.keyframes, "prunings": np.concatenate([np.zeros(0, np.int64), *pruned]),
+                 "changes": self.stream(CHANGES).iterations}
+        return {name: np.unique(rows[rows > first] if name == "prunings" else rows) for name, rows in found.items()}
+
+    def scalars(self) -> History:
+        """All scalars of all iterations; the same object until something new is committed."""
+        index = self._tables.index
+        if self._history[0] is not index:
+            self._history = index, _history(index.scalar_names, index.scalars, index.scalar_iterations)
+        return self._history[1]
+
+    # Reading
+
+    def read(self, stream: str, iteration: int) -> tuple[Any, int] | None:
+        """The value that holds at an iteration and the one that it was entered under, or None where there is none.
+
+        Fields come as in Snapshot.fields, cameras as Cameras, changes as those of that entry; a state has its tensors.
+        """
+        found = self.stream(stream)
+        place = found.at(iteration)
+        if place < 0:
+            return None
+        entered = int(found.iterations[place])
+        with told_of(f"{self.path}: {stream} at iteration {entered}"):
+            kind = self.meta.field_kinds.get(stream)
+            if kind == "prune":
+                return self._events(found, place), entered
+            if kind in ("voxel", "corner") and self._voxels_entry(iteration) != self._voxels_entry(entered):
+                return None
+            return self._value(stream, kind, int(found.rows[place]), iteration), entered
+
+    def snapshot_fields(self, names: Collection[str], iteration: int) -> tuple[dict[str, Any], dict[str, int]]:
+        """The fields of these names as they hold at an iteration, and where they are older than it, from which one."""
+        fields, older = {}, {}
+        for name in sorted(set(names) & set(self.meta.field_kinds)):
+            found = self.read(name, iteration)
+            if found is not None and found[0] is not None:
+                fields[name] = found[0]
+                # voxels and prunings hold until the next entry; all else was only looked at then
+                if found[1] < iteration and self.meta.field_kinds[name] not in ("voxels", "prune"):
+                    older[name] = found[1]
+        return fields, older
+
+    def cameras(self, iteration: int) -> Cameras:
+        """The cameras as a snapshot has them: the iteration's, recent ones, and what else is of the user's own."""
+        stream = self.stream(CAMERAS)
+        place = stream.at(iteration)
+        if place < 0:
+            return Cameras()
+        with told_of(f"{self.path}: cameras at iteration {int(stream.iterations[place])}"):
+            now = self._value(CAMERAS, None, int(stream.rows[place]), iteration)
+            current = [known for known in now.listed if known.iteration is not None]
+            rest = [known for known in now.listed if known.iteration is None]
+            seen = {(id(known.camera), known.iteration) for known in current}
+            for row in stream.rows[max(place - _RECENT_CAMERAS, 0) : place][::-1]:
+                for known in self._value(CAMERAS, None, int(row), iteration).listed:
+                    key = id(known.camera), known.iteration
+                    if known.iteration is not None and key not in seen and len(current) < _RECENT_CAMERAS:
+                        seen.add(key)
+                        current.append(known)
+                if len(current) >= _RECENT_CAMERAS:
+                    break
+            own = {id(camera) for camera in (*(now.own or ()), *now.kept)}
+            current = [known if known.own is None or id(known.own) in own else dataclasses.replace(known, own=None)
+                       for known in current]
+            among = {id(known.own) for known in current if known.own is not None}
+            rest = [known for known in rest if known.own is None or id(known.own) not in among]
+            return dataclasses.replace(now, listed=(*current, *rest))
+
+    def changes(self, after: int, up_to: int) -> list[Changed]:
+        """What the user changed, in order, entered under iterations above one and up to another."""
+        stream = self.stream(CHANGES)
+        inside = np.flatnonzero((stream.iterations > after) & (stream.iterations <= up_to))
+        if len(inside) > _MAX_CHANGES:
+            raise ValueError(f"{self.path}: at most {_MAX_CHANGES} changes can be read, got {len(inside)}")
+        with told_of(f"{self.path}: changes"):
+            return [change for place in inside for change in self._value(CHANGES, None, int(stream.rows[place]), 0)]
+
+    def settings(self, iteration: int) -> dict[str, Setting]:
+        """The settings as they were chosen at an iteration."""
+        with told_of(f"{self.path}: settings"):
+            settings = settings_of(self.meta.table.get("settings"))
+        for made in self.changes(-1, iteration):
+            change = made.change
+            if isinstance(change, ChangeSetting) and change.name in settings:
+                settings[change.name] = dataclasses.replace(settings[change.name], value=change.value)
+        return settings
+
+    def keyframe_before(self, iteration: int) -> tuple[int, Any] | None:
+        """The last complete state at or before an iteration: the iteration it stands at, and the state."""
+        found = self.read(STATE, iteration)
+        return None if found is None else (found[1], found[0])
+
+    def verify(self) -> Iterator[int]:
+        """Reads every committed value, replaced ones too, and checks it against its checksums, types and shapes;
+        yields how many entries are read. Raises ValueError with the first that is damaged."""
+        entries, index, seen = self._tables.entries, self._tables.index, set()
+        at = {int(row): (name, place) for name in self.meta.streams
+              for place, row in enumerate(self.stream(name).rows.tolist())}
+        for row in range(len(entries)):
+            name = self.meta.streams[int(entries["stream"][row])]
+            with told_of(f"{self.path}: entry {row}, {name} at iteration {int(entries['iteration'][row])}"):
+                header = self._header(row)
+                if header not in seen:  # equal headers name the same bytes
+                    check_size(header)
+                    value_of(header, self._tables.payload)
+                    seen.add(header)
+                if row in at:
+                    stream, place = self.stream(name), at[row][1]
+                    entered = int(stream.iterations[place])
+                    if entered != int(entries["iteration"][row]):
+                        raise ValueError(f"its commit is of iteration {entered}")
+                    self._value(name, self.meta.field_kinds.get(name), row, entered)
+            yield row + 1
+        if "iteration" in index.scalar_names:
+            column = index.scalars[:, index.scalar_names.index("iteration")]
+            bad = np.flatnonzero(column > index.scalar_iterations)
+            if len(bad):
+                raise ValueError(f"{self.path}: row {bad[0]} of scalars is of another iteration than its commit")
+
+    @property
+    def n_entries(self) -> int:
+        return len(self._tables.entries)
+
+    # Values
+
+    def _header(self, row: int) -> bytes:
+        entry = self._tables.entries[row]
+        header = self._tables.payload(int(entry["start"]), int(entry["n_bytes"]))
+        if zlib.crc32(header) != int(entry["crc"]):
+            raise ValueError("its header is damaged")
+        return header
+
+    def _value(self, stream: str, kind: str | None, row: int, iteration: int) -> Any:
+        """The value of an entry, from the cache where it is there; a keyframe's is not kept."""
+        header = self._header(row)
+        if stream == STATE:
+            return state_of(self._decoded(header))
+        if kind in ("voxel", "corner"):
+            voxels = self._voxels_at(iteration)
+            array = self._cache.get((kind, header), lambda: field_of(kind, self._decoded(header)))
+            wanted = -1 if voxels is None else voxels.n_voxels if kind == "voxel" else voxels.n_corners
+            if array is not None and array.shape[0] != wanted:
+                raise ValueError(f"{stream} must have {wanted} rows, got {array.shape[0]}")
+            return array
+        if stream == CAMERAS:
+            return self._cache.get((stream, header), lambda: cameras_of(self._decoded(header), self._camera_known))
+        if stream == CHANGES:
+            listed = self._decoded(header)
+            return [change_of(value, self._camera_known) for value in (listed if type(listed) is list else [listed])]
+        return self._cache.get((kind, header), lambda: field_of(kind, self._decoded(header)))
+
+    def _decoded(self, header: bytes) -> Any:
+        check_size(header)
+        return value_of(header, self._tables.payload)
+
+    def _camera_known(self, camera: Camera) -> Camera:
+        """One object for equal cameras: the window tells own ones apart by identity."""
+        return self._cameras.setdefault(camera_key(camera), camera)
+
+    def _events(self, stream: Stream, place: int) -> tuple[PruneEvent, ...]:
+        """What was pruned up to an entry, as much of it as a run itself keeps."""
+        events: list[PruneEvent] = []
+        for row in stream.rows[: place + 1][::-1]:
+            header = self._header(int(row))
+            fresh = self._cache.get(("prune", header), lambda header=header: events_of(self._decoded(header)))
+            events = [*fresh, *events]
+            if len(events) >= MAX_EVENTS:
+                break
+        return self._cache.get(("events", int(stream.rows[place])), lambda: tuple(events[-MAX_EVENTS:]))
+
+    def _voxels_stream(self) -> Stream:
+        return self.stream(VOXELS if self.meta.field_kinds.get(VOXELS) == VOXELS else "")
+
+    def _voxels_entry(self, iteration: int) -> bytes | None:
+        """What names the voxels at an iteration: equal headers are equal voxels."""
+        stream = self._voxels_stream()
+        place = stream.at(iteration)
+        return None if place < 0 else self._header(int(stream.rows[place]))
+
+    def _voxels_at(self, iteration: int) -> SparseVoxels | None:
+        stream = self._voxels_stream()
+        place = stream.at(iteration)
+        return None if place < 0 else self._value(VOXELS, VOXELS, int(stream.rows[place]), iteration)
+
+
+def _history(names: tuple[str, ...], table: np.ndarray, iterations: np.ndarray) -> History:
+    """With a whole column of iterations, whatever the file has: plots stand on it."""
+    column = iterations.astype(np.float64)
+    if "iteration" in names:
+        known = table[:, names.index("iteration")]
+        if np.isfinite(known).all() and (np.diff(known) > 0).all():
+            return History(names, table)
+        table = table.copy()
+        table[:, names.index("iteration")] = column
+    else:
+        names, table = ("iteration", *names), np.column_stack([column, table])
+    table.flags.writeable = False
+    return History(names, table)
