@@ -1,0 +1,247 @@
+"""Recorder: what the thread that owns a run calls as it goes; it copies what is due and never waits for the file."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sparseflex.training.run import Run
+from workbench.commands import ChangeCameras, ChangeSetting
+from workbench.recording.layout import CHANGES, SPARE_SCALARS
+from workbench.recording.outlet import Outlet, size_of
+from workbench.recording.policy import About, RecordPolicy, RecordStatus, meta_of
+from workbench.recording.sources import Sources
+from workbench.recording.values import change_value
+
+MIN_COLUMNS = 128
+"""Scalars there is room for at least: most have no name before the first iteration has ended."""
+
+StartRecorder = Callable[[Run], "Recorder"]
+
+PARTS = ("snapshot", "maps", "state")
+"""Large values fall due together: fields of voxels, corners and meshes; maps; the state."""
+
+CLOSE_SECS = 60.0
+
+
+def _guarded(method: Callable[..., None]) -> Callable[..., None]:
+    """Whatever goes wrong ends the recording with a line, never the run."""
+
+    @functools.wraps(method)
+    def call(self: Recorder, *arguments: Any) -> None:
+        if self.status.stopped:
+            return
+        try:
+            method(self, *arguments)
+        except Exception as error:  # noqa: BLE001 - the recording's boundary towards the run
+            self._outlet.stop(f"{type(error).__name__}: {' '.join(str(error).split())}")
+
+    return call
+
+
+class Recorder:
+    """Records a run into path, or path-2 and so on where that exists. All of it is called from the run's thread.
+
+    The run's iteration as it stands is recorded at once, with all there is. Large values (snapshots, maps, keyframes)
+    that find no room in the queue are counted as dropped once and taken at the next iteration that has room for them.
+    Raises OSError where no process can be started.
+    """
+
+    def __init__(self, path: Path, run: Run, about: About | None = None, policy: RecordPolicy | None = None,
+                 row: Mapping[str, float] | None = None) -> None:
+        self._run, self._policy = run, policy or RecordPolicy()
+        self._halfway = self._policy.limit_bytes / 2
+        self._row = {"iteration": float(run.iteration), **run.scalars()} if row is None else dict(row)
+        n_columns = max(len(self._row) + SPARE_SCALARS, MIN_COLUMNS)
+        self._outlet = Outlet(path, meta_of(run, about or About(), self._policy), n_columns, self._policy)
+        self._sources = Sources(run, self._outlet)
+        self._owed: set[str] = set()  # parts that fell due and found no room
+        self._sizes: dict[str, int] = {}  # of each kind of part, as it was last
+        self._first = self._reached = self._committed = run.iteration  # recorded up to; iteration of the latest commit
+        self._changes: list[dict[str, Any]] = []
+        self._within = False  # an iteration has begun
+        self._needs_keyframe = False
+        self._latest: dict[str, int] = {}  # by kind of part: the iteration that it was recorded of
+        self._begin()
+
+    @property
+    def status(self) -> RecordStatus:
+        return self._outlet.status
+
+    @property
+    def writer_pid(self) -> int:
+        return self._outlet.writer_pid
+
+    # What happens to the run
+
+    @_guarded
+    def _begin(self) -> None:
+        self._commit(self._row, set(PARTS))
+
+    @_guarded
+    def iteration_started(self, run: Run) -> None:
+        """Before the first stage: a keyframe, where something was changed since the last one."""
+        self._within = True
+        if not self._needs_keyframe or run.iteration < self._reached:
+            return
+        self._needs_keyframe = False
+        if self._committed == run.iteration:
+            self._commit(None, {"state"}, addition=True)
+        else:  # on another way from here on
+            self._commit(self._row, set(PARTS))
+
+    @_guarded
+    def iteration_ended(self, run: Run, row: Mapping[str, float]) -> None:
+        """row: its scalars. An iteration that is in the file already isn't recorded again."""
+        self._within, self._row = False, dict(row)
+        if run.iteration <= self._reached:
+            return
+        self._reached = run.iteration
+        self._double_intervals()
+        self._commit(self._row, self._due(run.iteration))
+
+    @_guarded
+    def changed(self, change: ChangeSetting | ChangeCameras, n_stages: int = 0) -> None:
+        """The user changed something, when so many stages of an iteration had run."""
+        here = self._run.iteration
+        if here < self._reached:  # what was recorded beyond is no longer the run's future
+            self._reached = here
+            place = here, n_stages
+            self._changes = [kept for kept in self._changes if (kept["iteration"], kept["n_stages"]) <= place]
+            self._forget(here)
+        self._changes.append(change_value(change, here, n_stages))
+        self._needs_keyframe = True
+
+    @_guarded
+    def went_back(self, iteration: int, row: Mapping[str, float] | None = None) -> None:
+        """The run stands at the start of another iteration that it passed before; row: the scalars there."""
+        self._within = False
+        self._row = {"iteration": float(iteration), **self._run.scalars()} if row is None else dict(row)
+
+    @_guarded
+    def finish(self) -> None:
+        """Nothing more comes: the run as it stands is taken, if that is between two iterations. Doesn't wait."""
+        run = self._run
+        if not self._within and run.iteration == self._committed == self._reached:
+            lacking = {name for name in PARTS if self._latest.get(name) != run.iteration}
+            self._commit(None, lacking, addition=True)
+        self._outlet.end()
+
+    def close(self, timeout_secs: float = CLOSE_SECS) -> None:
+        """Finishes, and waits until all is written; what isn't by then is left out."""
+        self.finish()
+        self._outlet.close(timeout_secs)
+
+    # What is recorded
+
+    def _due(self, iteration: int) -> set[str]:
+        """The parts that fall due with this iteration."""
+        every = {"snapshot": self._policy.snapshot_every, "maps": self._policy.maps_every,
+                 "state": self._policy.keyframe_every}
+        due = {name for name, interval in every.items() if iteration % interval == 0}
+        if iteration == self._first + 1:
+            due |= {"snapshot", "maps"}  # the first of their kind
+        if "snapshot" not in self._owed and self._sources.voxels_changed():
+            due.add("snapshot")
+        return due
+
+    def _commit(self, row: Mapping[str, float] | None, due: set[str], addition: bool = False) -> None:
+        """What is due and what was owed, as far as there is room for it; the small things of an iteration with row."""
+        sources, iteration = self._sources, self._run.iteration
+        values = self._large(due)
+        if row is not None:
+            if sources.voxels_changed():  # there was no room for them
+                values |= sources.taken(sources.nothing_of_voxels())
+            values |= sources.taken(sources.every_iteration())
+        if not values and row is None:
+            return
+        scalars = None if row is None else {name: _number(value) for name, value in row.items()}
+        if not self._outlet.put(iteration, {sources.row(name): value for name, value in values.items()}
+                                | ({sources.row(CHANGES): self._changes} if self._changes else {}), scalars, addition):
+            self._drop(1)
+            self._forget(self._committed)
+            return
+        self._changes, self._committed = [], iteration
+
+    def _large(self, due: set[str]) -> dict[str, Any]:
+        """The values of the parts for which there is room; the others stay owed, and are counted when they fall due."""
+        values: dict[str, Any] = {}
+        self._owed |= due
+        for name in sorted(self._owed):
+            # by its last size first: what has no room needn't be copied
+            if self._outlet.room_for(size_of(values) + self._sizes.get(name, 0)):
+                part = getattr(self._sources, name)()
+                self._sizes[name] = size_of(part.values)
+                if self._outlet.room_for(size_of(values) + self._sizes[name]):
+                    values |= self._sources.taken(part)
+                    self._owed.discard(name)
+                    self._latest[name] = self._run.iteration
+        self._drop(len(due & self._owed))
+        return values
+
+    def _drop(self, n: int) -> None:
+        if n:
+            self._outlet.change_status(n_dropped=self.status.n_dropped + n)
+
+    def _forget(self, iteration: int) -> None:
+        self._sources.forget(iteration)
+        self._owed |= {"snapshot", "maps"}  # all that holds until it changes has to come anew
+
+    def _double_intervals(self) -> None:
+        """Once for every half of what was left that is used up."""
+        limit, n_bytes = self._policy.limit_bytes, self.status.n_bytes
+        while self._halfway < n_bytes and limit - self._halfway > 1:
+            self._policy = self._policy.doubled()
+            self._halfway += (limit - self._halfway) / 2
+
+
+class LateRecorder:
+    """Begins to record with the first iteration, so that a run that is only looked at leaves no file; start: None where
+    nothing is to be recorded. What can't be started is told once by `failed`."""
+
+    def __init__(self, start: StartRecorder | None) -> None:
+        self._start, self._recorder, self.failed = start, None, ""
+
+    @property
+    def status(self) -> RecordStatus | None:
+        return None if self._recorder is None else self._recorder.status
+
+    def iteration_started(self, run: Run) -> None:
+        if self._recorder is None and self._start is not None:
+            start, self._start = self._start, None
+            try:
+                self._recorder = start(run)
+            except Exception as error:  # noqa: BLE001 - what a run of one's own gives may be anything
+                self.failed = f"not recorded: {type(error).__name__}: {error}"
+        if self._recorder is not None:
+            self._recorder.iteration_started(run)
+
+    def iteration_ended(self, run: Run, row: Mapping[str, float]) -> None:
+        if self._recorder is not None:
+            self._recorder.iteration_ended(run, row)
+
+    def changed(self, change: ChangeSetting | ChangeCameras, n_stages: int) -> None:
+        if self._recorder is not None:
+            self._recorder.changed(change, n_stages)
+
+    def went_back(self, iteration: int, row: Mapping[str, float]) -> None:
+        if self._recorder is not None:
+            self._recorder.went_back(iteration, row)
+
+    def finish(self) -> None:
+        if self._recorder is not None:
+            self._recorder.finish()
+
+    def close(self, timeout_secs: float = CLOSE_SECS) -> None:
+        if self._recorder is not None:
+            self._recorder.close(timeout_secs)
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan

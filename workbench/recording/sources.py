@@ -1,0 +1,186 @@
+"""Sources: reads of a run what a recording is to hold, as copies in the form of values, and only what is new."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparseflex.training.run import Run
+from workbench.field_copies import fields_of, read_field
+from workbench.past import copied
+from workbench.recording.layout import CAMERAS, OWN_STREAMS, STATE
+from workbench.recording.outlet import Outlet
+from workbench.recording.states import state_value
+from workbench.recording.values import Cameras, cameras_value, events_value
+
+_READY = {torch.bool, torch.uint8, torch.int32, torch.int64, torch.float32}
+"""Types that stay; all others become float32, as what is shown of a run live does."""
+
+
+@dataclasses.dataclass
+class Part:
+    """Some streams' new values, with what to remember of them once they are taken."""
+
+    values: dict[str, Any] = dataclasses.field(default_factory=dict)
+    seen: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Sources:
+    """The streams of a run; belongs to the thread that owns it. What can't be read is told once and then left out."""
+
+    def __init__(self, run: Run, outlet: Outlet) -> None:
+        self._run, self._outlet = run, outlet
+        self._kinds = dict(fields_of(run))
+        self._rows = {name: row for row, name in enumerate((*OWN_STREAMS, *self._kinds))}
+        self._lost: set[str] = set()
+        self._boolean: dict[str, bool] = {}  # of fields of kind voxel, once one was seen
+        self._last_event = -1
+        self._next_event = -1
+        self.forget()
+
+    def forget(self, last_event: float = float("inf")) -> None:
+        """The file ends where it was before: nothing counts as known; pruning events only up to an iteration."""
+        self._seen: dict[str, Any] = {}
+        self._there: set[str] = set()  # streams whose latest entry isn't null
+        self._last_event = self._next_event = int(min(self._last_event, last_event))
+
+    def row(self, stream: str) -> int:
+        return self._rows[stream]
+
+    def taken(self, part: Part) -> dict[str, Any]:
+        """The values of a part that goes into the file."""
+        self._seen |= part.seen
+        for name, value in part.values.items():
+            (self._there.discard if value is None else self._there.add)(name)
+        if any(self._kinds.get(name) == "prune" for name in part.values):
+            self._last_event = self._next_event
+        return part.values
+
+    # What is due when
+
+    def voxels_changed(self) -> bool:
+        """Whether the voxels aren't those in the file."""
+        return any(self._new_voxels(name, self._read(name)) for name in self._of("voxels"))
+
+    def nothing_of_voxels(self) -> Part:
+        """What says that the voxels are others than those in the file, and unknown."""
+        return Part({name: None for name in self._of("voxels", "voxel", "corner") if name in self._there},
+                    {name: None for name in self._of("voxels")})
+
+    def every_iteration(self) -> Part:
+        """Cameras, traces, new pruning events; flags of the voxels, if the file has these voxels."""
+        part = Part()
+        self._add_cameras(part)
+        names = self._of("trace")
+        if not self.voxels_changed():
+            names += [name for name in self._of("voxel") if self._boolean.get(name, True)]
+        self._add(part, names)
+        for name in self._of("prune"):
+            events = self._read(name)
+            fresh = [event for event in events or () if event.iteration > self._last_event]
+            if fresh:
+                part.values[name] = events_value(fresh)
+                self._next_event = max(event.iteration for event in fresh)
+        return part
+
+    def snapshot(self) -> Part:
+        """Voxels where they changed, all that belongs to voxels and corners, meshes that changed."""
+        part = Part()
+        self._add(part, self._of("voxels", "voxel", "corner", "mesh"))
+        return part
+
+    def maps(self) -> Part:
+        part = Part()
+        self._add(part, self._of("map"))
+        return part
+
+    def state(self) -> Part:
+        """A keyframe; nothing where the run gives no state that can be kept."""
+        part = Part()
+        if STATE not in self._lost:
+            try:
+                part.values[STATE] = state_value(copied(self._run.state_dict()))
+            except Exception as error:  # noqa: BLE001 - a run's own state_dict may raise anything
+                self._lose(STATE, f"there are no keyframes, so no branches: {_line(error)}")
+        return part
+
+    # Reading
+
+    def _of(self, *kinds: str) -> list[str]:
+        return [name for name, kind in self._kinds.items() if kind in kinds and name not in self._lost]
+
+    def _lose(self, name: str, note: str) -> None:
+        self._lost.add(name)
+        self._outlet.note(note)
+
+    def _read(self, name: str) -> Any:
+        try:
+            return None if name in self._lost else read_field(self._run, name)
+        except Exception as error:  # noqa: BLE001 - a field of a run's own may raise anything
+            self._lose(name, f"field {name} is left out: {_line(error)}")
+            return None
+
+    def _add(self, part: Part, names: Iterable[str]) -> None:
+        for name in names:
+            try:
+                self._add_field(part, name, self._read(name))
+            except Exception as error:  # noqa: BLE001 - a field may be anything but what its kind says
+                self._lose(name, f"field {name} is left out: {_line(error)}")
+
+    def _add_field(self, part: Part, name: str, source: Any) -> None:
+        kind = self._kinds[name]
+        if source is None:
+            if name in self._there:
+                part.values[name], part.seen[name] = None, None
+        elif kind == "voxels":
+            if self._new_voxels(name, source):
+                part.values[name] = {"keys": source.keys.cpu().numpy(), "resolution": source.resolution}
+                part.seen[name] = source
+        elif kind == "mesh":
+            known = (source, source.vertices._version, source.faces._version)
+            if not _same(known, self._seen.get(name)):
+                part.values[name] = {"vertices": _array(source.vertices), "faces": _array(source.faces, torch.int32)}
+                part.seen[name] = known
+        else:
+            part.values[name] = _array(source)
+            if kind == "voxel":
+                self._boolean[name] = part.values[name].dtype == np.bool_
+
+    def _new_voxels(self, name: str, source: Any) -> bool:
+        """By value too: a run of one's own may make the same set anew each time."""
+        known = self._seen.get(name)
+        if source is None or source is known:
+            return False
+        return not (known is not None and known.resolution == source.resolution
+                    and torch.equal(known.voxel_ijk, source.voxel_ijk))
+
+    def _add_cameras(self, part: Part) -> None:
+        run = self._run
+        try:
+            own = tuple(run.own_cameras) if hasattr(run, "change_cameras") else None
+            kept = tuple(getattr(run, "kept_cameras", own or ()))
+            locked = bool(getattr(run, "cameras_locked", False))
+            if CAMERAS not in self._lost:
+                part.values[CAMERAS] = cameras_value(Cameras(tuple(run.cameras()), own, locked, kept))
+        except Exception as error:  # noqa: BLE001 - cameras of a run's own may be anything
+            self._lose(CAMERAS, f"cameras are left out: {_line(error)}")
+
+
+def _same(known: tuple, before: tuple | None) -> bool:
+    return before is not None and known[0] is before[0] and known[1:] == before[1:]
+
+
+def _array(source: Any, dtype: torch.dtype | None = None) -> np.ndarray:
+    """A copy on the CPU."""
+    tensor = source.detach() if isinstance(source, Tensor) else torch.as_tensor(source)
+    dtype = dtype or (tensor.dtype if tensor.dtype in _READY else torch.float32)
+    return tensor.to(device="cpu", dtype=dtype, copy=True).contiguous().numpy()
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
