@@ -17,6 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import tyro
 
 from workbench.cli_export import Export
+from workbench.cli_figure import Figure
 from workbench.inputs import InputError, Opened, choose_device, open_what, scene_folders, writable_folder
 
 DEMO_SCENE = "house"
@@ -45,8 +46,14 @@ class View:
     """Go coarse to fine: resolution of the first level, doubled and pruned up to --resolution; 0 starts at that."""
     up: Up | None = None
     """Up axis of the mesh file."""
+    follow: bool = False
+    """The recording is being written by another process: keep up with it."""
 
     def run(self) -> int:
+        if is_recording(self.what) and not self.headless:
+            return view_recording(self.what, self.out, self.follow)
+        if self.follow:
+            raise InputError("--follow applies to a recording (.h5) in a window")
         device = None if self.device == "auto" else choose_device(self.device)
         out = None if self.out is None else writable_folder(self.out)
         names = ("seed", "resolution", "start_resolution")
@@ -237,11 +244,16 @@ class Visit:
 
     opened: Opened
     out: Path
-    start: int
+    start: float
+
+    @classmethod
+    def of(cls, opened: Opened, out: Path) -> Visit:
+        """A recording makes no iterations, whatever it shows."""
+        return cls(opened, out, getattr(opened.run, "iteration", math.inf))
 
 
-def show(opened: Opened, out: Path, paused: bool, input_frame: bool = False) -> int:
-    """Opens the window; where iterations were made, the mesh and the metrics go beside the checkpoint afterwards.
+def show(opened: Opened, out: Path, paused: bool, input_frame: bool = False, follow: bool = False) -> int:
+    """Opens the window on a run, or a recording; where iterations were made, the mesh and the metrics go beside the checkpoint afterwards.
 
     A file dropped on the window gets a folder of its name beside the first one's.
     """
@@ -249,7 +261,7 @@ def show(opened: Opened, out: Path, paused: bool, input_frame: bool = False) -> 
     from workbench.graphics import NoGraphics
     from workbench.window import Subject
 
-    visits = [Visit(opened, out, opened.run.iteration)]
+    visits = [Visit.of(opened, out)]
 
     def open_dropped(path: str) -> Subject:
         try:
@@ -257,12 +269,22 @@ def show(opened: Opened, out: Path, paused: bool, input_frame: bool = False) -> 
             folder = writable_folder(free_folder(out.parent / found.name, [visit.out for visit in visits]))
         except InputError as error:
             raise ValueError(str(error)) from None
-        visits.append(Visit(found, folder, found.run.iteration))
+        visits.append(Visit.of(found, folder))
+        return Subject(found.run, found.title, folder, found.view.camera())
+
+    def open_branch(run: Run) -> Subject:
+        """A run that has branched off the recording shown last."""
+        found = branch_of(visits[-1].opened, run)
+        try:
+            folder = writable_folder(free_folder(visits[-1].out.parent / found.name, [visit.out for visit in visits]))
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        visits.append(Visit.of(found, folder))
         return Subject(found.run, found.title, folder, found.view.camera())
 
     try:
         code = open_window(opened.run, title=opened.title, out_dir=out, paused=paused, home=opened.view.camera(),
-                           opener=open_dropped)
+                           opener=open_dropped, follow=follow, brancher=open_branch)
     except NoGraphics as error:
         raise InputError(str(error)) from None
     except StageDidNotEnd as error:
@@ -278,7 +300,7 @@ def free_folder(wanted: Path, taken: list[Path]) -> Path:
 
 
 def write_what_was_made(visit: Visit, input_frame: bool) -> int:
-    if visit.opened.run.iteration <= visit.start:
+    if getattr(visit.opened.run, "iteration", 0) <= visit.start:
         return 0
     from workbench.headless import frame_name, write_mesh, write_metrics
 
@@ -292,8 +314,8 @@ def write_what_was_made(visit: Visit, input_frame: bool) -> int:
 
 
 COMMANDS = {
-    "view": View, "fit": Fit, "demo": Demo, "eval": Eval, "bench": Bench, "scenes": Scenes, "doctor": Doctor,
-    "export": Export,
+    "view": View, "fit": Fit, "replay": ReplayRun, "demo": Demo, "eval": Eval, "bench": Bench, "scenes": Scenes, "doctor": Doctor,
+    "export": Export, "figure": Figure,
 }
 
 

@@ -79,6 +79,15 @@ class FieldView:
     note: str = ""
     _known: dict[str, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
 
+    def take_choices(self, other: FieldView, shown: tuple[Quantity | None, ...]) -> None:
+        """Another view's choices; what that one shows has its ranges here too, so that colours mean the same."""
+        for name in (*self.KEPT, "parts", "offset", "held", "cut"):
+            setattr(self, name, getattr(other, name))
+        ranges = {each.key: other.scale_of(each) for each in shown if each is not None}
+        self.locked = {**other.locked, **{key: (scale.low, scale.high) for key, scale in ranges.items()}}
+        if "view normal" in other._known:
+            self._known["view normal"] = other._known["view normal"]
+
     # Choices against what the run has
 
     def corner_name(self, snapshot: Snapshot) -> str:
@@ -146,6 +155,11 @@ class FieldView:
             low, high = -size, size
         if -math.inf < low < high < math.inf:
             self.locked[shown.key] = (low, high)
+
+    def hold_plane(self, normal: tuple[float, float, float], offset: float) -> None:
+        """Puts the plane where normal · x = offset, whatever the view; normal: unit length."""
+        self.axis, self.held, self.offset = "view", True, offset
+        self._known["view normal"] = normal
 
     def step_plane(self, view: ViewState, steps: int) -> None:
         """Moves the plane by so many voxel widths, within the box."""

@@ -222,12 +222,13 @@ class Plate:
 
 
 def framed(
-    points: Float[np.ndarray, "P 3"], direction: Float[np.ndarray, "3"], aspect: float, fill: float = 0.94
+    points: Float[np.ndarray, "P 3"], direction: Float[np.ndarray, "3"], aspect: float, fill: float = 0.94,
+    fov_y_degrees: float = FOV_DEGREES,
 ) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
-    """Eye and centre of a view along a direction in which the points just fit; FOV_DEGREES spans the height."""
+    """Eye and centre of a view along a direction in which the points just fit; the field of view spans the height."""
     axes = np.stack([*view_axes(direction), direction])
     local = points.astype(np.float64) @ axes.T
-    tangent = math.tan(math.radians(FOV_DEGREES) / 2) * fill
+    tangent = math.tan(math.radians(fov_y_degrees) / 2) * fill
     # per side: |offset - centre| <= tangent·(distance - depth); the tightest of all points, each pair of sides
     centre, distance = np.zeros(3), 0.0
     for axis, slope in ((0, tangent * aspect), (1, tangent)):

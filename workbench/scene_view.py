@@ -11,13 +11,14 @@ import numpy as np
 import polyscope as ps
 
 from workbench import theme
-from workbench.layout import Rect, arranged, view_axes
+from workbench.layout import Rect, arranged, paired, view_axes
 from workbench.normals import normal_colours
+from workbench.pair import PREFIX
 from workbench.pruning_view import KINDS
 from workbench.scene_parts import cubes, field, surfaces
 from workbench.scene_parts.cuts import Cuts
 from workbench.scene_parts.frusta import draw_cameras, draw_frustum
-from workbench.snapshot import Snapshot
+from workbench.snapshot import MeshArrays, Snapshot
 from workbench.split import CATEGORIES
 from workbench.surface_view import NORMAL
 from workbench.view_state import ViewState
@@ -27,6 +28,9 @@ ALONE, WITH_FRUSTUM = 1.3, 1.7
 """Room that an object of the unit box gets, alone or within its frustum, in world units."""
 
 FOV_DEGREES = 28.0
+
+N_PLACES = 3
+"""Places of one run: voxels with all that is drawn into them, the mesh, the target."""
 
 CAN_BE_CUT = {*CATEGORIES, *KINDS, "mesh", "target", "sdf"}
 
@@ -52,24 +56,39 @@ class SceneView:
     """Keeps the structures of the scene equal to a snapshot, touching only what has changed.
 
     Everything stands in up to three places: voxels with frustum, mesh, target; `arrange` sets them side by side
-    across the view, or all on one place. A hidden layer keeps its structures until what they show changes.
+    across the view, or all on one place. A hidden layer keeps its structures until what they show changes. Of two runs
+    (view.pair) the second has three places more, and the same names with PREFIX before them.
     """
 
     def __init__(self) -> None:
         self._drawn: dict[str, _Drawn] = {}
         self._offsets: dict[str, tuple[float, ...]] = {}
         self._cuts = Cuts()
+        self._prefix, self._first_slot = "", 0  # of the run whose part is being drawn
 
     def update(self, snapshot: Snapshot, view: ViewState) -> None:
         """Draws what the layers ask for; view.frustum (or view.split) must be up to date."""
         view.field.update(view, snapshot)
         view.surfaces.update(view, snapshot)
+        pair = view.pair
+        if pair is not None:
+            pair.update(view, snapshot)
+        self._update_run(snapshot, view)
+        if pair is not None:
+            self._prefix, self._first_slot = PREFIX, N_PLACES
+            self._update_run(pair.snapshot, pair.view)
+            self._prefix, self._first_slot = "", 0
+        else:
+            for name in [name for name in self._drawn if name.startswith(PREFIX)]:
+                self._remove(name)
+        self._update_mark(view)
+
+    def _update_run(self, snapshot: Snapshot, view: ViewState) -> None:
         self._update_voxels(view)
         self._update_surfaces(snapshot, view)
         self._update_cameras(snapshot, view)
         self._update_field(view)
         self._update_pruning(snapshot, view)
-        self._update_mark(view)
 
     def _update_voxels(self, view: ViewState) -> None:
         split, shades = view.split, view.shades
@@ -78,7 +97,7 @@ class SceneView:
             colours = None
         for name in CATEGORIES:
             key = None if split.voxels is None else (split.voxels, split.camera)
-            self._keep(name, key, lambda name=name: cubes.draw_voxels(name, name, split), 0, view.layers[name])
+            self._keep(name, key, lambda full, name=name: cubes.draw_voxels(full, name, split), 0, view.layers[name])
             own = colours if name == "active" else None
 
             def style(grid: Any, name: str, colour: theme.Colour, size: float, own: Any, whole: bool) -> None:
@@ -90,54 +109,63 @@ class SceneView:
 
     def _update_surfaces(self, snapshot: Snapshot, view: ViewState) -> None:
         shades, mesh, target = view.shades, view.surfaces.mesh, snapshot.fields.get("target")
+        target = None if view.layers["mesh"] and view.shows_target(snapshot) else target  # once is enough
         for slot, name, shown in ((1, "mesh", mesh), (2, "target", target)):
             key = None if shown is None or len(shown.faces) == 0 else (shown,)
             colour = shades.colour(name)
-            draw = lambda n=name, s=shown, c=colour: surfaces.draw_mesh(n, s, c, n == "target")  # noqa: E731
+            draw = lambda full, n=name, s=shown, c=colour: surfaces.draw_mesh(full, s, c, n == "target")  # noqa: E731
             self._keep(name, key, draw, slot, view.layers[name])
+            self._update_cap(name, shown, slot, view)
         colours = view.surfaces.colours
-        if view.mesh_colour == NORMAL and "mesh" in self._drawn:
+        if view.mesh_colour == NORMAL and self._prefix + "mesh" in self._drawn:
             self._style("mesh", lambda mesh, colour, shown, _: surfaces.style_mesh(
                 mesh, colour, normal_colours(shown)), shades.colour("mesh"), mesh, NORMAL)
         else:
             self._style("mesh", surfaces.style_mesh, shades.colour("mesh"), colours)
         self._style("target", surfaces.style_mesh, shades.colour("target"), None)
 
+    def _update_cap(self, name: str, mesh: MeshArrays | None, slot: int, view: ViewState) -> None:
+        """Where the cut goes through a closed surface, the plane's part inside of it."""
+        plane, colour = view.field.plane, view.cap_colour
+        wanted = mesh is not None and len(mesh.faces) and colour is not None and view.field.cut
+        self._keep(f"{name} cap", (mesh, plane.normal, plane.offset, colour) if wanted else None,
+                   lambda full: surfaces.draw_cap(full, mesh, plane, colour), slot, view.layers[name])
+
     def _update_cameras(self, snapshot: Snapshot, view: ViewState) -> None:
         camera, shades = view.split.camera, view.shades
         colour, weight = shades.colour("frustum"), shades.size("frustum")
         planes = tuple(theme.mixed(shades.colour(name), theme.BACKGROUND, 0.3) for name in ("near_cut", "far_cut"))
         self._keep("frustum", camera and (camera, colour, planes, weight),
-                   lambda: draw_frustum(camera, weight=weight, colour=colour, planes=planes), 0,
+                   lambda full: draw_frustum(camera, full, weight, colour=colour, planes=planes), 0,
                    view.layers["frustum"] and not view.frustum.of_view(view.pinned))  # lines all over the window
         size = shades.size("cameras")
         shown = view.cameras.shown(snapshot, view.selected_camera(snapshot), shades.colour("cameras"), theme.TEXT,
                                    view.view_camera)
         self._keep("cameras", None if shown is None else (shown, size),
-                   lambda: draw_cameras(shown, 0.09 * size), 0, view.layers["cameras"])
+                   lambda full: draw_cameras(full, shown, 0.09 * size), 0, view.layers["cameras"])
 
     def _update_field(self, view: ViewState) -> None:
         shown, shades, layers = view.field, view.shades, view.layers
         voxels = view.split.voxels
         plain = theme.OUTSIDE  # where values are still missing
-        self._keep("sdf", voxels and (voxels,), lambda: field.draw_points(voxels), 0,
+        self._keep("sdf", voxels and (voxels,), lambda full: field.draw_points(full, voxels), 0,
                    layers["sdf"] and shown.corner is not None)
         if shown.corner is not None and layers["sdf"]:
             radius = shades.size("sdf") / 2 / voxels.resolution
             self._style("sdf", field.style_points, plain, radius, shown.colours("corner"))
-        self._keep("slice", shown.slice and (shown.slice,), lambda: field.draw_slice(shown.slice), 0, True)
+        self._keep("slice", shown.slice and (shown.slice,), lambda full: field.draw_slice(full, shown.slice), 0, True)
         self._style("slice", field.style_slice, plain, shown.slice_colours())
         segments = shown.contour_segments
-        self._keep("contour", None if segments is None else (segments,),
-                   lambda: field.draw_contour(shown.slice, segments), 0, True)
+        self._keep("zero contour", None if segments is None else (segments,),
+                   lambda full: field.draw_contour(full, shown.slice, segments), 0, True)
         arrows, colour, thick = shown.vectors, shades.colour("vectors"), shades.size("vectors")
         self._keep("vectors", arrows and (arrows, colour, thick),
-                   lambda: field.draw_vectors(arrows, colour, thick, voxels.resolution), 0, True)
+                   lambda full: field.draw_vectors(full, arrows, colour, thick, voxels.resolution), 0, True)
 
     def _update_pruning(self, snapshot: Snapshot, view: ViewState) -> None:
         for kind in KINDS:
             voxels = view.pruning.voxels(snapshot, kind)
-            self._keep(kind, voxels and (voxels,), lambda kind=kind, shown=voxels: cubes.draw_set(kind, shown), 0,
+            self._keep(kind, voxels and (voxels,), lambda full, shown=voxels: cubes.draw_set(full, shown), 0,
                        view.layers[kind])
             self._style(kind, cubes.style_voxels, kind, view.shades.colour(kind), view.shades.size(kind), None, True)
 
@@ -145,11 +173,11 @@ class SceneView:
         """The probed point, in each place that shows something."""
         probed = view.maps.probe_world
         world = None if probed is None else tuple(float(part) for part in probed)
-        for slot in range(3):
+        for slot in range(2 * N_PLACES):
             used = any(drawn.visible and drawn.slot == slot and name != f"probe {slot}"
                        for name, drawn in self._drawn.items())
             self._keep(f"probe {slot}", (world, theme.TEXT) if world and used else None,
-                       lambda slot=slot: field.draw_mark(f"probe {slot}", world, theme.TEXT), slot, True)
+                       lambda full: field.draw_mark(full, world, theme.TEXT), slot, True)
 
     def arrange(self, view: ViewState, aspect: float) -> None:
         """Puts the places side by side across the present view, or all at the origin; aspect: of the free part."""
@@ -172,21 +200,21 @@ class SceneView:
         if view.field.cut:
             normal = np.array(plane.normal)
             kept = normal if view.field.flipped else -normal
-            if not view.side_by_side:
-                centres = dict.fromkeys(centres, np.zeros(3))
             poses = {slot: (centre + normal * plane.offset, kept) for slot, centre in centres.items()}
         self._cuts.place(poses, [
-            (structure, drawn.slot if name in CAN_BE_CUT else None)
+            (structure, drawn.slot if name.removeprefix(PREFIX) in CAN_BE_CUT else None)
             for name, drawn in self._drawn.items() for structure in drawn.structures
         ])
 
     def places(self, view: ViewState, aspect: float) -> tuple[dict[int, tuple[float, float]], tuple[float, float]]:
         """Where each place's centre lies (right, up), and the size of the whole, in world units."""
         slots = sorted({drawn.slot for drawn in self._drawn.values() if drawn.visible})
-        sizes = [WITH_FRUSTUM if slot == 0 and view.layers["frustum"] else ALONE for slot in slots]
+        sizes = {slot: WITH_FRUSTUM if slot % N_PLACES == 0 and view.layers["frustum"] else ALONE for slot in slots}
+        if view.pair is not None:
+            return paired(sizes, N_PLACES, aspect, view.side_by_side)
         if not view.side_by_side or not slots:
-            return dict.fromkeys(slots, (0.0, 0.0)), (max(sizes, default=ALONE),) * 2
-        centres, whole = arranged(sizes, aspect)
+            return dict.fromkeys(slots, (0.0, 0.0)), (max(sizes.values(), default=ALONE),) * 2
+        centres, whole = arranged(list(sizes.values()), aspect)
         return dict(zip(slots, centres, strict=True)), whole
 
     def go_home(self, view: ViewState, window: tuple[int, int], free: Rect) -> None:
@@ -211,11 +239,12 @@ class SceneView:
             self._remove(name)
         self._cuts.clear()
 
-    def _keep(self, name: str, key: tuple | None, draw: Callable[[], list[Any]], slot: int, shown: bool) -> None:
-        """Draws anew where a part of the key has changed since last time; no key removes.
+    def _keep(self, name: str, key: tuple | None, draw: Callable[[str], list[Any]], slot: int, shown: bool) -> None:
+        """Draws anew, under its full name, where a part of the key has changed since last time; no key removes.
 
         Not shown hides: what is hidden may be unknown now, as nobody asks the run for it, and the same again later.
         """
+        name, slot = self._prefix + name, self._first_slot + slot
         known = self._drawn.get(name)
         if known is not None and (shown if key is None else not same_token(known.key, key)):
             self._remove(name)
@@ -223,7 +252,7 @@ class SceneView:
         if known is None and (key is None or not shown):
             return
         if known is None:
-            self._drawn[name] = _Drawn(key, draw(), slot)
+            self._drawn[name] = _Drawn(key, draw(name), slot)
             for structure in self._drawn[name].structures:
                 structure.set_enabled(True)  # Polyscope gives a name the state that it had before
         elif known.shown != shown:
@@ -233,7 +262,7 @@ class SceneView:
 
     def _style(self, name: str, style: Style, *arguments: Any) -> None:
         """style(structure, *arguments) where an argument has changed since last time; nothing for what is hidden."""
-        known = self._drawn.get(name)
+        known = self._drawn.get(self._prefix + name)
         if known is not None and known.visible and not same_token(arguments, known.style):
             style(known.structures[0], *arguments)
             known.style = arguments

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from sparseflex.camera import Camera
 from sparseflex.training.run import RunCamera
+from workbench import theme
 from workbench.camera_view import CameraView, same_camera
 from workbench.field_view import FieldView
 from workbench.frustum_view import FrustumView
@@ -24,6 +25,9 @@ from workbench.snapshot import Snapshot
 from workbench.split import Split
 from workbench.surface_view import SurfaceView
 from workbench.worker import Worker
+
+if TYPE_CHECKING:
+    from workbench.pair import Pair
 
 LAYERS = ("active", "outside", "near_cut", "far_cut", "mesh", "target", "frustum", "cameras", "sdf", "slice", "vectors",
           *KINDS)
@@ -84,7 +88,9 @@ class ViewState:
     from the object to the eye of the home view. pinned is the camera looked at; None follows the run's current one.
     edited holds settings while they are dragged, split what the selected camera does with the voxels. tabs holds each
     column's tab in front, notice what the window itself has to say. view_camera is the user's own view, click what was
-    clicked in the scene since the last redraw.
+    clicked in the scene since the last redraw. cap_colour closes surfaces where they are cut; None leaves them open.
+    pair: the run that is shown beside this one. of_mesh: the run is of a mesh that is to be compared with another:
+    before the first iteration the mesh layer shows it, and not noise.
     """
 
     KEPT: ClassVar[tuple[str, ...]] = ("layers", "side_by_side", "section_only", "mesh_colour", "show_difference",
@@ -125,6 +131,9 @@ class ViewState:
     notice: str = ""
     view_camera: Camera | None = None
     click: Click | None = None
+    pair: Pair | None = None
+    of_mesh: bool = False
+    cap_colour: theme.Colour | None = None
 
     def tab(self, column: str, names: tuple[str, ...]) -> str:
         """The tab in front of a column: the one chosen, or the first."""
@@ -161,8 +170,14 @@ class ViewState:
     def step_camera(self, snapshot: Snapshot, step: int) -> None:
         self.select_camera(snapshot, max(self.selected_index(snapshot), 0) + step)
 
+    def shows_target(self, snapshot: Snapshot) -> bool:
+        """Whether the mesh layer shows the target, see of_mesh."""
+        return self.of_mesh and snapshot.iteration == 0 and snapshot.field_kinds.get("target") == "mesh"
+
     def field_of(self, layer: str, snapshot: Snapshot) -> str:
         """The field that a mesh layer shows: the whole surface where the run has it, or what the section gave."""
+        if layer == "mesh" and self.shows_target(snapshot):
+            return "target"
         whole = layer == "mesh" and "surface" in snapshot.field_kinds and not self.section_only
         return "surface" if whole else layer
 

@@ -9,8 +9,10 @@ import polyscope as ps
 from jaxtyping import Float
 
 from workbench import theme
+from workbench.caps import cap
 from workbench.creases import with_creases
 from workbench.scene_parts.paint import paint
+from workbench.slices import Plane
 from workbench.snapshot import MeshArrays
 
 MAX_CREASED_FACES = 400_000
@@ -25,6 +27,14 @@ def draw_mesh(name: str, mesh: MeshArrays, colour: theme.Colour, creased: bool =
     structure.set_back_face_policy("custom")
     style_mesh(structure, colour, None)
     return [structure]
+
+
+def draw_cap(name: str, mesh: MeshArrays, plane: Plane, colour: theme.Colour) -> list[Any]:
+    """What closes the surface where the plane cuts it, flat; nothing where that isn't known."""
+    found = cap(mesh, plane)
+    if found is None:
+        return []
+    return [ps.register_surface_mesh(name, found.vertices, found.faces, material="flat", color=colour)]
 
 
 def style_mesh(structure: Any, colour: theme.Colour, colours: Float[np.ndarray, "V 3"] | None) -> None:

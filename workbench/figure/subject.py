@@ -1,0 +1,99 @@
+"""Subjects: what the panels of a recipe show, as snapshots of a run: opened, fitted first, or read from a recording."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sparseflex.scene import scene_names
+from workbench.figure.recipe import Panel, SourceTable
+from workbench.inputs import InputError, Opened, open_what, scene_folders
+from workbench.moment import Moment, of_opened, open_moment
+from workbench.snapshot import Snapshot, frozen
+
+RECORDING = ".h5"
+
+NamesFor = Callable[[int, Snapshot], frozenset[str]]
+"""The fields that the panel of a number needs, given a snapshot that tells what there is."""
+
+
+def gather(panels: Sequence[Panel], folder: Path, names_for: NamesFor) -> list[Snapshot]:
+    """A snapshot for each panel, with the fields that it needs; equal sources are opened, and fitted, once.
+
+    folder: what paths are relative to. Raises InputError.
+    """
+    found: dict[int, Snapshot] = {}
+    groups: dict[str, list[int]] = {}
+    for number, panel in enumerate(panels):
+        groups.setdefault(_same_run(panel.source), []).append(number)
+    for numbers in groups.values():
+        # in the order in which a fit comes by
+        numbers.sort(key=lambda number: (panels[number].source.iteration, number))
+        source = panels[numbers[0]].source
+        what = _located(source.path, folder)
+        opened = None if what.endswith(RECORDING) else _open(what, source)
+        for number in numbers:
+            wanted = panels[number].source.iteration
+            if opened is None:
+                moment = open_moment(what, None if wanted < 0 else wanted)
+            else:
+                _advance(opened, what, wanted)
+                moment = of_opened(opened)
+            found[number] = _snapshot(moment, number, names_for)
+    return [found[number] for number in range(len(panels))]
+
+
+def _same_run(source: SourceTable) -> str:
+    return json.dumps([source.path, source.up, dict(source.fit)], sort_keys=True, default=str)
+
+
+def _located(path: str, folder: Path) -> str:
+    """The file beside the recipe, or the name of a scene. Nothing that a recipe names is ever executed."""
+    if path.rpartition(":")[0].endswith(".py") or path.endswith(".py"):
+        raise InputError(f"source.path must not be a script, got {path!r}: record the run and name the recording")
+    beside = folder / path
+    if beside.exists():
+        return str(beside)
+    if path in scene_names(scene_folders()):
+        return path
+    raise InputError(f"source.path: {beside}: no such file, and no scene of that name")
+
+
+def _open(what: str, source: SourceTable) -> Opened:
+    return open_what(what, device="cpu", up=None if not _is_fresh(what) or source.up == "y" else source.up,
+                     overrides=dict(source.fit))
+
+
+def _advance(opened: Opened, what: str, wanted: int) -> None:
+    """Fits on to the iteration, for sources without one of their own."""
+    from workbench.headless import stop_on_signals, train
+
+    run = opened.run
+    if wanted < 0 or run.iteration == wanted:
+        return
+    if run.iteration > wanted or not _is_fresh(what):
+        raise InputError(f"source.iteration must be {run.iteration}, where {what} stands, got {wanted}")
+    with stop_on_signals() as request:
+        train(run, wanted, request, f"fit {opened.name}")
+        if request.signal_number is not None:
+            raise KeyboardInterrupt
+
+
+def _is_fresh(what: str) -> bool:
+    """Whether it is a scene or a mesh, which can be fitted as far as one likes, and no checkpoint."""
+    return not (what.endswith(".safetensors") or (Path(what) / "checkpoint.safetensors").is_file())
+
+
+def _snapshot(moment: Moment, number: int, names_for: NamesFor) -> Snapshot:
+    bare = Snapshot(
+        run_name=moment.name, iteration=moment.iteration, stages=("",), cameras=moment.cameras,
+        history=moment.history, field_kinds=frozen(moment.kinds),
+    )
+    names = names_for(number, bare)
+    fields = {name: moment.field(name) for name in sorted(names)}
+    known = frozen({name: value for name, value in fields.items() if value is not None})
+    return Snapshot(
+        run_name=bare.run_name, iteration=bare.iteration, stages=bare.stages, cameras=bare.cameras,
+        history=bare.history, field_kinds=bare.field_kinds, fields=known, asked=frozenset(names),
+    )
