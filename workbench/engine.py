@@ -36,6 +36,8 @@ from workbench.history_table import HistoryTable, history_of
 from workbench.mailbox import Mailbox
 from workbench.own_cameras import OwnCameras
 from workbench.past import LIMIT_BYTES, Kept, Past, Place
+from workbench.recording.policy import RecordStatus
+from workbench.recording.recorder import LateRecorder, StartRecorder
 from workbench.snapshot import Failure, Snapshot, frozen
 
 SaveRun = Callable[[Path, Run], Any]
@@ -72,9 +74,11 @@ class Engine:
     The caller sends commands and reads `snapshots.latest()`; nothing else is shared. No lock is held while a stage
     runs. An exception of the run ends the work, not the thread: it becomes `snapshot.failure`, and the engine still
     answers requests, saves, and goes back to an iteration before it. past_bytes: what is kept at most to go back to.
+    record: what begins to record the run, once it goes.
     """
 
-    def __init__(self, run: Run, save: SaveRun = save_checkpoint, past_bytes: float = LIMIT_BYTES) -> None:
+    def __init__(self, run: Run, save: SaveRun = save_checkpoint, past_bytes: float = LIMIT_BYTES,
+                 record: StartRecorder | None = None) -> None:
         self._run = run
         self._save = save
         self._stages = tuple(run.stages)
@@ -84,6 +88,7 @@ class Engine:
         self._copies = FieldCopies(run)
         self._history = HistoryTable(history_of(run))
         self._past, self._cameras = Past(run, past_bytes), OwnCameras(run)
+        self._recorder = LateRecorder(record)
         self._next = 0
         self._stages_run = 0
         self._started_at_iteration = run.iteration
@@ -129,11 +134,20 @@ class Engine:
         return self._run.iteration - self._started_at_iteration
 
     def stop(self, timeout_secs: float = 10.0) -> bool:
-        """Sends Stop and waits; False where a stage didn't end in time (the thread then dies with the process)."""
+        """Sends Stop and waits; False where a stage didn't end in time (the thread then dies with the process).
+
+        What waits to be recorded is then written, however long that takes, up to a minute.
+        """
         if self.alive:
             self.send(Stop())
             self._thread.join(timeout_secs)
+        if not self.alive:
+            self._recorder.close()
         return not self.alive
+
+    @property
+    def recording(self) -> RecordStatus | None:
+        return self._recorder.status
 
     # The thread
 
@@ -145,6 +159,7 @@ class Engine:
                 self._fail(error)
         if self._meter is not None:
             self._meter.close()
+        self._recorder.finish()
         self._publish(playing=False, stopped=True)
 
     def _done(self) -> bool:
@@ -236,6 +251,7 @@ class Engine:
         self._history, self._next = HistoryTable(kept.history), 0
         self._stages_run += 1  # nothing that was copied before is up to date
         self._coming = None
+        self._recorder.went_back(self._run.iteration, self._history.last_row())
         self._publish(failure=None, **self._changeable())
         self._change_again()
 
@@ -254,6 +270,7 @@ class Engine:
             self._publish(notice=str(error))
         else:
             self._past.changed(self._place, command)
+            self._recorder.changed(command, self._next)
             self._publish(notice="", past=self._past.summary(), **self._changeable())
             if not self._running():
                 self._come_to_a_stop()
@@ -281,6 +298,7 @@ class Engine:
         if self._next == 0:
             stepping = self._stage_steps > 0 or self._run_until - self._run.iteration == 1
             self._past.keep(self._run.iteration, self._history.view, stepping)
+            self._recorder.iteration_started(self._run)
         stage = self._doing = self._stages[self._next]
         before = self._run.scalars()
         if self._meter is None:
@@ -300,6 +318,7 @@ class Engine:
             self._history.append(row)
             self._ended_at.append(time.perf_counter())
             self._past.reach(self._run.iteration)
+            self._recorder.iteration_ended(self._run, row)
         self._change_again()
         if not self._running():
             self._come_to_a_stop()
@@ -358,7 +377,8 @@ class Engine:
 
     def _publish(self, **changes: Any) -> None:
         """What was shown last with these changes; one assignment in the slot."""
-        self._shown = dataclasses.replace(self._shown, serial=self._shown.serial + 1, **changes)
+        self._shown = dataclasses.replace(self._shown, serial=self._shown.serial + 1,
+                                          recording=self._recorder.status, **changes)
         self._last_publish = time.perf_counter()
         self.snapshots.put(self._shown)
 

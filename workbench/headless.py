@@ -19,8 +19,10 @@ from tqdm import tqdm
 from sparseflex.checkpoint import save_checkpoint
 from sparseflex.data import save_mesh, transform_mesh
 from sparseflex.mesh import Mesh
+from sparseflex.training.measure import cost_columns
 from sparseflex.training.run import Run
 from workbench.inputs import Opened, read_metrics, target_size
+from workbench.recording.recorder import LateRecorder, StartRecorder
 
 MESH, FIGURE, METRICS, CHECKPOINT = "mesh.ply", "figure.png", "metrics.json", "checkpoint.safetensors"
 
@@ -63,21 +65,38 @@ def say(text: str) -> None:
     tqdm.write(text, file=sys.stderr)
 
 
-def train(run: Run, n_iterations: int, request: StopRequest, label: str) -> float:
+def train(run: Run, n_iterations: int, request: StopRequest, label: str, recorder: LateRecorder | None = None) -> float:
     """Drives the run to n_iterations or to the request to stop, whichever comes first; returns the seconds."""
-    start = time.perf_counter()
+    start, recorder = time.perf_counter(), recorder or LateRecorder(None)
     pause_secs = 0.1 if sys.stderr.isatty() else 10.0  # a log file needs no animation
     with tqdm(total=n_iterations, initial=run.iteration, desc=label, unit="it", dynamic_ncols=True,
               mininterval=pause_secs, maxinterval=max(pause_secs, 10.0)) as bar:
         while run.iteration < n_iterations and request.signal_number is None:
+            recorder.iteration_started(run)
+            before = run.iteration
             for stage in run.stages:
                 run.run_stage(stage)
-                if request.signal_number is not None:
+                if request.signal_number is not None and run.iteration == before:
                     break
             else:
+                recorder.iteration_ended(run, scalars_row(run))
                 bar.update(1)
                 bar.set_postfix_str(progress_text(run.scalars()), refresh=False)
     return time.perf_counter() - start
+
+
+def scalars_row(run: Run) -> dict[str, float]:
+    """The scalars of the iteration that has ended, with what its stages cost where the run measures that."""
+    return {"iteration": float(run.iteration), **run.scalars(), **cost_columns(getattr(run, "stage_costs", {}))}
+
+
+def end_recording(recorder: LateRecorder) -> None:
+    """Waits until all that was recorded is written, and says where, and what is missing in it."""
+    recorder.close()
+    status = recorder.status
+    if status is not None:
+        for text in (*status.notes, status.words):
+            say(text)
 
 
 def progress_text(scalars: Any) -> str:
@@ -105,22 +124,25 @@ def save_state(path: Path, run: Run) -> bool:
     return True
 
 
-def run_headless(opened: Opened, n_iterations: int, out: Path, input_frame: bool = False) -> int:
+def run_headless(opened: Opened, n_iterations: int, out: Path, input_frame: bool = False,
+                 record: StartRecorder | None = None) -> int:
     """Trains to n_iterations, then writes checkpoint, mesh, metrics and figure to out; returns the exit code.
 
     Whatever ends it early, the state is saved: Ctrl-C and SIGTERM leave a checkpoint and a mesh and give 130 and 143;
     an error of the run leaves a checkpoint and goes on upwards. What can't be written is told and gives 1; all else is
     written nevertheless, the figure last, as it alone needs graphics.
     """
-    run, secs = opened.run, 0.0
+    run, secs, recorder = opened.run, 0.0, LateRecorder(record)
     with stop_on_signals() as request:
         try:
-            secs = train(run, n_iterations, request, f"fit {opened.name}")
+            secs = train(run, n_iterations, request, f"fit {opened.name}", recorder)
         except BaseException:
             kept = f"; the state is in {out / CHECKPOINT}" if save_state(out / CHECKPOINT, run) else ""
             say(f"stopped by an error in iteration {run.iteration}{kept}")
+            end_recording(recorder)
             raise
         saved = save_state(out / CHECKPOINT, run)
+        end_recording(recorder)
     # from here on Ctrl-C ends the process at once: the state is safe
     try:
         mesh = write_mesh(opened, out, input_frame)

@@ -29,6 +29,10 @@ class HistoryTable:
         self._table[self._n_rows] = [scalars.get(name, math.nan) for name in self._names]
         self._n_rows += 1
 
+    def last_row(self) -> dict[str, float] | None:
+        """The scalars of the latest iteration by name, None before the first."""
+        return dict(zip(self._names, self._table[self._n_rows - 1].tolist(), strict=True)) if self._n_rows else None
+
     def view(self) -> History:
         rows = self._table[: self._n_rows]
         rows.flags.writeable = False

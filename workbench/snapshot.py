@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 if TYPE_CHECKING:
     from sparseflex.camera import Camera
     from sparseflex.training.run import FieldKind, RunCamera, Setting
+    from workbench.recording.policy import RecordStatus
 
 
 def _empty() -> Mapping[str, Any]:
@@ -76,6 +77,11 @@ class Snapshot:
     of this snapshot cost the engine; made: the scalars that each stage set when it ran last; asked holds the names that
     fields answers, answers how often that happened so far. own_cameras: those drawn as they are, None where the run's
     can't be changed; cameras_locked: whether no others are drawn; kept_cameras: all of the user's own, drawn or not.
+    recording: how it stands, None where nothing is recorded.
+    source: a run that is "live", or a recording of one, to "replay" or to "follow" while it is written; then history is
+    the whole recording's, field_iterations tells of fields that are older than iteration from which one they are,
+    marks has iterations by what is to be marked there ("keyframes", "prunings", "changes"), and speed is that of
+    playing, 1 the run's own pace and infinite for every iteration as fast as it can be drawn.
     """
 
     serial: int = 0
@@ -101,11 +107,16 @@ class Snapshot:
     stage_peak_bytes: Mapping[str, float] = dataclasses.field(default_factory=_empty)
     made: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=_empty)
     past: PastSummary = PastSummary()
+    recording: RecordStatus | None = None
     iterations_per_sec: float = float("nan")
     publish_secs: float = 0.0
     answers: int = 0
     asked: frozenset[str] = frozenset()
     stopped: bool = False
+    source: Literal["live", "replay", "follow"] = "live"
+    field_iterations: Mapping[str, int] = dataclasses.field(default_factory=_empty)
+    marks: Mapping[str, Int[np.ndarray, "m"]] = dataclasses.field(default_factory=_empty)
+    speed: float = 1.0
 
     @property
     def iteration_under_way(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sparseflex.training.run import Run
 from workbench.commands import ChangeCameras, ChangeSetting
+from workbench.history_table import HistoryTable, history_of
 from workbench.recording.layout import CHANGES, SPARE_SCALARS
 from workbench.recording.outlet import Outlet, size_of
 from workbench.recording.policy import About, RecordPolicy, RecordStatus, meta_of
@@ -24,6 +25,7 @@ StartRecorder = Callable[[Run], "Recorder"]
 PARTS = ("snapshot", "maps", "state")
 """Large values fall due together: fields of voxels, corners and meshes; maps; the state."""
 
+RUN_FILE = "run.h5"
 CLOSE_SECS = 60.0
 
 
@@ -47,15 +49,15 @@ class Recorder:
 
     The run's iteration as it stands is recorded at once, with all there is. Large values (snapshots, maps, keyframes)
     that find no room in the queue are counted as dropped once and taken at the next iteration that has room for them.
-    Raises OSError where no process can be started.
+    row: the scalars of that iteration, its history's where not given. Raises OSError where no process can be started.
     """
 
     def __init__(self, path: Path, run: Run, about: About | None = None, policy: RecordPolicy | None = None,
                  row: Mapping[str, float] | None = None) -> None:
         self._run, self._policy = run, policy or RecordPolicy()
         self._halfway = self._policy.limit_bytes / 2
-        self._row = {"iteration": float(run.iteration), **run.scalars()} if row is None else dict(row)
-        n_columns = max(len(self._row) + SPARE_SCALARS, MIN_COLUMNS)
+        self._row = row = HistoryTable(history_of(run)).last_row() if row is None else dict(row)
+        n_columns = max(len(row or run.scalars()) + SPARE_SCALARS, MIN_COLUMNS)
         self._outlet = Outlet(path, meta_of(run, about or About(), self._policy), n_columns, self._policy)
         self._sources = Sources(run, self._outlet)
         self._owed: set[str] = set()  # parts that fell due and found no room
@@ -63,7 +65,7 @@ class Recorder:
         self._first = self._reached = self._committed = run.iteration  # recorded up to; iteration of the latest commit
         self._changes: list[dict[str, Any]] = []
         self._within = False  # an iteration has begun
-        self._needs_keyframe = False
+        self._needs_keyframe = self._finished = False
         self._latest: dict[str, int] = {}  # by kind of part: the iteration that it was recorded of
         self._begin()
 
@@ -117,14 +119,18 @@ class Recorder:
 
     @_guarded
     def went_back(self, iteration: int, row: Mapping[str, float] | None = None) -> None:
-        """The run stands at the start of another iteration that it passed before; row: the scalars there."""
-        self._within = False
-        self._row = {"iteration": float(iteration), **self._run.scalars()} if row is None else dict(row)
+        """The run stands at the end of an iteration that it passed before; row: the scalars there, where it has any.
+
+        What is run again up to where the run was isn't recorded twice, unless something is changed.
+        """
+        self._within, self._row = False, None if row is None else dict(row)
 
     @_guarded
     def finish(self) -> None:
         """Nothing more comes: the run as it stands is taken, if that is between two iterations. Doesn't wait."""
-        run = self._run
+        if self._finished:
+            return
+        self._finished, run = True, self._run
         if not self._within and run.iteration == self._committed == self._reached:
             lacking = {name for name in PARTS if self._latest.get(name) != run.iteration}
             self._commit(None, lacking, addition=True)
@@ -149,14 +155,14 @@ class Recorder:
         return due
 
     def _commit(self, row: Mapping[str, float] | None, due: set[str], addition: bool = False) -> None:
-        """What is due and what was owed, as far as there is room for it; the small things of an iteration with row."""
+        """What is due and what was owed, as far as there is room for it; all small things, unless it is an addition."""
         sources, iteration = self._sources, self._run.iteration
         values = self._large(due)
-        if row is not None:
+        if not addition:
             if sources.voxels_changed():  # there was no room for them
                 values |= sources.taken(sources.nothing_of_voxels())
             values |= sources.taken(sources.every_iteration())
-        if not values and row is None:
+        elif not values:
             return
         scalars = None if row is None else {name: _number(value) for name, value in row.items()}
         if not self._outlet.put(iteration, {sources.row(name): value for name, value in values.items()}
@@ -198,16 +204,24 @@ class Recorder:
             self._halfway += (limit - self._halfway) / 2
 
 
+def recording_into(folder: Path, about: About, policy: RecordPolicy | None = None) -> StartRecorder:
+    """Records a run into run.h5 of a folder, or run-2.h5 and so on: what is there is kept."""
+    return lambda run: Recorder(folder / RUN_FILE, run, about, policy)
+
+
 class LateRecorder:
     """Begins to record with the first iteration, so that a run that is only looked at leaves no file; start: None where
-    nothing is to be recorded. What can't be started is told once by `failed`."""
+    nothing is to be recorded. Where that fails its status says so."""
 
     def __init__(self, start: StartRecorder | None) -> None:
-        self._start, self._recorder, self.failed = start, None, ""
+        self._start, self._failed = start, ""
+        self._recorder: Recorder | None = None
 
     @property
     def status(self) -> RecordStatus | None:
-        return None if self._recorder is None else self._recorder.status
+        if self._recorder is not None:
+            return self._recorder.status
+        return RecordStatus(Path(RUN_FILE), stopped=self._failed) if self._failed else None
 
     def iteration_started(self, run: Run) -> None:
         if self._recorder is None and self._start is not None:
@@ -215,7 +229,7 @@ class LateRecorder:
             try:
                 self._recorder = start(run)
             except Exception as error:  # noqa: BLE001 - what a run of one's own gives may be anything
-                self.failed = f"not recorded: {type(error).__name__}: {error}"
+                self._failed = f"{type(error).__name__}: {error}"
         if self._recorder is not None:
             self._recorder.iteration_started(run)
 
@@ -227,7 +241,7 @@ class LateRecorder:
         if self._recorder is not None:
             self._recorder.changed(change, n_stages)
 
-    def went_back(self, iteration: int, row: Mapping[str, float]) -> None:
+    def went_back(self, iteration: int, row: Mapping[str, float] | None) -> None:
         if self._recorder is not None:
             self._recorder.went_back(iteration, row)
 

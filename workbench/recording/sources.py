@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sparseflex.training.run import Run
+from sparseflex.training.run import Run, RunCamera
 from workbench.field_copies import fields_of, read_field
 from workbench.past import copied
 from workbench.recording.layout import CAMERAS, OWN_STREAMS, STATE
@@ -166,9 +166,21 @@ class Sources:
             kept = tuple(getattr(run, "kept_cameras", own or ()))
             locked = bool(getattr(run, "cameras_locked", False))
             if CAMERAS not in self._lost:
-                part.values[CAMERAS] = cameras_value(Cameras(tuple(run.cameras()), own, locked, kept))
+                part.values[CAMERAS] = cameras_value(Cameras(_of_now(run.cameras()), own, locked, kept))
         except Exception as error:  # noqa: BLE001 - cameras of a run's own may be anything
             self._lose(CAMERAS, f"cameras are left out: {_line(error)}")
+
+
+def _of_now(cameras: Sequence[RunCamera]) -> tuple[RunCamera, ...]:
+    """Those used last, those that name no iteration, and the user's own: recent ones are in the file already."""
+    newest = max((camera.iteration for camera in cameras if camera.iteration is not None), default=None)
+    listed: set[int] = set()
+    found = []
+    for camera in cameras:
+        if camera.own is not None and id(camera.own) not in listed or camera.iteration in (None, newest):
+            found.append(camera)
+            listed.add(id(camera.own))
+    return tuple(found)
 
 
 def _same(known: tuple, before: tuple | None) -> bool:
