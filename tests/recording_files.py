@@ -55,8 +55,8 @@ class RunBuilder(Builder):
     """Records a run as it goes: fields every `snapshot_every` iterations, keyframes every `keyframe_every`."""
 
     def __init__(self, path: Path, run: Run, snapshot_every: int = 5, keyframe_every: int = 10,
-                 about: About = About()) -> None:
-        super().__init__(path, meta_of(run, about, RecordPolicy()))
+                 about: About | None = None) -> None:
+        super().__init__(path, meta_of(run, about or About(), RecordPolicy()))
         self.run, self.every = run, (snapshot_every, keyframe_every)
         self._copies, self._voxels, self._n_events = FieldCopies(run), None, 0
         self._n_snapshots = 0
@@ -76,7 +76,7 @@ class RunBuilder(Builder):
         now = self._copies.finish()
         kinds, changed = fields_of(run), now.get("voxels") is not self._voxels
         for name, value in now.items():
-            every = kinds[name] in ("trace",) or getattr(value, "dtype", None) == bool
+            every = kinds[name] in ("trace",) or getattr(value, "dtype", "") == np.bool_
             if kinds[name] == "voxels":
                 if changed:
                     values[name] = {"keys": value.keys.numpy(), "resolution": value.resolution}

@@ -94,11 +94,27 @@ class RequestFields:
 
 
 @dataclasses.dataclass(frozen=True)
+class SetSpeed:
+    """How fast a recording is played: 1 is the run's own pace, infinite every iteration as fast as it can be drawn."""
+
+    factor: float
+
+    def __post_init__(self) -> None:
+        if not self.factor > 0:
+            raise ValueError(f"factor must be above 0, got {self.factor}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Branch:
+    """Makes of a recording a run that goes on from the iteration shown; a refusal comes back as a notice."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Stop:
     """Ends the engine's thread; an iteration that is being played is finished first."""
 
 
 Command = (
     Play | Pause | NextStage | NextIteration | RunIterations | RunTo | StepBack | GoTo | ChangeSetting
-    | ChangeCameras | SaveCheckpoint | RequestFields | Stop
+    | ChangeCameras | SaveCheckpoint | RequestFields | SetSpeed | Branch | Stop
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import weakref
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class Recording:
         self.meta = self._tables.meta
         self._place = {name: number for number, name in enumerate(self.meta.streams)}
         self._cache = ByteCache(cache_bytes)
-        self._history: tuple[Any, History] = (None, History())
+        self._derived: dict[str, tuple[Any, Any]] = {}
         self._cameras: weakref.WeakValueDictionary[tuple, Camera] = weakref.WeakValueDictionary()
 
     def close(self) -> None:
@@ -93,22 +93,30 @@ class Recording:
     @property
     def keyframes(self) -> np.ndarray:
         """Iterations at which the complete state is recorded."""
-        return np.unique(self.stream(STATE).iterations)
+        return self._once("keyframes", lambda: np.unique(self.stream(STATE).iterations))
 
     def marks(self) -> dict[str, np.ndarray]:
         """Iterations of what plots mark: keyframes, prunings, changes of the user's."""
+        return self._once("marks", self._marked)
+
+    def _marked(self) -> dict[str, np.ndarray]:
         pruned = [self.stream(name).iterations for name, kind in self.meta.field_kinds.items() if kind == "prune"]
-        first = self.iterations[0]
-        found = {"keyframes": self.keyframes, "prunings": np.concatenate([np.zeros(0, np.int64), *pruned]),
-                 "changes": self.stream(CHANGES).iterations}
-        return {name: np.unique(rows[rows > first] if name == "prunings" else rows) for name, rows in found.items()}
+        pruned = np.concatenate([np.zeros(0, np.int64), *pruned])
+        return {"keyframes": self.keyframes, "prunings": np.unique(pruned[pruned > self.iterations[0]]),
+                "changes": np.unique(self.stream(CHANGES).iterations)}
 
     def scalars(self) -> History:
         """All scalars of all iterations; the same object until something new is committed."""
         index = self._tables.index
-        if self._history[0] is not index:
-            self._history = index, _history(index.scalar_names, index.scalars, index.scalar_iterations)
-        return self._history[1]
+        return self._once("scalars", lambda: _history(index.scalar_names, index.scalars, index.scalar_iterations))
+
+    def _once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What is derived from the index, made anew when that is another."""
+        index = self._tables.index
+        known = self._derived.get(name)
+        if known is None or known[0] is not index:
+            known = self._derived[name] = (index, make())
+        return known[1]
 
     # Reading
 
@@ -168,24 +176,36 @@ class Recording:
             rest = [known for known in rest if known.own is None or id(known.own) not in among]
             return dataclasses.replace(now, listed=(*current, *rest))
 
-    def changes(self, after: int, up_to: int) -> list[Changed]:
-        """What the user changed, in order, entered under iterations above one and up to another."""
-        stream = self.stream(CHANGES)
-        inside = np.flatnonzero((stream.iterations > after) & (stream.iterations <= up_to))
-        if len(inside) > _MAX_CHANGES:
-            raise ValueError(f"{self.path}: at most {_MAX_CHANGES} changes can be read, got {len(inside)}")
+    def changes(self) -> list[tuple[int, Changed]]:
+        """What the user changed, in order, each with its row of the entries."""
+        return self._once("changes", self._read_changes)
+
+    def _read_changes(self) -> list[tuple[int, Changed]]:
+        rows = self.stream(CHANGES).rows
+        if len(rows) > _MAX_CHANGES:
+            raise ValueError(f"{self.path}: at most {_MAX_CHANGES} changes can be read, got {len(rows)}")
         with told_of(f"{self.path}: changes"):
-            return [change for place in inside for change in self._value(CHANGES, None, int(stream.rows[place]), 0)]
+            return [(int(row), change) for row in rows for change in self._value(CHANGES, None, int(row), 0)]
+
+    def changes_after_keyframe(self, iteration: int) -> list[Changed]:
+        """Those that the last keyframe at or before an iteration doesn't hold, up to the end of that iteration."""
+        stream = self.stream(STATE)
+        place = stream.at(iteration)
+        kept = int(stream.rows[place]) if place >= 0 else -1
+        until = (iteration, 0)
+        return [made for row, made in self.changes() if row > kept and (made.iteration, made.n_stages) <= until]
 
     def settings(self, iteration: int) -> dict[str, Setting]:
-        """The settings as they were chosen at an iteration."""
+        """The settings as they were chosen at the end of an iteration."""
         with told_of(f"{self.path}: settings"):
-            settings = settings_of(self.meta.table.get("settings"))
-        for made in self.changes(-1, iteration):
+            settings = self._once("settings", lambda: settings_of(self.meta.table.get("settings")))
+        chosen = dict(settings)
+        for _, made in self.changes():
             change = made.change
-            if isinstance(change, ChangeSetting) and change.name in settings:
-                settings[change.name] = dataclasses.replace(settings[change.name], value=change.value)
-        return settings
+            if isinstance(change, ChangeSetting) and change.name in chosen and (
+                    (made.iteration, made.n_stages) <= (iteration, 0)):
+                chosen[change.name] = dataclasses.replace(chosen[change.name], value=change.value)
+        return chosen
 
     def keyframe_before(self, iteration: int) -> tuple[int, Any] | None:
         """The last complete state at or before an iteration: the iteration it stands at, and the state."""
