@@ -129,8 +129,9 @@ def bad_values(values: Float[np.ndarray, "*shape"]) -> tuple[int, int]:
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
     """Round numbers from low to high, both of them at most: steps of 1, 2 or 5 times a power of ten."""
-    rough = (high - low) / max(most - 1, 1)
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(step * power for step in (1, 2, 5, 10) if step * power >= rough * (1 - 1e-9))
-    first, last = math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6)
+    power = 10.0 ** math.floor(math.log10((high - low) / max(most, 1)))
+    for step in (factor * power for factor in (1, 2, 5, 10, 20)):
+        first, last = math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6)
+        if last - first < most:
+            break
     return [number * step for number in range(first, last + 1)]

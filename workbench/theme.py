@@ -158,8 +158,9 @@ _COLOURS = (
     ("FrameBg Button Header", "raised", 1.0),
     ("FrameBgHovered ButtonHovered HeaderHovered", "raised_hover", 1.0),
     ("FrameBgActive ButtonActive HeaderActive", "raised_active", 1.0),
-    ("CheckMark SliderGrab PlotHistogram PlotLines", "accent", 1.0),
-    ("SliderGrabActive", rgb("#FFBE3D"), 1.0),
+    ("CheckMark PlotHistogram PlotLines", "accent", 1.0),
+    ("SliderGrab", "accent", 0.6),  # a slider's number is written over it
+    ("SliderGrabActive", rgb("#FFBE3D"), 0.6),
     ("ScrollbarBg", "panel", 0.0),
     ("TableRowBgAlt", "text", 0.045),
     ("ScrollbarGrab", "raised_hover", 1.0),

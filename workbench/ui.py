@@ -200,8 +200,8 @@ class Ui:
             at = end
         self.im.Dummy((width, height))
 
-    def legend(self, entries: Sequence[tuple[str, theme.Colour]]) -> None:
-        """Coloured dots with names, as many a line as fit."""
+    def legend(self, entries: Sequence[tuple[str, theme.Colour]], framed: bool = False) -> None:
+        """Coloured dots with names, as many a line as fit. framed: beside a check box."""
         with self.sized(0.88):
             gap, line_end = 0.8 * self.em, self.im.GetCursorScreenPos()[0] + self.width
             for index, (label, colour) in enumerate(entries):
@@ -210,7 +210,7 @@ class Ui:
                     wide = self.im.CalcTextSize(label)[0] + 1.1 * self.em
                     if self.im.GetCursorScreenPos()[0] + wide > line_end:
                         self.im.NewLine()
-                self.dot(colour)
+                self.dot(colour, framed)
                 self.text(label, theme.MUTED)
 
     def chips(self, labels: Sequence[str], chosen: int, tips: Sequence[str]) -> None:

@@ -290,7 +290,7 @@ def _draw_rounds(ui: Ui, title: str, at: Float[np.ndarray, "rounds"],
         return
     step = -(-len(at) // 8)
     ui.plot.SetupAxisTicks(int(ui.plot.ImAxis_X1), np.ascontiguousarray(at[::step]))
-    ui.plot.SetupAxisTicks(int(ui.plot.ImAxis_Y1), np.array(ticks(low - margin, high + margin, 6)))
+    ui.plot.SetupAxisTicks(int(ui.plot.ImAxis_Y1), np.array(ticks(low - margin, high + margin, 4)))
     if aims:
         ui.plot.SetNextLineStyle((*theme.MUTED, 1.0), 1.0)
         ui.plot.PlotInfLines("##aims", np.array(aims), int(ui.plot.ImPlotInfLinesFlags_Horizontal))

@@ -9,6 +9,7 @@ from workbench.commands import Command
 from workbench.memory_view import NEEDED, MemoryCurves
 from workbench.panels.plots import thinned
 from workbench.past import LIMIT_BYTES
+from workbench.plot_axes import setup_axes
 from workbench.snapshot import Snapshot
 from workbench.ui import Ui, count, megabytes
 from workbench.view_state import ViewState
@@ -99,11 +100,9 @@ def _draw_curves(ui: Ui, found: MemoryCurves) -> None:
     flags = int(plot.ImPlotFlags_CanvasOnly) | int(plot.ImPlotFlags_NoInputs)
     if not plot.BeginPlot("##memory", (ui.width, 8 * ui.em), flags):
         return
-    fit = int(plot.ImPlotAxisFlags_AutoFit) | int(plot.ImPlotAxisFlags_NoMenus)
-    plot.SetupAxes("", "MB", fit, fit)
-    lines = (("without", found.without, theme.OUTSIDE), ("with", found.with_sections, theme.ACTIVE))
-    for name, values, colour in lines:
-        xs, ys = thinned(found.iterations, values / 1e6)
+    curves = [thinned(found.iterations, values / 1e6) for values in (found.without, found.with_sections)]
+    setup_axes(ui, [*curves, thinned(found.measured_at, found.measured / 1e6)], y_label="MB")
+    for name, colour, (xs, ys) in zip(("without", "with"), (theme.OUTSIDE, theme.ACTIVE), curves, strict=True):
         plot.SetNextLineStyle((*colour, 1.0), 0.09 * ui.em)
         plot.PlotLine(f"##{name}", xs, ys)
     plot.SetNextMarkerStyle(int(plot.ImPlotMarker_Circle), 0.16 * ui.em, (*theme.TEXT, 1.0), 0.0, (*theme.TEXT, 1.0))

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from workbench import theme
 from workbench.commands import Command
 from workbench.panels.scalars import shown
+from workbench.plot_axes import setup_axes
 from workbench.plot_view import PlotView, choices, columns_of, line_label
 from workbench.snapshot import History, Snapshot
 from workbench.ui import Ui
@@ -64,13 +65,10 @@ def _draw_lines(ui: Ui, title: str, history: History, names: list[str], height: 
     flags |= int(plot.ImPlotFlags_NoLegend)
     if not plot.BeginPlot(title, (ui.width, height), flags):
         return
-    fit = int(plot.ImPlotAxisFlags_AutoFit) | int(plot.ImPlotAxisFlags_NoMenus)
-    plot.SetupAxes("", "", fit, fit)
-    for axis, wanted in ((plot.ImAxis_X1, plots.log_iterations), (plot.ImAxis_Y1, log_scale)):
-        if wanted:
-            plot.SetupAxisScale(int(axis), int(plot.ImPlotScale_Log10))
-    for index, name in enumerate(names):
-        xs, ys = plots.once((name, log_scale), history, lambda name=name: _curve(history, name, log_scale))
+    curves = [plots.once((name, log_scale), history, lambda name=name: _curve(history, name, log_scale))
+              for name in names]
+    setup_axes(ui, curves, (plots.log_iterations, log_scale))
+    for index, (name, (xs, ys)) in enumerate(zip(names, curves, strict=True)):
         plot.SetNextLineStyle((*_colour(index), 1.0), (0.14 if name == "loss" else 0.09) * ui.em)
         plot.PlotLine(name, xs, ys)
     if plot.IsPlotHovered():

@@ -10,6 +10,7 @@ from sparseflex.training.pruning import PruneEvent
 from workbench import theme
 from workbench.commands import ChangeSetting, Command
 from workbench.panels.plots import thinned
+from workbench.plot_axes import setup_axes
 from workbench.pruning_view import KINDS, counts_of, level_rows, reasons_of
 from workbench.snapshot import Snapshot
 from workbench.ui import Ui, count
@@ -147,20 +148,19 @@ def _draw_counts(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
     _, view.pruning.log_counts = ui.im.Checkbox("log##pruning", view.pruning.log_counts)
     colours = {"voxels": theme.ACTIVE, "pruned": theme.PRUNED, "born": theme.BORN}
     ui.im.SameLine()
-    ui.legend([(name, colours[name]) for name in names])
+    ui.legend([(name, colours[name]) for name in names], framed=True)
     flags = int(ui.plot.ImPlotFlags_NoTitle) | int(ui.plot.ImPlotFlags_NoMenus) | int(ui.plot.ImPlotFlags_NoLegend)
     height = max(ui.im.GetContentRegionAvail()[1], 8 * ui.em)
     if not ui.plot.BeginPlot("##pruning over time", (ui.width, height), flags):
         return
-    fit = int(ui.plot.ImPlotAxisFlags_AutoFit) | int(ui.plot.ImPlotAxisFlags_NoMenus)
-    ui.plot.SetupAxes("", "", fit, fit)
-    if view.pruning.log_counts:
-        ui.plot.SetupAxisScale(int(ui.plot.ImAxis_Y1), int(ui.plot.ImPlotScale_Log10))
+    curves = []
     for name in names:
         values = history.column(name)
         if name != "voxels" or view.pruning.log_counts:  # most iterations look at nothing
             values = np.where(values > 0, values, np.nan)
-        xs, ys = thinned(history.column("iteration"), values)
+        curves.append(thinned(history.column("iteration"), values))
+    setup_axes(ui, curves, (False, view.pruning.log_counts))
+    for name, (xs, ys) in zip(names, curves, strict=True):
         ui.plot.SetNextLineStyle((*colours[name], 1.0), 0.1 * ui.em)
         (ui.plot.PlotLine if name == "voxels" else ui.plot.PlotScatter)(name, xs, ys)
     ui.plot.EndPlot()
