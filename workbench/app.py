@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sparseflex.camera import Camera
 from sparseflex.training.run import Run
+from workbench.branch import branch_off
 from workbench.commands import Play
 from workbench.engine import Engine, SaveRun, save_checkpoint
 from workbench.graphics import NoGraphics, check_graphics
+from workbench.pair import Pair
+from workbench.recording.reader import Recording
+from workbench.recording.recorder import StartRecorder
+from workbench.source import Replay, Source
 from workbench.view_state import ViewState
-from workbench.window import Opener, Scripted, Subject, Window
+from workbench.window import Brancher, Opener, Scripted, Subject, Window
 
 STOP_SECS = 15.0
 
@@ -25,7 +30,7 @@ class StageDidNotEnd(RuntimeError):
 
 
 def open_window(
-    run: Run,
+    run: Run | Recording,
     *,
     title: str,
     out_dir: Path | str,
@@ -37,22 +42,29 @@ def open_window(
     view: ViewState | None = None,
     home: Camera | None = None,
     opener: Opener | None = None,
+    pair: Pair | None = None,
+    of_mesh: bool = False,
+    follow: bool = False,
+    brancher: Brancher | None = None,
+    record: StartRecorder | None = None,
 ) -> int:
-    """Shows a run until the window is closed, and drives it from there. Returns the exit code.
+    """Shows a run or a recording until the window is closed, and drives it from there. Returns the exit code.
 
     0: closed by the user; 1: the run or the window failed, or the last checkpoint couldn't be saved. Where iterations
     were made, out_dir/checkpoint.safetensors is written on closing, on Ctrl-C and SIGTERM too. scripted is called after
     each redraw and closes the window by returning True. home gives the direction of the home view. opener makes a file
     dropped on the window the next subject, or raises ValueError with the line to show; the run before it is saved as on
-    closing. Raises NoGraphics where no window can be opened, StageDidNotEnd where the run is still being changed by its
-    thread afterwards.
+    closing. pair: a second run shown beside this one, whose source is started and stopped here; a dropped file takes
+    the place of both. of_mesh: see ViewState. follow: the recording is being written. brancher: makes the run that
+    branches off a recording the next subject. record: what begins to record the run. Raises NoGraphics where no window
+    can be opened, StageDidNotEnd where the run, or the second one, is still being changed by its thread afterwards.
     """
     check_graphics()
     view = view or ViewState()
-    subject = Subject(run, title, Path(out_dir), home)
-    engine = Engine(subject.run, save)
+    subject = Subject(run, title, Path(out_dir), home, of_mesh, follow, record)
+    engine = _source_of(subject, save)
     try:
-        window = Window(engine, view, title, fps, size, opener)
+        window = Window(engine, view, title, fps, size, opener, brancher)
     except NoGraphics:
         raise
     except RuntimeError as error:
@@ -60,16 +72,20 @@ def open_window(
     code = 0
     try:
         while True:
-            window.attach(engine, subject)
-            ended = _run(engine, window, scripted, paused)
+            window.attach(engine, subject, pair)
+            with beside(pair) as stopped:
+                ended = _run(engine, window, scripted, paused)
+            pair = None
             if not ended or window.next is None:
                 break
             code = max(code, _save_on_closing(engine, subject, save))
             subject, paused = window.next, True
-            engine = Engine(subject.run, save)
+            engine = _source_of(subject, save)
     finally:
         window.close()
     last = engine.snapshots.latest()
+    if not stopped():
+        raise StageDidNotEnd(f"the second run is not saved: its stage did not end within {STOP_SECS:g} s")
     if not ended:
         raise StageDidNotEnd(f"not saved: stage {last.stage_next} did not end within {STOP_SECS:g} s")
     if window.failed or last.failure is not None:
@@ -77,7 +93,25 @@ def open_window(
     return max(code, _save_on_closing(engine, subject, save))
 
 
-def _run(engine: Engine, window: Window, scripted: Scripted | None, paused: bool) -> bool:
+@contextmanager
+def beside(pair: Pair | None) -> Iterator[Callable[[], bool]]:
+    """Starts and stops the second run's source; gives what tells, afterwards, whether it has ended."""
+    if pair is not None:
+        pair.source.start()
+    try:
+        yield lambda: pair is None or not pair.source.alive
+    finally:
+        if pair is not None:
+            pair.source.stop(STOP_SECS)
+
+
+def _source_of(subject: Subject, save: SaveRun) -> Source:
+    if isinstance(subject.run, Recording):
+        return Replay(subject.run, subject.follow, branch_off)
+    return Engine(subject.run, save, record=subject.record)
+
+
+def _run(engine: Source, window: Window, scripted: Scripted | None, paused: bool) -> bool:
     """The engine from start to stop with the window open; whether its thread has ended."""
     engine.start()
     try:
@@ -90,12 +124,15 @@ def _run(engine: Engine, window: Window, scripted: Scripted | None, paused: bool
     return ended
 
 
-def _save_on_closing(engine: Engine, subject: Subject, save: SaveRun) -> int:
+def _save_on_closing(engine: Source, subject: Subject, save: SaveRun) -> int:
     run, path = subject.run, subject.checkpoint_path
     last = engine.snapshots.latest()
     if last.failure is not None:
         print(f"failed in {last.failure.stage}, iteration {last.failure.iteration}: {last.failure.message}",
               file=sys.stderr)
+    recording = getattr(engine, "recording", None)
+    if recording is not None:
+        print(*recording.notes, f"{recording.words}: {recording.path}", sep="\n")
     if engine.n_iterations == 0:
         return 0
     try:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import os
 import shutil
 import sys
 import textwrap
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 # before torch is imported: OpenMP reads it once, and idle threads that spin slow the window and each other down
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -17,8 +18,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import tyro
 
 from workbench.cli_export import Export
+from workbench.cli_pair import view_pair
 from workbench.cli_figure import Figure
+from workbench.cli_record import HeadlessRecordOptions, RecordOptions
+from workbench.cli_replay import ReplayRun, branch_of, is_recording, view_recording
 from workbench.inputs import InputError, Opened, choose_device, open_what, scene_folders, writable_folder
+
+if TYPE_CHECKING:
+    from sparseflex.training.run import Run
+    from workbench.recording.recorder import StartRecorder
 
 DEMO_SCENE = "house"
 DEMO_OUT = Path("recordings/demo")
@@ -27,11 +35,13 @@ Up = Literal["y", "z"]
 
 
 @dataclasses.dataclass(frozen=True)
-class View:
+class View(RecordOptions):
     """Show a scene, a mesh, a checkpoint or your own trainer; starts paused. Headless: figure and metrics only."""
 
     what: tyro.conf.Positional[str]
     """A scene's name or .toml, a mesh (.obj .ply .glb .off .stl), a checkpoint.safetensors, or my_run.py:make_run."""
+    other: tyro.conf.Positional[str] = ""
+    """A second one, to be shown beside it: scene, mesh, checkpoint, recording or trainer."""
     headless: bool = False
     """No window: load, write figure.png and metrics.json, end."""
     out: Path | None = None
@@ -50,6 +60,8 @@ class View:
     """The recording is being written by another process: keep up with it."""
 
     def run(self) -> int:
+        if self.other:
+            return view_pair(self)
         if is_recording(self.what) and not self.headless:
             return view_recording(self.what, self.out, self.follow)
         if self.follow:
@@ -66,11 +78,11 @@ class View:
             from workbench.headless import view_headless
 
             return view_headless(opened, out)
-        return show(opened, out, paused=True)
+        return show(opened, out, paused=True, options=self)
 
 
 @dataclasses.dataclass(frozen=True)
-class Fit:
+class Fit(HeadlessRecordOptions):
     """Fit a SparseFlex to a scene, a mesh or a checkpoint's target, live in a window or headless."""
 
     what: tyro.conf.Positional[str]
@@ -113,12 +125,12 @@ class Fit:
         if not self.headless:
             if self.iterations is not None and not hasattr(opened.run, "config"):
                 raise InputError("--iterations applies to a trainer of one's own with --headless only")
-            return show(opened, out, paused=False, input_frame=self.input_frame)
-        return fit_headless(opened, self.iterations, out, self.input_frame)
+            return show(opened, out, paused=False, input_frame=self.input_frame, options=self)
+        return fit_headless(opened, self.iterations, out, self.input_frame, self.recorder_headless(opened, out))
 
 
 @dataclasses.dataclass(frozen=True)
-class Demo:
+class Demo(HeadlessRecordOptions):
     """The demo scene, training: in a window, or headless for its number of iterations where there is no display."""
 
     out: Path = DEMO_OUT
@@ -136,10 +148,10 @@ class Demo:
         device, out = choose_device(self.device), writable_folder(self.out)
         opened = open_what(DEMO_SCENE, device=device)
         if not headless:
-            return show(opened, out, paused=False)
+            return show(opened, out, paused=False, options=self)
         if not self.headless:
             print("no display: the demo runs headless")
-        return fit_headless(opened, None, out, False)
+        return fit_headless(opened, None, out, False, self.recorder_headless(opened, out))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,7 +238,8 @@ def warn(opened: Opened) -> None:
         print(f"{opened.name}: {text}", file=sys.stderr)
 
 
-def fit_headless(opened: Opened, iterations: int | None, out: Path, input_frame: bool) -> int:
+def fit_headless(opened: Opened, iterations: int | None, out: Path, input_frame: bool,
+                 record: StartRecorder | None) -> int:
     from workbench.headless import run_headless
 
     wanted = getattr(getattr(opened.run, "config", None), "iterations", None) if iterations is None else iterations
@@ -235,7 +248,7 @@ def fit_headless(opened: Opened, iterations: int | None, out: Path, input_frame:
     if iterations is not None and iterations <= opened.run.iteration:
         raise InputError(f"--iterations must be above {opened.run.iteration}, which {opened.name} has reached, got "
                          f"{iterations}")
-    return run_headless(opened, wanted, out, input_frame)
+    return run_headless(opened, wanted, out, input_frame, record)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,16 +265,20 @@ class Visit:
         return cls(opened, out, getattr(opened.run, "iteration", math.inf))
 
 
-def show(opened: Opened, out: Path, paused: bool, input_frame: bool = False, follow: bool = False) -> int:
-    """Opens the window on a run, or a recording; where iterations were made, the mesh and the metrics go beside the checkpoint afterwards.
+def show(opened: Opened, out: Path, paused: bool, input_frame: bool = False, follow: bool = False,
+         options: RecordOptions | None = None) -> int:
+    """Opens the window on a run, or a recording; where iterations were made, mesh and metrics go beside the checkpoint
+    afterwards.
 
     A file dropped on the window gets a folder of its name beside the first one's.
     """
     from workbench.app import StageDidNotEnd, open_window
+    from workbench.branch import parent_of
     from workbench.graphics import NoGraphics
     from workbench.window import Subject
 
-    visits = [Visit.of(opened, out)]
+    visits, options = [Visit.of(opened, out)], options or RecordOptions()
+    record = options.recorder(opened, out)
 
     def open_dropped(path: str) -> Subject:
         try:
@@ -270,7 +287,7 @@ def show(opened: Opened, out: Path, paused: bool, input_frame: bool = False, fol
         except InputError as error:
             raise ValueError(str(error)) from None
         visits.append(Visit.of(found, folder))
-        return Subject(found.run, found.title, folder, found.view.camera())
+        return Subject(found.run, found.title, folder, found.view.camera(), record=options.recorder(found, folder))
 
     def open_branch(run: Run) -> Subject:
         """A run that has branched off the recording shown last."""
@@ -279,12 +296,14 @@ def show(opened: Opened, out: Path, paused: bool, input_frame: bool = False, fol
             folder = writable_folder(free_folder(visits[-1].out.parent / found.name, [visit.out for visit in visits]))
         except InputError as error:
             raise ValueError(str(error)) from None
+        parent = parent_of(visits[-1].opened.run, run.iteration)
         visits.append(Visit.of(found, folder))
-        return Subject(found.run, found.title, folder, found.view.camera())
+        return Subject(found.run, found.title, folder, found.view.camera(),
+                       record=options.recorder(found, folder, parent=parent))
 
     try:
         code = open_window(opened.run, title=opened.title, out_dir=out, paused=paused, home=opened.view.camera(),
-                           opener=open_dropped, follow=follow, brancher=open_branch)
+                           opener=open_dropped, follow=follow, brancher=open_branch, record=record)
     except NoGraphics as error:
         raise InputError(str(error)) from None
     except StageDidNotEnd as error:
@@ -314,7 +333,8 @@ def write_what_was_made(visit: Visit, input_frame: bool) -> int:
 
 
 COMMANDS = {
-    "view": View, "fit": Fit, "replay": ReplayRun, "demo": Demo, "eval": Eval, "bench": Bench, "scenes": Scenes, "doctor": Doctor,
+    "view": View, "fit": Fit, "replay": ReplayRun, "demo": Demo, "eval": Eval, "bench": Bench, "scenes": Scenes,
+    "doctor": Doctor,
     "export": Export, "figure": Figure,
 }
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workbench.inputs import InputError, Opened
 
@@ -22,8 +23,9 @@ class RecordOptions:
     record_limit: float = 4.0
     """Gigabytes that the recording may take: it gets sparser as it nears them, and ends there."""
 
-    def recorder(self, opened: Opened, out: Path, wanted: bool = True) -> StartRecorder | None:
-        """What begins the recording; None where none is wanted. Raises InputError."""
+    def recorder(self, opened: Opened, out: Path, wanted: bool = True, parent: Mapping[str, Any] | None = None,
+                 ) -> StartRecorder | None:
+        """What begins the recording; None where none is wanted. parent: see About. Raises InputError."""
         if not 0 < self.record_limit < math.inf:
             raise InputError(f"--record-limit must be above 0 gigabytes, got {self.record_limit:g}")
         if self.no_record or not wanted:
@@ -31,7 +33,7 @@ class RecordOptions:
         from workbench.recording.policy import GIGABYTE, About, RecordPolicy
         from workbench.recording.recorder import recording_into
 
-        about = About(opened.title, dataclasses.asdict(opened.view), opened.input_from_normalized.tolist())
+        about = About(opened.title, dataclasses.asdict(opened.view), opened.input_from_normalized.tolist(), parent)
         return recording_into(out, about, RecordPolicy(limit_bytes=self.record_limit * GIGABYTE))
 
 

@@ -1,14 +1,15 @@
-"""Window: the main loop's state; shows snapshots of an engine and sends it commands. Alone in using Polyscope's UI."""
+"""Window: the main loop's state; shows snapshots of a source and sends it commands. Alone in using Polyscope's UI."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,14 +17,20 @@ from sparseflex.camera import Camera
 from sparseflex.training.run import Run
 from workbench import actions, panels, panes, theme
 from workbench.commands import Command, Pause, RequestFields
-from workbench.engine import Engine
 from workbench.graphics import default_size, start_polyscope
 from workbench.input_watch import InputWatch
 from workbench.layout import Layout, scale_for
 from workbench.pacing import Pacer
+from workbench.panels import pair as pair_panel
 from workbench.preferences import Preferences
+from workbench.recording.reader import Recording
+from workbench.recording.recorder import StartRecorder
 from workbench.snapshot import Snapshot
+from workbench.source import Source
 from workbench.view_state import Click, ViewState
+
+if TYPE_CHECKING:
+    from workbench.pair import Pair
 
 ASK_AHEAD_SECS = 0.08
 """How long before a redraw the fields are asked for: they should be fresh, and there in time."""
@@ -42,12 +49,17 @@ Scripted = Callable[["Window"], bool]
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """What a window shows: a run, what it is called, the folder of its checkpoint, a camera that looks the home way."""
+    """What a window shows: a run or a recording, what it is called, the folder of its checkpoint, a camera that looks
+    the home way; of_mesh: see ViewState; follow: the recording is being written, and kept up with; record: what begins
+    to record the run."""
 
-    run: Run
+    run: Run | Recording
     title: str
     out_dir: Path
     home: Camera | None = None
+    of_mesh: bool = False
+    follow: bool = False
+    record: StartRecorder | None = None
 
     @property
     def checkpoint_path(self) -> Path:
@@ -55,13 +67,15 @@ class Subject:
 
 
 Opener = Callable[[str], Subject]
+Brancher = Callable[[Run], Subject]
+"""Makes the run that goes on from an iteration of a recording the next subject, or raises ValueError."""
 
 
 class Window:
     """The main loop's state: engine, view, scene, pacer. Scripts use engine, view, snapshot, n_frames, screenshot."""
 
-    def __init__(self, engine: Engine, view: ViewState, title: str, fps: float, size: tuple[int, int] | None,
-                 opener: Opener | None = None) -> None:
+    def __init__(self, engine: Source, view: ViewState, title: str, fps: float, size: tuple[int, int] | None,
+                 opener: Opener | None = None, brancher: Brancher | None = None) -> None:
         import polyscope as ps
         import polyscope.imgui as psim
         import polyscope.implot as implot
@@ -73,7 +87,7 @@ class Window:
         self.view = view
         self.failed, self.n_frames = "", 0
         self.next: Subject | None = None  # what was dropped, to be shown in place of this run
-        self._opener = opener
+        self._opener, self._brancher = opener, brancher
         self._dropped: list[str] = []
         self._ps = ps
         self._input = InputWatch()
@@ -93,15 +107,19 @@ class Window:
         self.scene = SceneView()
         self.ui = Ui(psim, implot, Textures())
 
-    def attach(self, engine: Engine, subject: Subject) -> None:
-        """Makes an engine's run the one that is shown; choices that aren't about a run stay as they are."""
+    def attach(self, engine: Source, subject: Subject, pair: Pair | None = None) -> None:
+        """Makes a source the one that is shown; choices that aren't about a run stay as they are. pair: the run
+        beside it."""
         self.engine, self.next = engine, None
         self.snapshot: Snapshot = engine.snapshots.latest()
         self._of_scene = self.snapshot  # the last one with all that the scene needs: it may come more rarely
         self._awaited: int | None = None
         self._names: frozenset[str] = frozenset()
-        self._drawn_news = (-1, 0)
+        self._drawn_news, self._drawn_serial = (-1, 0), -1
         self.view.worker.clear()
+        if self.view.pair is not None:
+            self.view.pair.view.worker.stop()
+        self.view.pair, self.view.of_mesh = pair, subject.of_mesh
         self.view.title, self.view.checkpoint_path, self.view.pinned = subject.title, subject.checkpoint_path, None
         if subject.home is not None:
             self.view.home_direction = tuple((-subject.home.forward_world).tolist())
@@ -123,12 +141,21 @@ class Window:
         else:
             self.view.notice = "" if len(paths) == 1 else f"opened the first of {len(paths)} files"
 
+    def _open_branch(self, run: Run) -> None:
+        try:
+            self.next = self._brancher(run)
+        except ValueError as error:
+            self.engine.branched = None
+            self.view.notice = f"no branch: {error}"
+        else:
+            self.view.notice = ""
+
     # The loop
 
     def show(self, scripted: Scripted | None = None) -> None:
         while not (self._closing or self._ps.window_requests_close()):
             now = time.monotonic()
-            training = self.engine.snapshots.latest().playing
+            training = self.engine.snapshots.latest().playing or bool(self.view.pair and self.view.pair.latest.playing)
             news = self._news() != self._drawn_news
             wait = self._pacer.secs_until_due(now, training, news)
             if wait <= ASK_AHEAD_SECS:
@@ -141,8 +168,11 @@ class Window:
             self._redraw(now, training)
             if self._dropped:
                 self._open_dropped()
-                if self.next is not None:
-                    return
+            branched = getattr(self.engine, "branched", None)
+            if branched is not None and self._brancher is not None and self.next is None:
+                self._open_branch(branched)
+            if self.next is not None:
+                return
             if now > self._kept_at + KEEP_SECS:
                 self._preferences.save(self.view)
                 self._kept_at = now
@@ -155,6 +185,8 @@ class Window:
     def close(self) -> None:
         self._preferences.save(self.view)
         self.view.worker.stop()
+        if self.view.pair is not None:
+            self.view.pair.view.worker.stop()
         self._input.close()
         self._ps.clear_user_callback()
         self._ps.clear_files_dropped_callback()
@@ -175,18 +207,23 @@ class Window:
         names = panels.wanted_fields(view, latest)
         if self._pacer.scene_due(time.monotonic() + ASK_AHEAD_SECS, training):
             names |= view.scene_fields(latest)
-        stale = training and latest.serial == self._drawn_news[0]
+        stale = latest.playing and latest.serial == self._drawn_serial
         if self._awaited is None and (stale or names != self._names):
             self._names, self._awaited = names, latest.answers
             self.engine.send(RequestFields(names))
+        if view.pair is not None:
+            view.pair.follow(latest)
+            view.pair.ask(self._pacer.scene_due(time.monotonic() + ASK_AHEAD_SECS, training))
 
     def _news(self) -> tuple[int, int]:
         """Grows with every snapshot and with every result of the worker."""
-        return self.engine.snapshots.latest().serial, self.view.worker.n_finished
+        more = (0, 0) if self.view.pair is None else self.view.pair.news
+        return self.engine.snapshots.latest().serial + more[0], self.view.worker.n_finished + more[1]
 
     def _redraw(self, now: float, training: bool) -> None:
         self._drawn_news = self._news()
         self.snapshot = self.engine.snapshots.latest()
+        self._drawn_serial = self.snapshot.serial
         started = time.monotonic()
         self._guarded(self._update_scene, self._pacer.scene_due(now, training))
         with_scene = self._ps.get_redraw_requested()
@@ -264,6 +301,8 @@ class Window:
         if view.cameras.look_through is not None:
             self.look_through(view.cameras.look_through)
             view.cameras.look_through = None
+        if view.pair is not None:
+            pair_panel.draw_labels(self.ui, view, self.snapshot, layout.free, self.scene.places, self._screen_place)
         chosen = panes.draw_overlays(self.ui, view, layout.free)
         for action in actions.ACTIONS:
             if action.name == chosen:
@@ -283,6 +322,15 @@ class Window:
         x, y = self.scene.places(self.view, free[2] / max(free[3], 1.0))[0].get(slot, (0.0, 0.0))
         right, up = np.asarray(self._ps.get_camera_view_matrix())[:2, :3]
         return right * x + up * y
+
+    def _screen_place(self, right: float, up: float) -> tuple[float, float]:
+        """Where on the window lies what is so far right of and above the origin, across the view."""
+        matrix = np.asarray(self._ps.get_camera_view_matrix(), np.float64)
+        x, y, z = matrix[:3, :3] @ (right * matrix[0, :3] + up * matrix[1, :3]) + matrix[:3, 3]
+        width, height = self._ps.get_window_size()
+        fov = self._ps.get_view_camera_parameters().get_fov_vertical_deg()
+        pixels = height / 2 / math.tan(math.radians(fov) / 2) / max(-z, 1e-6)
+        return width / 2 + x * pixels, height / 2 - y * pixels
 
     def _view_camera(self) -> Camera:
         """The user's view of the voxels' place as a camera, as wide as the window."""

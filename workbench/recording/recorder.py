@@ -165,8 +165,10 @@ class Recorder:
         elif not values:
             return
         scalars = None if row is None else {name: _number(value) for name, value in row.items()}
-        if not self._outlet.put(iteration, {sources.row(name): value for name, value in values.items()}
-                                | ({sources.row(CHANGES): self._changes} if self._changes else {}), scalars, addition):
+        if self._changes:  # first: a keyframe holds those that are entered before it
+            values = {CHANGES: self._changes, **values}
+        rows = {sources.row(name): value for name, value in values.items()}
+        if not self._outlet.put(iteration, rows, scalars, addition):
             self._drop(1)
             self._forget(self._committed)
             return
