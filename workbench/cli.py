@@ -18,8 +18,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import tyro
 
 from workbench.cli_export import Export
-from workbench.cli_pair import view_pair
 from workbench.cli_figure import Figure
+from workbench.cli_pair import view_pair
 from workbench.cli_record import HeadlessRecordOptions, RecordOptions
 from workbench.cli_replay import ReplayRun, branch_of, is_recording, view_recording
 from workbench.inputs import InputError, Opened, choose_device, open_what, scene_folders, writable_folder

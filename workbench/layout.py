@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -75,6 +75,32 @@ def _row_and_stack(sizes: Sequence[float]) -> tuple[list[tuple[float, float]], t
     tops = [sum(rest) / 2 - sum(rest[:index]) for index in range(len(rest))]
     stacked = [(width / 2 - max(rest) / 2, top - size / 2) for top, size in zip(tops, rest, strict=True)]
     return [(first / 2 - width / 2, 0.0), *stacked], (width, height)
+
+
+def paired(
+    sizes: Mapping[int, float], n_places: int, aspect: float, apart: bool
+) -> tuple[dict[int, tuple[float, float]], tuple[float, float]]:
+    """Centres and the size of the whole for two runs: the first has places 0 to n_places - 1, the second the next.
+
+    Same places stand in line, one run below the other or beside it, whichever can be drawn larger. apart: else each
+    run's places are one.
+    """
+    if not sizes:
+        return {}, (1.0, 1.0)
+    columns = sorted({slot % n_places for slot in sizes}) if apart else [0]
+    column_of = {slot: columns.index(slot % n_places) if apart else 0 for slot in sizes}
+    runs = sorted({slot // n_places for slot in sizes})
+    widest = [max((size for slot, size in sizes.items() if column_of[slot] == number), default=1.0)
+              for number in range(len(columns))]
+    across, (length, breadth) = _row(widest)
+    step = breadth
+    wide, tall = (length, step * max(len(runs), 1)), (step * max(len(runs), 1), length)
+    below = min(aspect / wide[0], 1 / wide[1]) >= min(aspect / tall[0], 1 / tall[1])
+    places = {}
+    for slot in sizes:
+        along, side = across[column_of[slot]][0], ((len(runs) - 1) / 2 - runs.index(slot // n_places)) * step
+        places[slot] = (along, side) if below else (-side, -along)
+    return places, wide if below else tall
 
 
 def view_axes(direction: Float[np.ndarray, "3"]) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:

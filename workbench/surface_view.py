@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from workbench.snapshot import Snapshot
     from workbench.view_state import ViewState
 
-CLAY, NORMAL, FIELD, DISTANCE = "clay", "normal", "field", "distance"
+CLAY, NORMAL, FIELD, DISTANCE, DIFFERENCE = "clay", "normal", "field", "distance", "difference"
 MESH_COLOURS = (CLAY, NORMAL, FIELD, DISTANCE)
+"""What the mesh is coloured by; difference: by the distance to the other run's mesh, where two are shown (pair.py)."""
+
 SHARE = 0.2
 """Most of the time that the worker may spend on colouring the mesh of a run that plays."""
 

@@ -8,10 +8,11 @@ from workbench import quantities, theme
 from workbench.colour_maps import Scale
 from workbench.commands import Command
 from workbench.layer_view import SIZE_LIMITS
+from workbench.panels import pair
 from workbench.panels.field import draw_plane, draw_range
 from workbench.pruning_view import KINDS
 from workbench.snapshot import Snapshot
-from workbench.surface_view import CLAY, DISTANCE, FIELD, NORMAL
+from workbench.surface_view import CLAY, DIFFERENCE, DISTANCE, FIELD, NORMAL
 from workbench.ui import Ui, packed
 from workbench.view_state import LAYER_LABELS, LAYER_TIPS, LAYERS, ViewState
 
@@ -34,6 +35,7 @@ def fields(view: ViewState, snapshot: Snapshot) -> set[str]:
 
 
 def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
+    pair.draw_section(ui, view, snapshot)
     grouped = {name for _, names in GROUPS for name in names}
     others = tuple(name for name in LAYERS if name not in grouped)
     for index, (title, names) in enumerate((*GROUPS, *((("Others", others),) if others else ()))):
@@ -119,13 +121,16 @@ def _draw_mesh_choices(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
         choices[FIELD] = f"Mesh: by {quantities.LABELS.get(name, name)}"
     if kinds.get("target") == "mesh":
         choices[DISTANCE] = "Mesh: by distance to the target"
+    if view.pair is not None:
+        choices[DIFFERENCE] = "Mesh: by distance of A and B"
     at = list(choices).index(view.mesh_colour) if view.mesh_colour in choices else 0
     ui.im.SetNextItemWidth(ui.width)
     changed, at = ui.im.Combo("##mesh colour", at, list(choices.values()))
     ui.tip("What the mesh is coloured by; which field, the Field tab says. Its inside is brown")
     if changed:
         view.mesh_colour = list(choices)[at]
-    shown = {FIELD: view.field.voxel, DISTANCE: view.surfaces.distance}.get(view.mesh_colour)
+    shown = {FIELD: view.field.voxel, DISTANCE: view.surfaces.distance,
+             DIFFERENCE: view.pair and view.pair.distance}.get(view.mesh_colour)
     if view.layers["mesh"] and shown is not None:
         draw_range(ui, view.field, shown)
     if view.surfaces.note:

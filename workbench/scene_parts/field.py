@@ -18,11 +18,11 @@ CONTOUR = rgb("#101318")  # on the middle of the diverging map, which is light, 
 _IMAGE = "image"
 
 
-def draw_points(voxels: SparseVoxels) -> list[Any]:
+def draw_points(name: str, voxels: SparseVoxels) -> list[Any]:
     """The corners as points."""
     if voxels.n_corners == 0:
         return []
-    return [ps.register_point_cloud("sdf", voxels.corners_world.numpy(), material="flat", point_render_mode="quad")]
+    return [ps.register_point_cloud(name, voxels.corners_world.numpy(), material="flat", point_render_mode="quad")]
 
 
 def style_points(
@@ -33,11 +33,11 @@ def style_points(
     paint(points, colours)
 
 
-def draw_slice(found: Slice) -> list[Any]:
+def draw_slice(name: str, found: Slice) -> list[Any]:
     """The cut through the voxels, and nothing where there are none."""
     if len(found.faces) == 0:
         return []
-    mesh = ps.register_surface_mesh("slice", found.vertices, found.faces, material="flat")
+    mesh = ps.register_surface_mesh(name, found.vertices, found.faces, material="flat")
     mesh.add_parameterization_quantity("places", found.places, defined_on="vertices")
     return [mesh]
 
@@ -59,7 +59,7 @@ def style_slice(mesh: Any, colour: Colour, image: Float[np.ndarray, "H W 3"] | N
     mesh.image_shape = None if image is None else image.shape
 
 
-def draw_contour(found: Slice, segments: Float[np.ndarray, "S 2 3"]) -> list[Any]:
+def draw_contour(name: str, found: Slice, segments: Float[np.ndarray, "S 2 3"]) -> list[Any]:
     """The zero contour as flat ribbons just above either side of the slice: a fifth of the cost of tubes."""
     if len(segments) == 0:
         return []
@@ -75,16 +75,16 @@ def draw_contour(found: Slice, segments: Float[np.ndarray, "S 2 3"]) -> list[Any
     corners = np.concatenate([quads + lift, quads - lift]).reshape(-1, 3)
     first = np.arange(0, len(corners), 4)[:, None]
     faces = np.concatenate([first + (0, 1, 2), first + (0, 2, 3)])
-    return [ps.register_surface_mesh("zero contour", corners, faces, material="flat", color=CONTOUR)]
+    return [ps.register_surface_mesh(name, corners, faces, material="flat", color=CONTOUR)]
 
 
-def draw_vectors(vectors: Vectors, colour: Colour, thickness: float, resolution: int) -> list[Any]:
+def draw_vectors(name: str, vectors: Vectors, colour: Colour, thickness: float, resolution: int) -> list[Any]:
     """Arrows from the corners to where they are moved, or so many times as far."""
     if len(vectors.starts) == 0:
         return []
     radius = 0.03 * thickness / resolution
     points = ps.register_point_cloud(
-        "vectors", vectors.starts, material="flat", color=colour, point_render_mode="quad"
+        name, vectors.starts, material="flat", color=colour, point_render_mode="quad"
     )
     points.set_radius(2 * radius, relative=False)
     points.add_vector_quantity(

@@ -67,14 +67,14 @@ def _hatch(name: str, quad: Float[np.ndarray, "4 3"], colour: theme.Colour, radi
     return _lines(name, nodes, edges, colour, radius)
 
 
-def draw_cameras(shown: ShownCameras, size: float = 0.09) -> list[Any]:
+def draw_cameras(name: str, shown: ShownCameras, size: float) -> list[Any]:
     """All cameras as small pyramids in one network, each in its colour, the selected one larger."""
     nodes, edges = [], []
     for index, camera in enumerate(shown.cameras):
         first, far = 5 * len(edges), size * (1.7 if index == shown.selected else 1.0)
         nodes += [camera.eye_world.numpy()[None], camera.frustum_corners_world(far / 2, far).numpy()[4:]]
         edges.append(first + np.array([[0, 1], [0, 2], [0, 3], [0, 4], [1, 2], [2, 3], [3, 4], [4, 1]]))
-    network = _lines("cameras", np.concatenate(nodes), np.concatenate(edges), theme.CAMERAS, radius=0.002)
+    network = _lines(name, np.concatenate(nodes), np.concatenate(edges), theme.CAMERAS, radius=0.002)
     network.add_color_quantity("loss", np.repeat(shown.colours, 5, axis=0), defined_on="nodes", enabled=True)
     return [network]
 
