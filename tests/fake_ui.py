@@ -17,6 +17,11 @@ ANSWERS = {
     "GetCursorPosY": lambda: 10.0,
     "GetTextLineHeight": lambda: 15.0,
     "GetFrameHeight": lambda: 23.0,
+    "GetItemRectMin": lambda: (10.0, 10.0),
+    "GetItemRectMax": lambda: (290.0, 33.0),
+    "GetPlotPos": lambda: (10.0, 10.0),
+    "GetPlotSize": lambda: (200.0, 100.0),
+    "PlotToPixels": lambda x, y: (10.0 + x, 50.0),
     "CalcTextSize": lambda text, *_: (7.0 * len(text), 15.0),
     "BeginPlot": lambda *_: True,
     "BeginTable": lambda *_: True,
@@ -28,7 +33,7 @@ class FakeModule:
 
     def __init__(self, uses: dict[str, Any], calls: list[tuple]) -> None:
         self._uses, self._calls = uses, calls
-        self._style = type("Style", (), {"FontScaleMain": 1.0})()
+        self._style = type("Style", (), {"FontScaleMain": 1.0, "GrabMinSize": 12.0})()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith(("ImGui", "ImPlot", "ImAxis")):
@@ -38,14 +43,15 @@ class FakeModule:
             self._calls.append((name, *arguments))
             if name == "GetStyle":
                 return self._style
-            if name == "GetWindowDrawList":
+            if name in ("GetWindowDrawList", "GetPlotDrawList"):
                 return self
             if name in ("Button", "InvisibleButton", "Selectable"):
                 return self._uses.get(arguments[0], False)
             if name == "InputTextWithHint":
                 used = self._uses.get(arguments[0])
                 return (used is not None, arguments[2] if used is None else used)
-            if name in ("IsKeyPressed", "IsKeyDown", "IsMouseReleased", "IsPlotHovered"):
+            if name in ("IsKeyPressed", "IsKeyDown", "IsMouseReleased", "IsPlotHovered", "IsMouseClicked",
+                        "IsItemActive", "IsItemDeactivated"):
                 return self._uses.get(name, False)
             if name == "GetPlotMousePos":
                 return self._uses.get(name, (0.0, 0.0))

@@ -7,8 +7,20 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from workbench import theme
-from workbench.commands import Command, GoTo, NextIteration, NextStage, Pause, Play, SaveCheckpoint, StepBack
+from workbench.commands import (
+    Branch,
+    Command,
+    GoTo,
+    NextIteration,
+    NextStage,
+    Pause,
+    Play,
+    SaveCheckpoint,
+    SetSpeed,
+    StepBack,
+)
 from workbench.export import export_from_window
+from workbench.panels.transport import step_speed
 from workbench.view_state import LAYER_LABELS, LAYERS
 
 if TYPE_CHECKING:
@@ -66,6 +78,21 @@ def _to_oldest(window: Window) -> list[Command]:
     return [StepBack()] if oldest is None else [GoTo(oldest)]  # where nothing is kept the answer says why
 
 
+def _branch(window: Window) -> list[Command]:
+    if window.snapshot.source == "live":
+        window.view.notice = "this is a run already: a recording is what can be branched off"
+        return []
+    return [Branch()]
+
+
+def _speed(step: int) -> Does:
+    def does(window: Window) -> list[Command]:
+        recorded = window.snapshot.source != "live"
+        return [SetSpeed(step_speed(window.snapshot.speed, step))] if recorded else []
+
+    return does
+
+
 def _close_overlays(window: Window) -> None:
     view = window.view
     if not (view.show_keys or view.palette.shown):
@@ -103,6 +130,9 @@ ACTIONS: tuple[Action, ...] = (
     Action("Back one iteration", "LeftArrow", lambda _: [StepBack()], repeats=True),
     Action("Back to the first iteration kept", "Home", _to_oldest),
     Action("On to the last iteration reached", "End", lambda w: [GoTo(w.snapshot.past.reached)]),
+    Action("A recording: play it faster", "Period", _speed(1), listed=False),
+    Action("A recording: play it slower", "Comma", _speed(-1), listed=False),
+    Action("A recording: branch a run off here", "Ctrl+B", _branch),
     Action("Previous camera", "LeftBracket", lambda w: w.view.step_camera(w.snapshot, -1)),
     Action("Next camera", "RightBracket", lambda w: w.view.step_camera(w.snapshot, 1)),
     *(Action(f"Layer {label} on or off", str(number % 10) if number <= 10 else "", _layer(name), listed=False)

@@ -7,9 +7,14 @@ from collections.abc import Callable, Hashable
 from typing import Any, ClassVar
 
 from sparseflex.training.measure import BYTES_PREFIX, SECS_PREFIX
+from workbench import theme
 from workbench.snapshot import History
 
 LOSSES, COUNTS, PLANES, SECONDS, BYTES = "Losses", "Counts", "Planes", "Seconds per stage", "Peak bytes per stage"
+
+MARK_COLOURS: dict[str, theme.Colour] = {"keyframes": theme.rgb("#808890"), "prunings": theme.rgb("#D55E00"),
+                                         "changes": theme.rgb("#F0E442")}
+"""What is marked in plots and on the scrubber: complete states recorded, voxels pruned, settings or cameras changed."""
 
 _COUNTS = ("voxels", "active", "section", "vertices", "faces", "pruned", "born")
 _PLANES = ("near", "far")

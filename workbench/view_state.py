@@ -127,6 +127,7 @@ class ViewState:
     theme: str = "dark"
     scale: float = 1.0
     run_to: int = 100
+    scrubbed: int | None = None  # where the scrubber is held
     palette: Palette = dataclasses.field(default_factory=Palette)
     notice: str = ""
     view_camera: Camera | None = None

@@ -6,15 +6,16 @@ import numpy as np
 from jaxtyping import Float
 
 from workbench import theme
-from workbench.commands import Command
+from workbench.commands import Command, GoTo
 from workbench.panels.scalars import shown
 from workbench.plot_axes import setup_axes
-from workbench.plot_view import PlotView, choices, columns_of, line_label
+from workbench.plot_view import MARK_COLOURS, PlotView, choices, columns_of, line_label
 from workbench.snapshot import History, Snapshot
-from workbench.ui import Ui
+from workbench.ui import Ui, packed
 from workbench.view_state import ViewState
 
 MAX_POINTS = 1024
+MAX_MARKS = 256
 
 
 def fields(view: ViewState, snapshot: Snapshot) -> set[str]:
@@ -28,15 +29,17 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
         ui.text("No iteration has ended yet.", theme.MUTED)
         return []
     _, plots.log_iterations = ui.im.Checkbox("Logarithmic iterations", plots.log_iterations)
+    commands: list[Command] = []
     for place in ("upper", "lower"):
         room = ui.im.GetContentRegionAvail()[1]
-        _draw_plot(ui, view, history, place, (room / 2 if place == "upper" else room) - 0.4 * ui.em)
-    return []
+        commands += _draw_plot(ui, view, snapshot, place, (room / 2 if place == "upper" else room) - 0.4 * ui.em)
+    return commands
 
 
-def _draw_plot(ui: Ui, view: ViewState, history: History, place: str, room: float) -> None:
+def _draw_plot(ui: Ui, view: ViewState, snapshot: Snapshot, place: str, room: float) -> list[Command]:
     """Choice, legend and lines; room: the height of all of it in pixels."""
-    plots, known = view.plots, choices(history)
+    history, plots = snapshot.history, view.plots
+    known = choices(history)
     chosen = plots.chosen(place, history)
     top = ui.im.GetCursorPosY()
     ui.im.SetNextItemWidth(ui.width - 5.2 * ui.em)
@@ -51,29 +54,60 @@ def _draw_plot(ui: Ui, view: ViewState, history: History, place: str, room: floa
     if len(names) > 1:
         ui.legend([(line_label(name), _colour(number)) for number, name in enumerate(names)])
     height = max(room - (ui.im.GetCursorPosY() - top) - 0.3 * ui.em, 7 * ui.em)
-    _draw_lines(ui, f"##{place} lines", history, names, height, log_scale, plots)
+    return _draw_lines(ui, f"##{place} lines", snapshot, names, height, log_scale, plots)
 
 
 def _colour(index: int) -> theme.Colour:
     return theme.LINES[index % len(theme.LINES)]
 
 
-def _draw_lines(ui: Ui, title: str, history: History, names: list[str], height: float, log_scale: bool,
-                plots: PlotView) -> None:
-    plot = ui.plot
+def _draw_lines(ui: Ui, title: str, snapshot: Snapshot, names: list[str], height: float, log_scale: bool,
+                plots: PlotView) -> list[Command]:
+    plot, history = ui.plot, snapshot.history
     flags = int(plot.ImPlotFlags_NoTitle) | int(plot.ImPlotFlags_NoMenus) | int(plot.ImPlotFlags_NoMouseText)
     flags |= int(plot.ImPlotFlags_NoLegend)
     if not plot.BeginPlot(title, (ui.width, height), flags):
-        return
+        return []
     curves = [plots.once((name, log_scale), history, lambda name=name: _curve(history, name, log_scale))
               for name in names]
     setup_axes(ui, curves, (plots.log_iterations, log_scale))
     for index, (name, (xs, ys)) in enumerate(zip(names, curves, strict=True)):
         plot.SetNextLineStyle((*_colour(index), 1.0), (0.14 if name == "loss" else 0.09) * ui.em)
         plot.PlotLine(name, xs, ys)
+    _draw_marks(ui, snapshot)
+    commands: list[Command] = []
     if plot.IsPlotHovered():
-        _draw_values(ui, history, names, float(plot.GetPlotMousePos()[0]))
+        at = float(plot.GetPlotMousePos()[0])
+        _draw_values(ui, history, names, at, _going_to(snapshot) is not None)
+        if ui.im.IsMouseClicked(0) and _going_to(snapshot) is not None:
+            low, high = _going_to(snapshot)
+            commands = [GoTo(int(min(max(round(at), low), high)))]
     plot.EndPlot()
+    return commands
+
+
+def _going_to(snapshot: Snapshot) -> tuple[int, int] | None:
+    """The iterations that can be gone to."""
+    past = snapshot.past
+    return None if past.oldest is None or snapshot.failure is not None else (past.oldest, past.reached)
+
+
+def _draw_marks(ui: Ui, snapshot: Snapshot) -> None:
+    """Where there are keyframes, prunings and changes, at the lower edge, and a line at the present iteration."""
+    plot = ui.plot
+    (left, top), (wide, high) = plot.GetPlotPos(), plot.GetPlotSize()
+    draw = plot.GetPlotDrawList()
+    for name, colour in MARK_COLOURS.items():
+        marks = np.asarray(snapshot.marks.get(name, ()), np.float64)
+        if len(marks) > MAX_MARKS:  # evenly spread ones, as they are too close to be told apart
+            marks = marks[np.linspace(0, len(marks) - 1, MAX_MARKS).astype(int)]
+        xs = {round(plot.PlotToPixels(mark, 1.0)[0]) for mark in marks.tolist()}
+        for x in xs:
+            if left <= x <= left + wide:
+                draw.AddLine((x, top + high - 0.4 * ui.em), (x, top + high), packed(colour), 1.0)
+    if snapshot.iteration < snapshot.past.reached:
+        plot.SetNextLineStyle((*theme.ACCENT, 0.9), 1.0)
+        plot.PlotInfLines("##now", np.array([float(snapshot.iteration)]))
 
 
 def _curve(history: History, name: str, log_scale: bool) -> tuple[Float[np.ndarray, "m"], Float[np.ndarray, "m"]]:
@@ -82,14 +116,14 @@ def _curve(history: History, name: str, log_scale: bool) -> tuple[Float[np.ndarr
     return thinned(history.column("iteration"), np.where(values > 0, values, np.nan) if log_scale else values)
 
 
-def _draw_values(ui: Ui, history: History, names: list[str], at: float) -> None:
-    """A line at the iteration under the mouse, and what every curve is there."""
+def _draw_values(ui: Ui, history: History, names: list[str], at: float, goes: bool) -> None:
+    """A line at the iteration under the mouse, and what every curve is there; goes: whether a click goes there."""
     iterations = history.column("iteration")
     row = int(np.abs(iterations - at).argmin())
     ui.plot.SetNextLineStyle((*theme.MUTED, 0.8), 1.0)
     ui.plot.PlotInfLines("##here", iterations[row : row + 1].copy())
     ui.im.BeginTooltip()
-    ui.text(f"iteration {int(iterations[row]):,}", theme.MUTED)
+    ui.text(f"iteration {int(iterations[row]):,}{': click to go there' if goes else ''}", theme.MUTED)
     for index, name in enumerate(names):
         ui.dot(_colour(index))
         ui.text(f"{line_label(name)} {shown(name, float(history.column(name)[row]))}")

@@ -16,6 +16,8 @@ def line(snapshot: Snapshot, notice: str = "") -> tuple[str, theme.Colour]:
         return f"Failed in {failure.stage}, iteration {failure.iteration}: {failure.message}", theme.BAD
     if notice or snapshot.notice:
         return notice or snapshot.notice, theme.TEXT
+    if snapshot.source != "live":
+        return of_recording(snapshot)
     if snapshot.playing:
         return "Running", theme.GOOD
     if snapshot.iteration_under_way:
@@ -23,6 +25,28 @@ def line(snapshot: Snapshot, notice: str = "") -> tuple[str, theme.Colour]:
     if snapshot.iteration == 0:
         return "Paused before the first iteration: Space plays, the right arrow steps", theme.TEXT
     return "Paused", theme.TEXT
+
+
+def of_recording(snapshot: Snapshot) -> tuple[str, theme.Colour]:
+    """What a recording shows, and from which iteration the fields are where they are older."""
+    older = older_fields(snapshot)
+    if snapshot.playing and snapshot.source == "follow" and snapshot.iteration == snapshot.past.reached:
+        return f"Following the run as it is recorded{older}", theme.GOOD
+    if snapshot.playing:
+        return f"Playing the recording{older}", theme.GOOD
+    return f"A recording: Space plays, arrows step, Ctrl + B branches{older}", theme.TEXT
+
+
+def older_fields(snapshot: Snapshot) -> str:
+    """Such as '; fields of iteration 30, maps of 1': snapshots and maps are recorded more rarely than numbers."""
+    found = []
+    for what in ("fields", "maps"):
+        dates = [date for name, date in snapshot.field_iterations.items()
+                 if (snapshot.field_kinds.get(name) == "map") == (what == "maps")]
+        if dates:
+            first, last = min(dates), max(dates)
+            found.append(f"{what} of iteration {first:,}" + (f" to {last:,}" if last > first else ""))
+    return f"; {', '.join(found)}" if found else ""
 
 
 def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
