@@ -32,6 +32,7 @@ class PlotView:
     log_lower: bool = False
     log_iterations: bool = False
 
+    other: History = dataclasses.field(default_factory=History)  # of the run beside, where there is one
     _drawn: dict[Hashable, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
 
     def once(self, key: Hashable, history: History, make: Callable[[], Any]) -> Any:

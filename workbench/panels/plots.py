@@ -8,7 +8,7 @@ from jaxtyping import Float
 from workbench import theme
 from workbench.commands import Command, GoTo
 from workbench.panels.scalars import shown
-from workbench.plot_axes import setup_axes
+from workbench.plot_axes import Curve, dashed, setup_axes
 from workbench.plot_view import MARK_COLOURS, PlotView, choices, columns_of, line_label
 from workbench.snapshot import History, Snapshot
 from workbench.ui import Ui, packed
@@ -25,10 +25,13 @@ def fields(view: ViewState, snapshot: Snapshot) -> set[str]:
 
 def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     history, plots = snapshot.history, view.plots
+    plots.other = History() if view.pair is None else view.pair.latest.history
     if history.n_rows == 0 or not choices(history):
-        ui.text("No iteration has ended yet.", theme.MUTED)
+        ui.text("No iteration has ended yet." if view.pair is None else "No iteration of A has ended yet.", theme.MUTED)
         return []
     _, plots.log_iterations = ui.im.Checkbox("Logarithmic iterations", plots.log_iterations)
+    if view.pair is not None:
+        ui.text_right("A solid, B dashed", theme.MUTED)
     commands: list[Command] = []
     for place in ("upper", "lower"):
         room = ui.im.GetContentRegionAvail()[1]
@@ -70,15 +73,20 @@ def _draw_lines(ui: Ui, title: str, snapshot: Snapshot, names: list[str], height
         return []
     curves = [plots.once((name, log_scale), history, lambda name=name: _curve(history, name, log_scale))
               for name in names]
-    setup_axes(ui, curves, (plots.log_iterations, log_scale))
+    shared, beside = _curves_beside(plots, names, log_scale)
+    log = plots.log_iterations, log_scale
+    limits = setup_axes(ui, curves + beside, log)
     for index, (name, (xs, ys)) in enumerate(zip(names, curves, strict=True)):
         plot.SetNextLineStyle((*_colour(index), 1.0), (0.14 if name == "loss" else 0.09) * ui.em)
         plot.PlotLine(name, xs, ys)
+    for name, curve in zip(shared, beside, strict=True):
+        plot.SetNextLineStyle((*_colour(names.index(name)), 1.0), (0.14 if name == "loss" else 0.09) * ui.em)
+        plot.PlotLine(f"B {name}", *dashed(curve, limits, log, (ui.width, height), 0.45 * ui.em))
     _draw_marks(ui, snapshot)
     commands: list[Command] = []
     if plot.IsPlotHovered():
         at = float(plot.GetPlotMousePos()[0])
-        _draw_values(ui, history, names, at, _going_to(snapshot) is not None)
+        _draw_values(ui, (history, plots.other), names, at, _going_to(snapshot) is not None)
         if ui.im.IsMouseClicked(0) and _going_to(snapshot) is not None:
             low, high = _going_to(snapshot)
             commands = [GoTo(int(min(max(round(at), low), high)))]
@@ -110,24 +118,39 @@ def _draw_marks(ui: Ui, snapshot: Snapshot) -> None:
         plot.PlotInfLines("##now", np.array([float(snapshot.iteration)]))
 
 
+def _curves_beside(plots: PlotView, names: list[str], log_scale: bool) -> tuple[list[str], list[Curve]]:
+    """Which of these scalars the other run has too, and their curves."""
+    other = plots.other
+    shared = [name for name in names if name in other.names]
+    return shared, [plots.once(("B", name, log_scale), other, lambda name=name: _curve(other, name, log_scale))
+                    for name in shared]
+
+
 def _curve(history: History, name: str, log_scale: bool) -> tuple[Float[np.ndarray, "m"], Float[np.ndarray, "m"]]:
     """The points that draw a column; on a logarithmic axis those above 0."""
     values = history.column(name)
     return thinned(history.column("iteration"), np.where(values > 0, values, np.nan) if log_scale else values)
 
 
-def _draw_values(ui: Ui, history: History, names: list[str], at: float, goes: bool) -> None:
+def _draw_values(ui: Ui, histories: tuple[History, History], names: list[str], at: float, goes: bool) -> None:
     """A line at the iteration under the mouse, and what every curve is there; goes: whether a click goes there."""
-    iterations = history.column("iteration")
-    row = int(np.abs(iterations - at).argmin())
+    iterations = np.concatenate([history.column("iteration") for history in histories if history.n_rows])
+    here = iterations[int(np.abs(iterations - at).argmin())]
     ui.plot.SetNextLineStyle((*theme.MUTED, 0.8), 1.0)
-    ui.plot.PlotInfLines("##here", iterations[row : row + 1].copy())
+    ui.plot.PlotInfLines("##here", np.array([here]))
     ui.im.BeginTooltip()
-    ui.text(f"iteration {int(iterations[row]):,}{': click to go there' if goes else ''}", theme.MUTED)
+    ui.text(f"iteration {int(here):,}{': click to go there' if goes else ''}", theme.MUTED)
     for index, name in enumerate(names):
         ui.dot(_colour(index))
-        ui.text(f"{line_label(name)} {shown(name, float(history.column(name)[row]))}")
+        values = [_value(history, name, here) for history in histories if history.n_rows]
+        ui.text(f"{line_label(name)} {' | '.join('–' if value is None else shown(name, value) for value in values)}")
     ui.im.EndTooltip()
+
+
+def _value(history: History, name: str, iteration: float) -> float | None:
+    """A scalar at an iteration; None where the run hasn't been there, or has none of that name."""
+    rows = np.flatnonzero(history.column("iteration") == iteration)
+    return float(history.column(name)[rows[-1]]) if len(rows) and name in history.names else None
 
 
 def thinned(
