@@ -161,6 +161,11 @@ def _draw_counts(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
         curves.append(thinned(history.column("iteration"), values))
     setup_axes(ui, curves, (False, view.pruning.log_counts))
     for name, (xs, ys) in zip(names, curves, strict=True):
-        ui.plot.SetNextLineStyle((*colours[name], 1.0), 0.1 * ui.em)
-        (ui.plot.PlotLine if name == "voxels" else ui.plot.PlotScatter)(name, xs, ys)
+        colour = (*colours[name], 1.0)
+        if name == "voxels":
+            ui.plot.SetNextLineStyle(colour, 0.1 * ui.em)
+            ui.plot.PlotLine(name, xs, ys)
+        else:
+            ui.plot.SetNextMarkerStyle(int(ui.plot.ImPlotMarker_Circle), 0.22 * ui.em, colour, 0.0, colour)
+            ui.plot.PlotScatter(name, xs, ys)
     ui.plot.EndPlot()
