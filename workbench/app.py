@@ -84,13 +84,18 @@ def open_window(
     finally:
         window.close()
     last = engine.snapshots.latest()
-    if not stopped():
-        raise StageDidNotEnd(f"the second run is not saved: its stage did not end within {STOP_SECS:g} s")
-    if not ended:
-        raise StageDidNotEnd(f"not saved: stage {last.stage_next} did not end within {STOP_SECS:g} s")
+    _check_ended(ended, stopped(), last.stage_next)
     if window.failed or last.failure is not None:
         code = 1
     return max(code, _save_on_closing(engine, subject, save))
+
+
+def _check_ended(ended: bool, other_ended: bool, stage: str) -> None:
+    """Raises StageDidNotEnd where one of the threads is still at work."""
+    if not other_ended:
+        raise StageDidNotEnd(f"the second run is not saved: its stage did not end within {STOP_SECS:g} s")
+    if not ended:
+        raise StageDidNotEnd(f"not saved: stage {stage} did not end within {STOP_SECS:g} s")
 
 
 @contextmanager

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
+from sparseflex.scene import ViewConfig
+from sparseflex.training.config import from_table
 from sparseflex.training.run import Run
 from workbench.commands import ChangeSetting
+from workbench.inputs import Opened, choose_device, input_errors, open_what
 from workbench.own_cameras import OwnCameras
 from workbench.recording.reader import Recording
 from workbench.recording.values import Changed
@@ -17,12 +21,12 @@ Say = Callable[[str], None]
 
 
 def branch_off(recording: Recording, iteration: int, say: Say = lambda text: None,
-               device: torch.device | str = "cpu", run: Run | None = None) -> Run:
+               device: torch.device | str | None = None, run: Run | None = None) -> Run:
     """The run as it stood when an iteration had ended, ready to go on.
 
-    run: a fresh one of the user's own kind, which takes over the state; a fit needs none. say is told which keyframe it
-    starts from and how far it is. Raises ValueError where the recording has no state at or before the iteration, the
-    state is not of this version, or the run can't be made from it.
+    device: None takes CUDA where there is one. run: a fresh one of the user's own kind, which takes over the state; a
+    fit needs none. say is told which keyframe it starts from and how far it is. Raises ValueError where the recording
+    has no state at or before the iteration, or none that a run of this version can be made from.
     """
     first, last = int(recording.iterations[0]), int(recording.iterations[-1])
     if not first <= iteration <= last:
@@ -34,7 +38,7 @@ def branch_off(recording: Recording, iteration: int, say: Say = lambda text: Non
     n_again = iteration - start
     told = f"keyframe {start}" + (f", re-running {n_again} iteration{'s' * (n_again != 1)}" if n_again else "")
     say(told)
-    run = _made(recording, state, device, run)
+    run = _made(recording, state, device or choose_device("auto"), run)
     if run.iteration != start:
         raise ValueError(f"the state of keyframe {start} must stand at its iteration, got {run.iteration}")
     _run_again(run, iteration, recording.changes_after_keyframe(iteration), lambda done: say(
@@ -52,7 +56,7 @@ def _made(recording: Recording, state: Any, device: torch.device | str, run: Run
 
     name = recording.meta.name
     if run is None and name != FitRun.name:
-        raise ValueError(f"a run of kind {name!r} needs the code that makes it: name it with --run my_run.py:make_run")
+        raise ValueError(f"a run of kind {name!r} needs the code that makes it: name it with --code my_run.py:make_run")
     if not isinstance(state, Mapping):
         raise ValueError(f"a keyframe must hold a state, got {type(state).__name__}")
     try:
@@ -85,3 +89,40 @@ def _run_again(run: Run, iteration: int, changes: list[Changed], say: Callable[[
                 change_up_to(number)
         say(run.iteration - start)
     change_up_to(0)
+
+
+# -- as inputs ---------------------------------------------------------------------------------------------------
+
+def opened_recording(recording: Recording, run: Run | None = None) -> Opened:
+    """A recording, or a run that is made of it, with what it says of its input; ValueError where that is malformed."""
+    table: Any = recording.meta.table
+    with input_errors():
+        view = from_table(ViewConfig, table["view"], "view") if isinstance(table.get("view"), dict) else ViewConfig()
+        try:
+            back = torch.tensor(table.get("input_from_normalized"), dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError):
+            back = torch.zeros(0)
+        if back.shape != (4, 4) or not bool(back.isfinite().all()):
+            raise ValueError(f"{recording.path}: input_from_normalized must be a 4 x 4 matrix")
+    path = recording.path.absolute()
+    name = path.parent.name if path.stem == "run" and path.parent.name else path.stem
+    return Opened(recording if run is None else run, name, recording.meta.title, view, back)
+
+
+def branch_of(opened: Opened, run: Run) -> Opened:
+    """What has branched off a recording that was opened, under a name of its own."""
+    at = run.iteration
+    return dataclasses.replace(opened, run=run, name=f"{opened.name}-from-{at}", title=f"{opened.title}, from {at}")
+
+
+def open_branch(recording: Recording, iteration: int | None, device: str | None = None, code: str = "",
+                iterations: int | None = None, say: Say = lambda text: None) -> Opened:
+    """The run that goes on from an iteration of a recording, its last where None; code: my_run.py:make_run where it is
+    of the user's own kind; iterations: how far a fit shall go. Raises InputError."""
+    fresh = open_what(code).run if code else None
+    at = int(recording.iterations[-1]) if iteration is None else iteration
+    with input_errors():
+        run = branch_off(recording, at, say, device, fresh)
+        if iterations is not None and dataclasses.is_dataclass(getattr(run, "config", None)):
+            run.config = dataclasses.replace(run.config, iterations=iterations)
+    return branch_of(opened_recording(recording), run)

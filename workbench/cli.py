@@ -9,8 +9,9 @@ import os
 import shutil
 import sys
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 # before torch is imported: OpenMP reads it once, and idle threads that spin slow the window and each other down
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -21,8 +22,8 @@ from workbench.cli_export import Export
 from workbench.cli_figure import Figure
 from workbench.cli_pair import view_pair
 from workbench.cli_record import HeadlessRecordOptions, RecordOptions
-from workbench.cli_replay import ReplayRun, branch_of, is_recording, view_recording
-from workbench.inputs import InputError, Opened, choose_device, open_what, scene_folders, writable_folder
+from workbench.cli_replay import BranchOptions, ReplayRun, is_recording, open_recording, view_recording
+from workbench.inputs import InputError, Opened, choose_device, open_what, refuse, scene_folders, writable_folder
 
 if TYPE_CHECKING:
     from sparseflex.training.run import Run
@@ -82,7 +83,7 @@ class View(RecordOptions):
 
 
 @dataclasses.dataclass(frozen=True)
-class Fit(HeadlessRecordOptions):
+class Fit(BranchOptions, HeadlessRecordOptions):
     """Fit a SparseFlex to a scene, a mesh or a checkpoint's target, live in a window or headless."""
 
     what: tyro.conf.Positional[str]
@@ -119,14 +120,21 @@ class Fit(HeadlessRecordOptions):
         out = None if self.out is None else writable_folder(self.out)
         names = ("seed", "resolution", "start_resolution", "iterations", "visibility_ratio")
         overrides = {name: getattr(self, name) for name in names}
-        opened = open_what(self.what, device=device, up=self.up, overrides=overrides, input_frame=self.input_frame)
+        parent = None
+        if is_recording(self.what):
+            refuse({**overrides, "iterations": None}, self.up, "a recording")
+            opened, parent = self.branched(self.what, device, self.iterations)
+        else:
+            self.check_no_branch(self.what)
+            opened = open_what(self.what, device=device, up=self.up, overrides=overrides, input_frame=self.input_frame)
         out = out or writable_folder(Path("recordings") / opened.name)
         warn(opened)
         if not self.headless:
             if self.iterations is not None and not hasattr(opened.run, "config"):
                 raise InputError("--iterations applies to a trainer of one's own with --headless only")
-            return show(opened, out, paused=False, input_frame=self.input_frame, options=self)
-        return fit_headless(opened, self.iterations, out, self.input_frame, self.recorder_headless(opened, out))
+            return show(opened, out, paused=False, input_frame=self.input_frame, options=self, parent=parent)
+        record = self.recorder_headless(opened, out, parent)
+        return fit_headless(opened, self.iterations, out, self.input_frame, record)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,23 +274,23 @@ class Visit:
 
 
 def show(opened: Opened, out: Path, paused: bool, input_frame: bool = False, follow: bool = False,
-         options: RecordOptions | None = None) -> int:
+         options: RecordOptions | None = None, parent: Mapping[str, Any] | None = None) -> int:
     """Opens the window on a run, or a recording; where iterations were made, mesh and metrics go beside the checkpoint
     afterwards.
 
-    A file dropped on the window gets a folder of its name beside the first one's.
+    A file dropped on the window gets a folder of its name beside the first one's. parent: see About.
     """
     from workbench.app import StageDidNotEnd, open_window
-    from workbench.branch import parent_of
+    from workbench.branch import branch_of, opened_recording, parent_of
     from workbench.graphics import NoGraphics
     from workbench.window import Subject
 
     visits, options = [Visit.of(opened, out)], options or RecordOptions()
-    record = options.recorder(opened, out)
+    record = options.recorder(opened, out, parent=parent)
 
     def open_dropped(path: str) -> Subject:
         try:
-            found = open_what(path)
+            found = opened_recording(open_recording(path)) if is_recording(path) else open_what(path)
             folder = writable_folder(free_folder(out.parent / found.name, [visit.out for visit in visits]))
         except InputError as error:
             raise ValueError(str(error)) from None
@@ -334,8 +342,7 @@ def write_what_was_made(visit: Visit, input_frame: bool) -> int:
 
 COMMANDS = {
     "view": View, "fit": Fit, "replay": ReplayRun, "demo": Demo, "eval": Eval, "bench": Bench, "scenes": Scenes,
-    "doctor": Doctor,
-    "export": Export, "figure": Figure,
+    "doctor": Doctor, "export": Export, "figure": Figure,
 }
 
 

@@ -44,7 +44,8 @@ class HeadlessRecordOptions(RecordOptions):
     record: bool = False
     """Record headless too, to run.h5 of the folder."""
 
-    def recorder_headless(self, opened: Opened, out: Path) -> StartRecorder | None:
+    def recorder_headless(self, opened: Opened, out: Path, parent: Mapping[str, Any] | None = None,
+                          ) -> StartRecorder | None:
         if self.record and self.no_record:
             raise InputError("--record and --no-record can't both be given")
-        return self.recorder(opened, out, wanted=self.record)
+        return self.recorder(opened, out, self.record, parent)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from workbench.inputs import Opened, input_errors, writable_folder
+from workbench.inputs import InputError, Opened, input_errors, writable_folder
 
 if TYPE_CHECKING:
     from sparseflex.training.run import Run
@@ -64,6 +64,7 @@ def verify(path: Path) -> int:
 
 def view_recording(path: Path | str, out: Path | None, follow: bool) -> int:
     """Opens the window on the past, or on what is being written."""
+    from workbench.branch import opened_recording
     from workbench.cli import VIEW_OUT, require_graphics, show
 
     out = None if out is None else writable_folder(out)
@@ -73,28 +74,50 @@ def view_recording(path: Path | str, out: Path | None, follow: bool) -> int:
         return show(opened, out or writable_folder(VIEW_OUT / opened.name), paused=not follow, follow=follow)
 
 
-def opened_recording(recording: Recording, run: Run | None = None) -> Opened:
-    """A recording, or a run that is made of it, with what it says of its input; ValueError where that is malformed."""
-    import torch
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BranchOptions:
+    """Of `fit run.h5`: where the run branches off its recording, and what is changed there."""
 
-    from sparseflex.scene import ViewConfig
-    from sparseflex.training.config import from_table
+    from_iteration: int | None = None
+    """Of a recording: go on from the end of this iteration, its last where not given."""
+    set: tuple[str, ...] = ()
+    """Settings to change there: NAME=VALUE, such as depth_weight=2."""
+    code: str = ""
+    """Of the recording of your own trainer: my_run.py:make_run, which makes it."""
 
-    table: Any = recording.meta.table
-    with input_errors():
-        view = from_table(ViewConfig, table["view"], "view") if isinstance(table.get("view"), dict) else ViewConfig()
+    def check_no_branch(self, what: str) -> None:
+        """Raises InputError where an option is given that applies to recordings alone."""
+        given = [name for name in ("from_iteration", "set", "code") if getattr(self, name) not in (None, (), "")]
+        if given:
+            raise InputError(f"--{given[0].replace('_', '-')} applies to a recording (.h5), got {what}")
+
+    def branched(self, what: str, device: str | None, iterations: int | None) -> tuple[Opened, dict[str, Any]]:
+        """The run that goes on, and what its own recording says of where it comes from. Raises InputError."""
+        from workbench.branch import open_branch, parent_of
+
+        with open_recording(what) as recording:
+            told: list[str] = []
+
+            def say(text: str) -> None:
+                """Which keyframe, and on a terminal how far it is."""
+                if not told or sys.stderr.isatty():
+                    print(f"{recording.path.name}: {text}", end="\n" if not told else "\r", file=sys.stderr, flush=True)
+                told.append(text)
+
+            opened = open_branch(recording, self.from_iteration, device, self.code, iterations, say)
+            change_settings(opened.run, self.set)
+            return opened, parent_of(recording, opened.run.iteration)
+
+
+def change_settings(run: Run, texts: tuple[str, ...]) -> None:
+    """Changes settings given as NAME=VALUE; raises InputError naming the first that can't be."""
+    for text in texts:
+        name, _, value = text.partition("=")
         try:
-            back = torch.tensor(table.get("input_from_normalized"), dtype=torch.float64)
-        except (TypeError, ValueError, RuntimeError):
-            back = torch.zeros(0)
-        if back.shape != (4, 4) or not bool(back.isfinite().all()):
-            raise ValueError(f"{recording.path}: input_from_normalized must be a 4 x 4 matrix")
-    path = recording.path.absolute()
-    name = path.parent.name if path.stem == "run" and path.parent.name else path.stem
-    return Opened(recording if run is None else run, name, recording.meta.title, view, back)
-
-
-def branch_of(opened: Opened, run: Run) -> Opened:
-    """What has branched off a recording that was opened, under a name of its own."""
-    at = run.iteration
-    return dataclasses.replace(opened, run=run, name=f"{opened.name}-from-{at}", title=f"{opened.title}, from {at}")
+            number = float(value)
+        except ValueError:
+            raise InputError(f"--set must be NAME=VALUE with a number, got {text!r}") from None
+        if name not in run.settings:
+            raise InputError(f"--set: {name!r} is no setting of this run; it has {', '.join(run.settings) or 'none'}")
+        with input_errors():
+            run.change_setting(name, number)

@@ -97,7 +97,7 @@ def open_what(
     overrides: Mapping[str, Any] | None = None,
     input_frame: bool = False,
 ) -> Opened:
-    """A scene by name or .toml, a mesh, a checkpoint (.safetensors), or `my_run.py:make_run`, as a run.
+    """A scene by name or .toml, a mesh, a checkpoint, a recording (.h5), or `my_run.py:make_run`, as a run.
 
     device: None takes CUDA where there is one. overrides: settings of the fit that replace the scene's, None where not
     given. input_frame: the mesh is wanted in the frame of the input. What does not apply is refused. Raises InputError.
@@ -108,7 +108,7 @@ def open_what(
     script, _, function = what.rpartition(":")
     if script.endswith(".py"):
         flags = {"device": device, "input_frame": input_frame or None}
-        _refuse({**without_iterations, **flags}, up, "a trainer of one's own")
+        refuse({**without_iterations, **flags}, up, "a trainer of one's own")
         if overrides.get("iterations", 1) < 1:
             raise InputError(f"--iterations must be a whole number in [1, inf), got {overrides['iterations']}")
         return _open_script(Path(script), function)
@@ -117,13 +117,17 @@ def open_what(
     device = device or choose_device("auto")
     if (Path(what) / "checkpoint.safetensors").is_file():  # the folder that a run has left
         what = str(Path(what) / "checkpoint.safetensors")
+    if what.endswith(".h5"):
+        refuse(without_iterations, up, "a recording")
+        return _open_recording(what, device, overrides.get("iterations"))
     if what.endswith(".safetensors"):
-        _refuse(without_iterations, up, "a checkpoint")
+        refuse(without_iterations, up, "a checkpoint")
         return _open_checkpoint(Path(what), device, overrides.get("iterations"), input_frame)
     return _open_scene(what, device, up, overrides)
 
 
-def _refuse(overrides: Mapping[str, Any], up: str | None, kind: str) -> None:
+def refuse(overrides: Mapping[str, Any], up: str | None, kind: str) -> None:
+    """Raises InputError where an option is given that this kind of input has no use for."""
     given = [name for name, value in {**overrides, "up": up}.items() if value is not None]
     if given:
         raise InputError(f"--{given[0].replace('_', '-')} does not apply to {kind}")
@@ -144,6 +148,17 @@ def _open_scene(what: str, device: str, up: str | None, overrides: Mapping[str, 
     if turned:
         warnings.append(f"{turned} edges join triangles that face opposite ways; the fit goes by the winding as it is")
     return Opened(run, scene.name, scene.title, scene.view, scene.input_from_normalized, tuple(warnings))
+
+
+def _open_recording(what: str, device: str, iterations: int | None) -> Opened:
+    """The run as its recording leaves it; see workbench.branch for any other iteration of it."""
+    from workbench.branch import open_branch
+    from workbench.recording.reader import Recording
+
+    with input_errors():
+        recording = Recording(what)
+    with recording:
+        return open_branch(recording, None, device, iterations=iterations)
 
 
 def _open_checkpoint(path: Path, device: str, iterations: int | None, input_frame: bool) -> Opened:

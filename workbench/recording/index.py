@@ -163,6 +163,11 @@ class Tables:
             raise ValueError(f"bytes {start} to {start + n_bytes} lie beyond the payload")
         return self._datasets[PAYLOAD][start : start + n_bytes].tobytes()
 
+    def last_row_beside(self, row: int) -> int:
+        """The last of the entries that were committed together with one."""
+        ends = self.commits["n_entries"]
+        return int(ends[np.searchsorted(ends, row, side="right")]) - 1
+
     # Tables
 
     def refresh(self) -> bool:

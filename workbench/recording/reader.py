@@ -191,7 +191,8 @@ class Recording:
         """Those that the last keyframe at or before an iteration doesn't hold, up to the end of that iteration."""
         stream = self.stream(STATE)
         place = stream.at(iteration)
-        kept = int(stream.rows[place]) if place >= 0 else -1
+        # of its own commit, too: the state was taken after them
+        kept = self._tables.last_row_beside(int(stream.rows[place])) if place >= 0 else -1
         until = (iteration, 0)
         return [made for row, made in self.changes() if row > kept and (made.iteration, made.n_stages) <= until]
 
