@@ -38,10 +38,11 @@ class Side:
 def open_side(what: str, device: str | None, up: str | None, overrides: Mapping[str, Any]) -> Side:
     """One of the two, whatever it is. Raises InputError."""
     from sparseflex.data import READABLE
+    from workbench.moment import matrix_or_identity
 
     if is_recording(what):
         found = open_recording(what)
-        back = _matrix(found.meta.table.get("input_from_normalized"))
+        back = matrix_or_identity(found.meta.table.get("input_from_normalized")).numpy()
         return Side(found, Path(what).stem, found.meta.title or Path(what).stem, back, recorded=True)
     opened = open_what(what, device=device, up=up, overrides=overrides)
     for text in opened.warnings:
@@ -49,20 +50,8 @@ def open_side(what: str, device: str | None, up: str | None, overrides: Mapping[
     back, is_mesh = opened.input_from_normalized.numpy(), Path(what).suffix.lower() in READABLE
     beside = read_metrics(Path(what).parent) if is_mesh else {}
     if beside.get("frame") == "normalized":  # the file that a run wrote is in the normalised frame of the run's input
-        back = _matrix(beside.get("input_from_normalized")) @ back
+        back = matrix_or_identity(beside.get("input_from_normalized")).numpy() @ back
     return Side(opened.run, opened.name, opened.title, back, opened.view.camera(), False, is_mesh, opened.run.iteration)
-
-
-def _matrix(value: Any) -> np.ndarray:
-    """A 4 × 4 matrix that can be inverted, or the identity where there is none."""
-    import numpy as np
-
-    try:
-        found = np.asarray(value, np.float64)
-    except (TypeError, ValueError):
-        return np.eye(4)
-    good = found.shape == (4, 4) and bool(np.isfinite(found).all()) and float(np.linalg.det(found)) != 0
-    return found if good else np.eye(4)
 
 
 def make_pair(a: Side, b: Side) -> Pair:

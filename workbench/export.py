@@ -86,6 +86,8 @@ def write_mesh(moment: Moment, path: Path, choice: MeshChoice) -> str:
     if colours is not None and path.suffix.lower() == ".glb":  # whose colours are linear by its specification
         colours = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
     save_mesh(path, mesh, None if colours is None else torch.from_numpy(np.ascontiguousarray(colours)).float())
+    if name in moment.older:
+        scale_note += f", as recorded at iteration {moment.older[name]}"
     word = next((word for word, field in MESHES.items() if field == name), name)
     note = f"; {n_bad:,} vertices without a place were left out" if n_bad else ""
     return f"{word}, {mesh.n_vertices:,} vertices, {mesh.n_faces:,} faces{scale_note}{note}"
@@ -194,7 +196,9 @@ def write_voxels(moment: Moment, path: Path) -> str:
             with file.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, np.asanyarray(array), allow_pickle=False)
     _write(path, content.getvalue())
-    return f"{voxels.n_voxels:,} voxels of {voxels.resolution}³, {voxels.n_corners:,} corners, {n_fields} fields"
+    past = sorted({iteration for name, iteration in moment.older.items() if name in arrays})
+    note = f", the oldest as recorded at iteration {past[0]}" if past else ""
+    return f"{voxels.n_voxels:,} voxels of {voxels.resolution}³, {voxels.n_corners:,} corners, {n_fields} fields{note}"
 
 
 def write_scalars(history: History, path: Path) -> str:

@@ -66,6 +66,7 @@ def _label(ui: Ui, free: Rect, at: tuple[float, float], letter: str, text: str) 
     wide = ui.im.CalcTextSize(text)[0] + 2.2 * em
     x = min(max(at[0], left), max(free[0] + free[2] - wide, left))
     y = min(max(at[1], top), max(free[1] + free[3] - 1.8 * em, top))
+    draw.AddRectFilled((x, y), (x + wide, y + 1.4 * em), packed(theme.BACKGROUND, 0.8), 0.25 * em)
     draw.AddRectFilled((x, y), (x + 1.4 * em, y + 1.4 * em), packed(theme.ACCENT), 0.25 * em)
     inset = (1.4 * em - ui.im.CalcTextSize(letter)[0]) / 2
     draw.AddText((x + inset, y + 0.2 * em), packed(theme.ON_ACCENT), letter)

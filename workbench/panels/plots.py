@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 from jaxtyping import Float
 
@@ -26,8 +28,11 @@ def fields(view: ViewState, snapshot: Snapshot) -> set[str]:
 def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     history, plots = snapshot.history, view.plots
     plots.other = History() if view.pair is None else view.pair.latest.history
-    if history.n_rows == 0 or not choices(history):
-        ui.text("No iteration has ended yet." if view.pair is None else "No iteration of A has ended yet.", theme.MUTED)
+    if history.n_rows == 0 and plots.other.n_rows:  # B alone has come somewhere
+        history = History(plots.other.names, np.zeros((0, len(plots.other.names))))
+        snapshot = dataclasses.replace(snapshot, history=history)
+    if history.n_rows + plots.other.n_rows == 0 or not choices(history):
+        ui.text("No iteration has ended yet.", theme.MUTED)
         return []
     _, plots.log_iterations = ui.im.Checkbox("Logarithmic iterations", plots.log_iterations)
     if view.pair is not None:
