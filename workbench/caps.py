@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from workbench.slices import Plane
 from workbench.snapshot import MeshArrays
@@ -14,23 +16,38 @@ _OVERLAP = 2e-6
 _FLAT = 1e-9
 
 
-def is_closed(mesh: MeshArrays) -> bool:
-    """Whether every edge has as many faces on its one side as on its other, so that there is an inside."""
-    if len(mesh.faces) == 0:
-        return False
+_LEAK = 0.15
+"""Extent, in world units, of the largest hole that a closed surface may have; a larger one makes it an open one."""
+
+
+def has_inside(mesh: MeshArrays) -> bool:
+    """Whether it bounds a volume, apart from small holes: every edge has as many faces on its one side as on its other,
+    or is one of a hole's."""
     faces = mesh.faces.astype(np.int64)
+    if len(faces) == 0:
+        return False
     start, end = faces.reshape(-1), np.roll(faces, -1, axis=1).reshape(-1)
-    n = len(mesh.vertices)
-    up = start < end
-    edge, count = np.unique(np.where(up, start * n + end, end * n + start), return_inverse=True)
-    balance = np.bincount(count, np.where(up, 1, -1), minlength=len(edge))
-    return not balance.any()
+    n, up = len(mesh.vertices), start < end
+    edge, place = np.unique(np.where(up, start * n + end, end * n + start), return_inverse=True)
+    loose = edge[np.bincount(place, np.where(up, 1, -1), minlength=len(edge)) != 0]
+    if len(loose) == 0:
+        return True
+    ends = np.stack([loose // n, loose % n])
+    vertices, local = np.unique(ends, return_inverse=True)
+    local = local.reshape(2, -1)
+    graph = coo_matrix((np.ones(len(loose), bool), (local[0], local[1])), (len(vertices),) * 2)
+    n_holes, hole = connected_components(graph, directed=False)
+    points = mesh.vertices[vertices]
+    low, high = np.full((n_holes, 3), np.inf), np.full((n_holes, 3), -np.inf)
+    np.minimum.at(low, hole, points)
+    np.maximum.at(high, hole, points)
+    return bool((np.linalg.norm(high - low, axis=1) <= _LEAK).all())
 
 
 def cap(mesh: MeshArrays, plane: Plane) -> MeshArrays | None:
     """The part of the plane inside the surface, as thin strips: where its winding number isn't 0, so that solids may
-    overlap. None where the plane misses it, and where it isn't closed: it then has no inside."""
-    if not is_closed(mesh):
+    overlap. None where the plane misses it, and where the surface is an open one: it then has no inside."""
+    if not has_inside(mesh):
         return None
     segments = _segments(mesh, plane)
     if len(segments) == 0:
@@ -90,10 +107,21 @@ def _strips(segments: Float[np.ndarray, "S 2 2"]) -> Float[np.ndarray, "Q 4 2"]:
     at_bottom, at_top = (lower[segment, 0] + slope * (level - lower[segment, 1]) for level in (bottom, top))
     order = np.lexsort((at_bottom + at_top, strip))
     strip, bottom, top, at_bottom, at_top = (part[order] for part in (strip, bottom, top, at_bottom, at_top))
+    if len(strip) == 0:
+        return np.zeros((0, 4, 2))
     turns = np.cumsum(np.where(rises[segment[order]], -1, 1))
     before = np.searchsorted(strip, strip)  # the first crossing of the same strip
     winding = turns - np.where(before > 0, turns[np.maximum(before - 1, 0)], 0)
-    left = np.flatnonzero((winding[:-1] != 0) & (strip[1:] == strip[:-1]))
+    inside = winding[:-1] > 0
+    # where a hole lets the count run astray, what lies between an entry and the exit next to it is still inside
+    last = np.append(strip[1:] != strip[:-1], True)
+    least = np.minimum.reduceat(winding, np.flatnonzero(np.append(True, last[:-1])))
+    astray = (winding[last] != 0) | (least < 0)
+    which = np.cumsum(np.append(False, last[:-1]))[:-1]
+    entry = turns[:-1] > np.append(0, turns[:-2])
+    exit_next = turns[1:] < turns[:-1]
+    inside = np.where(astray[which], entry & exit_next, inside)
+    left = np.flatnonzero(inside & ~last[:-1])
     right = left + 1
     low, high = bottom[left] - _OVERLAP, top[left] + _OVERLAP
     corners = [(at_bottom[left], low), (at_bottom[right], low), (at_top[right], high), (at_top[left], high)]

@@ -62,7 +62,8 @@ def lay_out(recipe: Recipe, ready: Sequence[Ready]) -> Layout:
     margin, columns = round(page.margin * em), recipe.columns
     wide = (page.pixel_width - margin * (columns + 1)) // columns
     bars = shared_bars(ready)
-    parts = [_Below(one, number, recipe, wide, shared=bool(bars)) for number, one in enumerate(ready)]
+    before = [sum(bool(one.panel.caption) for one in ready[:number]) for number in range(len(ready))]
+    parts = [_Below(one, number, recipe, wide, bool(bars)) for one, number in zip(ready, before, strict=True)]
     rows = [parts[start : start + columns] for start in range(0, len(parts), columns)]
     below = [max(part.height for part in row) for row in rows]
     top = margin + (round(TITLE_EM * LINE * em) + margin // 2 if page.title else 0)
@@ -100,13 +101,13 @@ def shared_bars(ready: Sequence[Ready]) -> tuple[Bar, ...]:
 
 
 class _Below:
-    """What stands below a panel's picture."""
+    """What stands below a panel's picture; number: how many panels before it have a caption."""
 
     def __init__(self, ready: Ready, number: int, recipe: Recipe, width: int, shared: bool) -> None:
         self._em, self._width = recipe.page.em, width
-        self._letter = f"({_letters(number)})" if recipe.page.letters else ""
+        self._letter = f"({_letters(number)})" if recipe.page.letters and ready.panel.caption else ""
         indent = width_of(f"{self._letter} ", self._em, bold=True) if self._letter else 0.0
-        self._caption = wrapped(ready.panel.caption, self._em, width - indent) or ([""] if self._letter else [])
+        self._caption = wrapped(ready.panel.caption, self._em, width - indent)
         legend = () if ready.panel.plot is not None else ready.legend
         self._legend = _flowed(legend, self._em, width)
         self._bars = () if shared or ready.panel.plot is not None else ready.bars

@@ -84,7 +84,8 @@ class Ready:
                 count = view.split.counts[name]
                 coloured = name == "active" and view.field.voxels_coloured
                 if view.layers[name] and count and not coloured:
-                    found.append(Entry(f"{LABELS[name].lower()} {count:,}", view.shades.colour(name)))
+                    label = LABELS[name].lower() if view.split.camera is not None else "voxels"
+                    found.append(Entry(f"{label} {count:,}", view.shades.colour(name)))
             for name in HIDDEN_FIRST[-4:]:
                 voxels = view.pruning.voxels(self.snapshot, name) if view.layers[name] else None
                 if voxels is not None and voxels.n_voxels:

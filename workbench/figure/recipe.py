@@ -85,7 +85,7 @@ class Page(Checked):
     theme: str = setting("light", choices=("light", "dark"), help="of text, and of layers whose colour follows it")
     supersampling: int = setting(3, 1, 8, help="samples a pixel along each side")
     font_pt: float = setting(8.0, 1, 200)
-    letters: bool = setting(False, help="(a), (b), … before the captions")
+    letters: bool = setting(False, help="(a), (b), … before captions")
     shared_view: bool = setting(True, help="panels whose cameras say the same frame the same points")
     shared_ranges: bool = setting(True, help="a quantity has one range in all panels")
 

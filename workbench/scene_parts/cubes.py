@@ -12,8 +12,12 @@ from sparseflex.voxels import SparseVoxels
 from workbench import theme
 from workbench.layer_view import DEFAULT_SIZES
 from workbench.scene_parts.paint import paint
-from workbench.split import Split
+from workbench.split import CATEGORIES, Split
 from workbench.theme import Colour
+
+
+_SHADED_SIZE = 0.6
+"""Larger cubes of any category hide each other and are shaded to be told apart; small ones are flat dots."""
 
 
 def draw_voxels(name: str, category: str, split: Split) -> list[Any]:
@@ -43,7 +47,7 @@ def style_voxels(
 ) -> None:
     """One colour, or one a voxel; flat where colours must match a bar. size: edge in voxel widths. whole: a cut takes
     or leaves whole cubes; else it goes through them, which are hollow."""
-    shaded = category == "active" and colours is None
+    shaded = colours is None and (category == "active" or category in CATEGORIES and size > _SHADED_SIZE)
     grid.set_cube_size_factor(1 - size)
     grid.set_cull_whole_elements(whole)
     grid.set_material("clay" if shaded else "flat")
