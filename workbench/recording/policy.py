@@ -52,8 +52,9 @@ class RecordPolicy:
 @dataclasses.dataclass(frozen=True)
 class RecordStatus:
     """How a recording stands. iteration: the last one in the file, -1 before there is one; n_bytes: of the file;
-    n_dropped: values for which there was no room in the queue; stopped: why nothing more is recorded, or "";
-    notes: what can't be recorded of this run, each told once; closed: whether it ended as it should."""
+    n_dropped: snapshots, maps, keyframes and iterations for which there was no room in the queue; stopped: why nothing
+    more is recorded, or ""; notes: what can't be recorded of this run, each told once; closed: whether it ended as it
+    should."""
 
     path: Path
     iteration: int = -1
@@ -66,7 +67,7 @@ class RecordStatus:
     @property
     def words(self) -> str:
         """One line."""
-        dropped = f", {self.n_dropped} values dropped" if self.n_dropped else ""
+        dropped = f", {self.n_dropped} dropped" if self.n_dropped else ""
         if self.stopped:
             return f"recording stopped after iteration {max(self.iteration, 0)}: {self.stopped}{dropped}"
         done = "recorded" if self.closed else "recording"

@@ -37,7 +37,8 @@ class Sources:
         self._run, self._outlet = run, outlet
         self._kinds = dict(fields_of(run))
         self._rows = {name: row for row, name in enumerate((*OWN_STREAMS, *self._kinds))}
-        self._lost: set[str] = set()
+        self._told: set[str] = set()
+        self._first, self._stateless = run.iteration, False
         self._boolean: dict[str, bool] = {}  # of fields of kind voxel, once one was seen
         self._last_event = -1
         self._next_event = -1
@@ -102,27 +103,30 @@ class Sources:
     def state(self) -> Part:
         """A keyframe; nothing where the run gives no state that can be kept."""
         part = Part()
-        if STATE not in self._lost:
+        if not self._stateless:
             try:
                 part.values[STATE] = state_value(copied(self._run.state_dict()))
             except Exception as error:  # noqa: BLE001 - a run's own state_dict may raise anything
-                self._lose(STATE, f"there are no keyframes, so no branches: {_line(error)}")
+                self._stateless = True
+                self._outlet.note(f"there are no keyframes, so no branches: {_line(error)}")
         return part
 
     # Reading
 
     def _of(self, *kinds: str) -> list[str]:
-        return [name for name, kind in self._kinds.items() if kind in kinds and name not in self._lost]
+        return [name for name, kind in self._kinds.items() if kind in kinds]
 
-    def _lose(self, name: str, note: str) -> None:
-        self._lost.add(name)
-        self._outlet.note(note)
+    def _tell(self, name: str, note: str) -> None:
+        """Once of each; not of what only has nothing to show before the first iteration."""
+        if name not in self._told and self._run.iteration > self._first:
+            self._told.add(name)
+            self._outlet.note(note)
 
     def _read(self, name: str) -> Any:
         try:
-            return None if name in self._lost else read_field(self._run, name)
+            return read_field(self._run, name)
         except Exception as error:  # noqa: BLE001 - a field of a run's own may raise anything
-            self._lose(name, f"field {name} is left out: {_line(error)}")
+            self._tell(name, f"field {name} is left out: {_line(error)}")
             return None
 
     def _add(self, part: Part, names: Iterable[str]) -> None:
@@ -130,7 +134,7 @@ class Sources:
             try:
                 self._add_field(part, name, self._read(name))
             except Exception as error:  # noqa: BLE001 - a field may be anything but what its kind says
-                self._lose(name, f"field {name} is left out: {_line(error)}")
+                self._tell(name, f"field {name} is left out: {_line(error)}")
 
     def _add_field(self, part: Part, name: str, source: Any) -> None:
         kind = self._kinds[name]
@@ -165,10 +169,9 @@ class Sources:
             own = tuple(run.own_cameras) if hasattr(run, "change_cameras") else None
             kept = tuple(getattr(run, "kept_cameras", own or ()))
             locked = bool(getattr(run, "cameras_locked", False))
-            if CAMERAS not in self._lost:
-                part.values[CAMERAS] = cameras_value(Cameras(_of_now(run.cameras()), own, locked, kept))
+            part.values[CAMERAS] = cameras_value(Cameras(_of_now(run.cameras()), own, locked, kept))
         except Exception as error:  # noqa: BLE001 - cameras of a run's own may be anything
-            self._lose(CAMERAS, f"cameras are left out: {_line(error)}")
+            self._tell(CAMERAS, f"cameras are left out: {_line(error)}")
 
 
 def _of_now(cameras: Sequence[RunCamera]) -> tuple[RunCamera, ...]:

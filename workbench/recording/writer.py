@@ -10,7 +10,9 @@ from __future__ import annotations
 import collections
 import hashlib
 import json
+import math
 import os
+import re
 import shutil
 import sys
 import time
@@ -30,6 +32,9 @@ KNOWN_ARRAYS = 50_000
 
 STALE_SECS = 60.0
 """A file of that age which still has its temporary name was left by a process that was killed."""
+
+
+_INDEX_BYTES = 1 << 16
 
 
 class Full(Exception):
@@ -80,7 +85,7 @@ class RecordingFile:
             header = json.dumps(_placed(described, arrays, stored), separators=(",", ":")).encode()
             rows.append((message["iteration"], stream, zlib.crc32(header), *stored.put(header)))
         payload = b"".join(pieces)
-        self._room_for(len(payload))
+        self._check_room(len(payload), len(rows))
         if payload:
             _append(self._payload, np.frombuffer(payload, np.uint8))
         if rows:
@@ -111,11 +116,17 @@ class RecordingFile:
         _append(self._scalars, row)
         return lacking
 
-    def _room_for(self, n_payload: int) -> None:
-        n_bytes, free = self.n_bytes, shutil.disk_usage(self._folder).free
-        if n_bytes + n_payload > self._limit:
+    def _check_room(self, n_payload: int, n_entries: int) -> None:
+        """The file grows by whole chunks, and by what tells where they lie."""
+        growth = _INDEX_BYTES + sum(
+            (-(-(dataset.shape[0] + n_rows) // dataset.chunks[0]) - -(-dataset.shape[0] // dataset.chunks[0]))
+            * dataset.dtype.itemsize * math.prod(dataset.chunks)
+            for dataset, n_rows in ((self._payload, n_payload), (self._entries, n_entries), (self._scalars, 1),
+                                    (self._commits, 1))
+        )
+        if self.n_bytes + growth > self._limit:
             raise Full(f"its limit of {self._limit / 1e9:g} GB is reached")
-        if free - n_payload < self._reserve:
+        if shutil.disk_usage(self._folder).free - growth < self._reserve:
             raise Full(f"less than {self._reserve / 1e9:g} GB of the disk would stay free")
 
     def close(self) -> None:
@@ -217,6 +228,12 @@ def say(**news: Any) -> None:
     sys.stdout.flush()
 
 
+def _reason(error: Exception) -> str:
+    """The system's own words, which HDF5 wraps in many of its own."""
+    found = re.search(r"error message = '([^']*)'", str(error))
+    return found[1] if found else " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def main() -> None:
     """Writes what comes until the input ends. After a failed write the process ends at once: HDF5 would crash."""
     file = None
@@ -239,8 +256,7 @@ def main() -> None:
     except BrokenPipeError:  # whoever listened is gone, and so is the input
         os._exit(1)
     except Exception as error:  # noqa: BLE001 - the process's boundary: whatever failed is told, and ends it
-        said = (error.strerror if isinstance(error, OSError) else "") or " ".join(str(error).split())
-        say(stopped=said or type(error).__name__)
+        say(stopped=_reason(error))
         os._exit(1)
 
 
