@@ -80,6 +80,9 @@ def view_pair(view: View) -> int:
     device = None if view.device == "auto" else choose_device(view.device)
     overrides = {name: getattr(view, name) for name in ("seed", "resolution", "start_resolution")}
     a, b = (open_side(what, device, view.up, overrides) for what in (view.what, view.other))
+    if a.title == b.title:
+        a, b = (dataclasses.replace(side, title=f"{side.title}, {what}")
+                for side, what in ((a, view.what), (b, view.other)))
     require_graphics(display=True)
     out = writable_folder(view.out or VIEW_OUT / a.name)
     pair = make_pair(a, b)

@@ -99,7 +99,9 @@ class Pair:
         latest = self.latest
         if self.snapshot is None or self.view.scene_fields(latest) <= latest.asked:
             self.snapshot = latest
-        self.view.frustum.update(self.view, self.snapshot)
+        # where A has no camera yet, B is not split by one either
+        seen = self.snapshot if self.view.pinned else dataclasses.replace(self.snapshot, cameras=())
+        self.view.frustum.update(self.view, seen)
         self.view.field.update(self.view, self.snapshot)
         self.view.surfaces.update(self.view, self.snapshot)
         self._compare(view, a)

@@ -126,7 +126,7 @@ def _draw_marks(ui: Ui, snapshot: Snapshot) -> None:
 def _curves_beside(plots: PlotView, names: list[str], log_scale: bool) -> tuple[list[str], list[Curve]]:
     """Which of these scalars the other run has too, and their curves."""
     other = plots.other
-    shared = [name for name in names if name in other.names]
+    shared = [name for name in names if name in other.names and other.n_rows]
     return shared, [plots.once(("B", name, log_scale), other, lambda name=name: _curve(other, name, log_scale))
                     for name in shared]
 
