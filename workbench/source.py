@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -77,6 +78,11 @@ class Replay:
     """
 
     n_iterations = 0
+
+    @property
+    def recording_path(self) -> Path:
+        """The file that is shown."""
+        return self._recording.path
 
     def __init__(self, recording: Recording, follow: bool = False, branch: BranchOff | None = None) -> None:
         self._recording, self._follow, self._branch = recording, follow, branch

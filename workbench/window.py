@@ -17,6 +17,7 @@ from sparseflex.camera import Camera
 from sparseflex.training.run import Run
 from workbench import actions, panels, panes, theme
 from workbench.commands import Command, Pause, RequestFields
+from workbench.figure.capture import Figures, Screen
 from workbench.graphics import default_size, start_polyscope
 from workbench.input_watch import InputWatch
 from workbench.layout import Layout, scale_for
@@ -105,6 +106,7 @@ class Window:
         ps.set_user_callback(self._guarded_callback)
         ps.set_files_dropped_callback(self.drop)
         self.scene = SceneView()
+        self.figures = Figures()
         self.ui = Ui(psim, implot, Textures())
 
     def attach(self, engine: Source, subject: Subject, pair: Pair | None = None) -> None:
@@ -166,6 +168,7 @@ class Window:
                     self._pacer.alarm(now)
                 continue
             self._redraw(now, training)
+            self.view.notice = self.figures.poll(self.snapshot) or self.view.notice
             if self._dropped:
                 self._open_dropped()
             branched = getattr(self.engine, "branched", None)
@@ -332,10 +335,10 @@ class Window:
         pixels = height / 2 / math.tan(math.radians(fov) / 2) / max(-z, 1e-6)
         return width / 2 + x * pixels, height / 2 - y * pixels
 
-    def _view_camera(self) -> Camera:
-        """The user's view of the voxels' place as a camera, as wide as the window."""
+    def _view_camera(self, place: int = 0) -> Camera:
+        """The user's view of a place (the voxels', or -1 for all of the scene) as a camera, as wide as the window."""
         found = self._ps.get_view_camera_parameters()
-        eye = np.asarray(found.get_position(), np.float64) - self._centre(0)
+        eye = np.asarray(found.get_position(), np.float64) - (self._centre(place) if place >= 0 else 0)
         width, height = self._ps.get_window_size()
         target = eye + np.asarray(found.get_look_dir(), np.float64)
         return Camera.look_at(
@@ -375,16 +378,11 @@ class Window:
             self.look_through(selected.camera)
 
     def save_figure(self) -> None:
-        """The scene as it stands, without panels, beside the checkpoint."""
-        path = self.view.checkpoint_path.parent / f"figure_{self.snapshot.iteration:06d}.png"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()  # Polyscope says nothing where it can't write
-        except OSError as error:
-            self.view.notice = f"not saved: {error}"
-            return
-        self._ps.screenshot(str(path), transparent_bg=False, include_UI=False)
-        self.view.notice = f"saved {path}"
+        """The scene as it stands, without panels, as a recipe and its picture, beside the checkpoint."""
+        screen = Screen(self._view_camera(-1), self._ps.get_window_size(), self._layout().free, self._scale())
+        self.view.notice = self.figures.save(
+            self.view, self.snapshot, self.engine, screen,
+            lambda path: self._ps.screenshot(str(path), transparent_bg=False, include_UI=False))
 
     def use_theme(self, name: str) -> None:
         self.view.theme = name

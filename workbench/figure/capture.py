@@ -1,0 +1,165 @@
+"""Capture: what a window shows as a recipe with its source beside it, and its picture, rendered by another process."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparseflex.camera import Camera
+from workbench import theme
+from workbench.commands import SaveCheckpoint
+from workbench.figure.recipe import MAX_PIXELS, CameraTable, Page, Recipe, SourceTable
+from workbench.figure.recipe_file import recipe_text
+from workbench.figure.view import panel_of
+from workbench.layout import Rect
+from workbench.snapshot import Snapshot
+from workbench.view_state import ViewState
+
+if TYPE_CHECKING:
+    from workbench.source import Source
+
+FIT = "fit"
+"""The kind of run that a checkpoint can be opened of."""
+
+_FONT_PT = 8.0
+
+
+@dataclasses.dataclass
+class _Job:
+    """A figure under way: its recipe, the checkpoint that must be there first (or None), then the process."""
+
+    recipe: Path
+    checkpoint: Path | None
+    answers: int
+    process: subprocess.Popen | None = None
+
+    @property
+    def picture(self) -> Path:
+        return self.recipe.with_suffix(".png")
+
+
+@dataclasses.dataclass(frozen=True)
+class Screen:
+    """What of a window's scene is seen: the view's camera, the window's size, the part without panels, the scale."""
+
+    camera: Camera
+    window: tuple[int, int]
+    free: Rect
+    scale: float
+
+
+class Figures:
+    """The figures that a window has asked for; poll() looks after them and says what became of one."""
+
+    def __init__(self) -> None:
+        self._jobs: list[_Job] = []
+
+    @property
+    def idle(self) -> bool:
+        return not self._jobs
+
+    def save(
+        self, view: ViewState, snapshot: Snapshot, source: Source, screen: Screen, shoot: Callable[[Path], None]
+    ) -> str:
+        """Begins a figure beside the checkpoint; gives what to tell the user.
+
+        shoot writes the screen's own picture: all that there can be where nothing keeps the run's state.
+        """
+        folder = view.checkpoint_path.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stem = _free_stem(folder, f"figure_{snapshot.iteration:06d}")
+            table, checkpoint = _source_of(snapshot, source, stem)
+            recipe = stem.with_suffix(".toml")
+            if table is None:
+                picture = stem.with_suffix(".png")
+                picture.touch()  # Polyscope says nothing where it can't write
+                shoot(picture)
+                return f"saved {picture} without a recipe: a run of this kind must be recorded for that"
+            recipe.write_text(recipe_text(recipe_of_screen(view, table, screen)), "utf-8")
+        except (OSError, ValueError) as error:
+            return f"no figure: {error}"
+        if checkpoint is not None:
+            source.send(SaveCheckpoint(checkpoint))
+        self._jobs.append(_Job(recipe, checkpoint, snapshot.serial))
+        return f"drawing {recipe.with_suffix('.png')} …"
+
+    def poll(self, snapshot: Snapshot) -> str:
+        """Starts what can be started; what became of a figure that has ended, or ""."""
+        for job in self._jobs:
+            if job.process is None:
+                if job.checkpoint is not None and not job.checkpoint.exists():
+                    if snapshot.notice.startswith("not saved:") and snapshot.serial > job.answers:
+                        return self._ended(job, f"no figure: the checkpoint was {snapshot.notice}")
+                    if snapshot.stopped:
+                        return self._ended(job, "no figure: the run has ended")
+                    continue
+                job.process = _start(job)
+            elif job.process.poll() is not None:
+                said = job.process.communicate()[1].strip().splitlines()
+                if job.process.returncode == 0:
+                    return self._ended(job, f"saved {job.picture} and its recipe")
+                reason = (said or ["it ended without a word"])[-1].removeprefix("workbench: ")
+                return self._ended(job, f"no figure: {reason}; its recipe is {job.recipe}")
+        return ""
+
+    def _ended(self, job: _Job, notice: str) -> str:
+        self._jobs.remove(job)
+        return notice
+
+
+def _start(job: _Job) -> subprocess.Popen:
+    command = [sys.executable, "-m", "workbench", "figure", str(job.recipe), "--out", str(job.picture)]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                            text=True)
+
+
+def _free_stem(folder: Path, name: str) -> Path:
+    """The name, or the first of NAME-2, NAME-3 and so on that no figure has yet."""
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(folder / one for one in names if not any(
+        (folder / f"{one}{suffix}").exists() for suffix in (".toml", ".png")))
+
+
+def _source_of(snapshot: Snapshot, source: Source, stem: Path) -> tuple[SourceTable | None, Path | None]:
+    """Where the figure's data comes from: the recording that is shown, or a checkpoint that is to be saved first. None
+    where neither is."""
+    shown = getattr(source, "recording_path", None)
+    if shown is not None:
+        return SourceTable(os.path.relpath(shown, stem.parent), snapshot.iteration), None
+    if snapshot.run_name == FIT:
+        checkpoint = stem.with_suffix(".safetensors")
+        return SourceTable(checkpoint.name), checkpoint
+    if snapshot.recording is not None and snapshot.recording.iteration >= 0:
+        at = min(snapshot.recording.iteration, snapshot.iteration)
+        return SourceTable(os.path.relpath(snapshot.recording.path, stem.parent), at), None
+    return None, None
+
+
+def recipe_of_screen(view: ViewState, source: SourceTable, screen: Screen) -> Recipe:
+    """The recipe that shows the part of the window without panels as it is now."""
+    width, height = screen.window
+    x, y = screen.free[:2]
+    wide, tall = (max(side, 1.0) for side in screen.free[2:])
+    shares = x / width, y / height, (x + wide) / width, (y + tall) / height
+    crop = tuple(min(max(share, 0.0), 1.0) for share in shares)
+    eye = screen.camera.eye_world.numpy()
+    camera = CameraTable(
+        eye=tuple(eye.tolist()), target=tuple((eye + screen.camera.forward_world.numpy()).tolist()),
+        up=tuple(screen.camera.up_world.tolist()), fov_y_degrees=screen.camera.fov_y_degrees,
+        crop=() if crop == (0.0, 0.0, 1.0, 1.0) else crop,
+    )
+    panel = panel_of(view, source, camera)
+    background = "#" + "".join(f"{round(255 * part):02X}" for part in theme.BACKGROUND)
+    page = Page(
+        width=max(round(wide), 64), aspect=min(max(wide / tall, 0.1), 10.0), margin=0.0, background=background,
+        theme=theme.current().name, font_pt=_FONT_PT, supersampling=max(min(3, MAX_PIXELS // max(width, height)), 1),
+        dpi=min(max(round(theme.FONT_PIXELS * screen.scale * 72 / _FONT_PT), 36), 2400),
+    )
+    return Recipe(page, (panel,))
