@@ -183,9 +183,13 @@ def test_b_takes_ranges_and_camera_of_a(fake):
     view.pair, view.field.voxels_coloured, view.field.at_voxels = pair, True, "corner_sdf"
     view.frustum.update(view, fake)
     view.field.update(view, fake)
-    view.field.lock(view.field.voxel, (-3.0, 3.0))
-    pair.update(view, fake)
-    assert pair.view.field.scale_of(pair.view.field.voxel).key == view.field.scale_of(view.field.voxel).key
+    pair.source.shown = dataclasses.replace(
+        fake, fields={**fake.fields, "corner_sdf": 3 * fake.fields["corner_sdf"]})
+    for limits in (None, (-3.0, 3.0)):
+        view.field.lock(view.field.voxel, limits)
+        pair.update(view, fake)
+        assert pair.view.field.voxel.automatic != view.field.voxel.automatic
+        assert pair.view.field.scale_of(pair.view.field.voxel).key == view.field.scale_of(view.field.voxel).key
     assert pair.view.split.camera is view.split.camera is not None
     assert pair.view.layers is view.layers
     bare = dataclasses.replace(fake, cameras=())
