@@ -101,7 +101,8 @@ class SceneView:
             own = colours if name == "active" else None
 
             def style(grid: Any, name: str, colour: theme.Colour, size: float, own: Any, whole: bool) -> None:
-                painted = own if own is None or grid.n_cells() == len(own) else own[split.rows(name)]
+                some = own is not None and grid.n_cells() != len(own)
+                painted = np.compress(split.rows(name), own, axis=0) if some else own
                 cubes.style_voxels(grid, name, colour, size, painted, whole)
 
             # through the cubes where the slice closes them
