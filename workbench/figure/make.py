@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from workbench import theme
 from workbench.figure import embed
@@ -43,24 +44,16 @@ def make_figure(recipe: Recipe, folder: Path, out: Path) -> None:
 
 
 def _write(recipe: Recipe, folder: Path, out: Path) -> None:
-    from workbench.figure.compose import as_pixels, as_vector, compose
-    from workbench.figure.page import lay_out
-    from workbench.figure.render import draw_scene
+    from workbench.figure.compose import as_pixels, as_vector
 
     check_graphics(display=False)  # before anything is fitted for nothing
     page, text = recipe.page, recipe_text(recipe)
     ready = prepare(recipe, folder)
-    _check_plots(ready)
+    check_plots(ready)
     for number, one in enumerate(ready, start=1):
         for note in one.notes:
             print(f"panel {number}: {note}", file=sys.stderr)
-    layout = lay_out(recipe, ready)
-    _, _, wide, tall = layout.cells[0].picture
-    seen = poses(ready, wide / tall, page.shared_view)
-    pictures = [None if pose is None else draw_scene(one, pose, wide, tall, page.supersampling)
-                for one, pose in zip(ready, seen, strict=True)]
-    worlds = [0.0 if pose is None else pose.height_world * _cropped(one) for one, pose in zip(ready, seen, strict=True)]
-    figure = compose(recipe, layout, ready, pictures, worlds)
+    figure = page_of(recipe, ready)
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f".{out.name}.part")  # a picture is there whole, or not at all
     try:
@@ -73,13 +66,28 @@ def _write(recipe: Recipe, folder: Path, out: Path) -> None:
         part.unlink(missing_ok=True)
 
 
+def page_of(recipe: Recipe, ready: Sequence[Ready]) -> Any:
+    """The page with its pictures drawn, as a matplotlib Figure; ready: the recipe's panels, prepared."""
+    from workbench.figure.compose import compose
+    from workbench.figure.page import lay_out
+    from workbench.figure.render import draw_scene
+
+    page, layout = recipe.page, lay_out(recipe, ready)
+    _, _, wide, tall = layout.cells[0].picture
+    seen = poses(ready, wide / tall, page.shared_view)
+    pictures = [None if pose is None else draw_scene(one, pose, wide, tall, page.supersampling)
+                for one, pose in zip(ready, seen, strict=True)]
+    worlds = [0.0 if pose is None else pose.height_world * _cropped(one) for one, pose in zip(ready, seen, strict=True)]
+    return compose(recipe, layout, ready, pictures, worlds)
+
+
 def _cropped(ready: Ready) -> float:
     """The share of the view's height that is shown."""
     crop = ready.panel.camera.crop
     return crop[3] - crop[1] if crop else 1.0
 
 
-def _check_plots(ready: Sequence[Ready]) -> None:
+def check_plots(ready: Sequence[Ready]) -> None:
     for number, one in enumerate(ready, start=1):
         if one.panel.plot is None:
             continue
