@@ -34,7 +34,7 @@ from workbench.recording.states import state_of, state_value
 from workbench.recording.values import change_of, events_of, voxels_of
 from workbench.snapshot import MeshArrays
 
-OFTEN = RecordPolicy(snapshot_every=4, maps_every=6, keyframe_every=8)
+OFTEN = RecordPolicy(snapshot_every=4, maps_every=6, keyframe_every=8, cost_share=1e9)
 
 
 @pytest.fixture(autouse=True)
@@ -355,6 +355,21 @@ def test_what_finds_no_room_is_dropped_counted_and_made_up_for(tmp_path: Path) -
     for at, value in raw.values("active"):  # never flags of voxels that the file doesn't have
         assert value is None or len(value) == len(raw.at("voxels", at)["keys"])
     assert None in [value for _, value in raw.values("voxels")]
+
+
+def test_what_costs_too_much_is_put_off(tmp_path: Path, monkeypatch) -> None:
+    run = FakeRun()
+    recorder = Recorder(tmp_path / "run.h5", run, policy=dataclasses.replace(OFTEN, cost_share=0.1))
+    now = [100.0]
+    monkeypatch.setattr("workbench.recording.recorder.time.perf_counter", lambda: now[0])
+    snapshot = Sources.snapshot
+    monkeypatch.setattr(Sources, "snapshot", lambda self: (now.__setitem__(0, now[0] + 1.0), snapshot(self))[1])
+    for _ in range(40):  # a second each, as long as the snapshot itself
+        now[0] += 1.0
+        iterate(run, recorder)
+    recorder.close()
+    at = [at for at, _ in RawRecording(tmp_path / "run.h5").values("corner_sdf")]
+    assert at == [0, 1, 10, 19, 28, 37, 40] and recorder.status.n_dropped == 0
 
 
 # -- going back and changing -----------------------------------------------------------------------------------------

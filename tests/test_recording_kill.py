@@ -25,7 +25,8 @@ from workbench.recording.policy import RecordPolicy
 from workbench.recording.recorder import Recorder
 
 run = FakeRun(24)
-recorder = Recorder(Path(sys.argv[1]), run, policy=RecordPolicy(snapshot_every=2, maps_every=5, keyframe_every=10))
+policy = RecordPolicy(snapshot_every=2, maps_every=5, keyframe_every=10, cost_share=1e9)
+recorder = Recorder(Path(sys.argv[1]), run, policy=policy)
 while True:
     recorder.iteration_started(run)
     for stage in run.stages:

@@ -111,6 +111,7 @@ class FitParameters:
         self.deform = torch.zeros(voxels.n_corners, 3, device=voxels.device)
         self.weights = torch.zeros(voxels.n_voxels, N_WEIGHTS, device=voxels.device)
         self.optimiser = RowwiseAdamW(self.tensors())
+        self._whole: tuple[list[int], SparseFlex] | None = None  # the last flex(), by the tensors' versions
 
     def tensors(self) -> dict[str, Tensor]:
         return {"sdf": self.sdf, "deform": self.deform, "weights": self.weights}
@@ -122,11 +123,16 @@ class FitParameters:
         return sum(tensor.nbytes for tensor in (*self.tensors().values(), *kept))
 
     def flex(self) -> SparseFlex:
-        """The whole set, SDF in world units, without autograd."""
-        return _flex(self.voxels, self.sdf / self.voxels.resolution, self.deform, self.weights)
+        """The whole set, SDF in world units, without autograd; the same object until the parameters change."""
+        versions = [tensor._version for tensor in self.tensors().values()]
+        if self._whole is None or self._whole[0] != versions:
+            whole = _flex(self.voxels, self.sdf / self.voxels.resolution, self.deform, self.weights)
+            self._whole = versions, whole
+        return self._whole[1]
 
     def section(self, active: Bool[Tensor, "N"]) -> FitSection:
         """The active voxels with leaves of their own, so that all that follows costs what the section costs."""
+        self._whole = None
         if bool(active.all()):
             leaves = [tensor.clone().requires_grad_() for tensor in self.tensors().values()]
             return FitSection(_flex(self.voxels, *leaves), *leaves, None, None, None)

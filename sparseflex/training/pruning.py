@@ -95,12 +95,18 @@ class Truth:
     def __init__(self, target: Mesh) -> None:
         self.target = target
         self._known: dict[float, SparseVoxels] = {}
+        self._latest: tuple[SparseVoxels, Tensor] | None = None  # of margin 0: asked for again and again of one set
 
     def touched(self, voxels: SparseVoxels, margin: float = 0.0) -> Bool[Tensor, "N"]:
+        if not margin and self._latest is not None and self._latest[0] is voxels:
+            return self._latest[1]
         known = self._known.get(margin)
         if known is None or known.resolution != voxels.resolution:
             self._known[margin] = known = SparseVoxels.from_mesh(self.target, voxels.resolution, margin)
-        return known.find(voxels.voxel_ijk) >= 0
+        found = known.find(voxels.voxel_ijk) >= 0
+        if not margin:
+            self._latest = voxels, found
+        return found
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -27,7 +27,8 @@ GIGABYTE = 1e9
 class RecordPolicy:
     """Intervals in iterations; limit_bytes of the file: whenever it has grown past half of what was left up to that,
     the intervals double, and at the limit recording ends. reserve_bytes of the disk stay free; queue_bytes wait at most
-    for the writer, what comes beyond is dropped."""
+    for the writer, what comes beyond is dropped. cost_share: of the run's time, for each of the three; what is due is
+    put off until it costs no more, a new set of voxels excepted."""
 
     snapshot_every: int = 10
     maps_every: int = 50
@@ -35,6 +36,7 @@ class RecordPolicy:
     limit_bytes: float = 4 * GIGABYTE
     reserve_bytes: float = 0.5 * GIGABYTE
     queue_bytes: float = 0.5 * GIGABYTE
+    cost_share: float = 0.08
 
     def __post_init__(self) -> None:
         for name in ("snapshot_every", "maps_every", "keyframe_every"):
@@ -43,6 +45,8 @@ class RecordPolicy:
         for name in ("limit_bytes", "reserve_bytes", "queue_bytes"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be in [0, inf), got {getattr(self, name)}")
+        if not self.cost_share > 0:
+            raise ValueError(f"cost_share must be above 0, got {self.cost_share}")
 
     def doubled(self) -> RecordPolicy:
         return dataclasses.replace(self, snapshot_every=2 * self.snapshot_every, maps_every=2 * self.maps_every,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,9 @@ class Recorder:
         self._outlet = Outlet(path, meta_of(run, about or About(), self._policy), n_columns, self._policy)
         self._sources = Sources(run, self._outlet)
         self._owed: set[str] = set()  # parts that fell due and found no room
+        self._put_off: set[str] = set()  # parts that fell due and cost too much as yet
         self._sizes: dict[str, int] = {}  # of each kind of part, as it was last
+        self._cost: dict[str, tuple[float, float]] = {}  # seconds that it took last, and when
         self._first = self._reached = self._committed = run.iteration  # recorded up to; iteration of the latest commit
         self._changes: list[dict[str, Any]] = []
         self._within = False  # an iteration has begun
@@ -144,15 +147,21 @@ class Recorder:
     # What is recorded
 
     def _due(self, iteration: int) -> set[str]:
-        """The parts that fall due with this iteration."""
+        """The parts that fall due with this iteration, and those put off before that the run can afford by now."""
         every = {"snapshot": self._policy.snapshot_every, "maps": self._policy.maps_every,
                  "state": self._policy.keyframe_every}
-        due = {name for name, interval in every.items() if iteration % interval == 0}
+        self._put_off |= {name for name, interval in every.items() if iteration % interval == 0}
+        due = {name for name in self._put_off if self._affordable(name)}
         if iteration == self._first + 1:
             due |= {"snapshot", "maps"}  # the first of their kind
         if "snapshot" not in self._owed and self._sources.voxels_changed():
             due.add("snapshot")
+        self._put_off -= due
         return due
+
+    def _affordable(self, name: str) -> bool:
+        secs, at = self._cost.get(name, (0.0, 0.0))
+        return secs <= self._policy.cost_share * (time.perf_counter() - at)
 
     def _commit(self, row: Mapping[str, float] | None, due: set[str], addition: bool = False) -> None:
         """What is due and what was owed, as far as there is room for it; all small things, unless it is an addition."""
@@ -181,8 +190,10 @@ class Recorder:
         for name in sorted(self._owed):
             # by its last size first: what has no room needn't be copied
             if self._outlet.room_for(size_of(values) + self._sizes.get(name, 0)):
+                started = time.perf_counter()
                 part = getattr(self._sources, name)()
                 self._sizes[name] = size_of(part.values)
+                self._cost[name] = time.perf_counter() - started, started
                 if self._outlet.room_for(size_of(values) + self._sizes[name]):
                     values |= self._sources.taken(part)
                     self._owed.discard(name)
