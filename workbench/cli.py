@@ -23,6 +23,7 @@ from workbench.cli_figure import Figure
 from workbench.cli_pair import view_pair
 from workbench.cli_record import HeadlessRecordOptions, RecordOptions
 from workbench.cli_replay import BranchOptions, ReplayRun, is_recording, open_recording, view_recording
+from workbench.cli_video import Video
 from workbench.inputs import InputError, Opened, choose_device, open_what, refuse, scene_folders, writable_folder
 
 if TYPE_CHECKING:
@@ -342,7 +343,7 @@ def write_what_was_made(visit: Visit, input_frame: bool) -> int:
 
 COMMANDS = {
     "view": View, "fit": Fit, "replay": ReplayRun, "demo": Demo, "eval": Eval, "bench": Bench, "scenes": Scenes,
-    "doctor": Doctor, "export": Export, "figure": Figure,
+    "doctor": Doctor, "export": Export, "figure": Figure, "video": Video,
 }
 
 

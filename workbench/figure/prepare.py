@@ -178,7 +178,7 @@ def poses(ready: list[Ready], aspect: float, shared: bool) -> list[Pose | None]:
             continue
         points = [points_of(ready[number]) for number in numbers]
         for index, number in enumerate(numbers):
-            found[number] = _framing(camera, np.concatenate(points) if shared else points[index], aspect)
+            found[number] = pose_of(camera, np.concatenate(points) if shared else points[index], aspect)
     return found
 
 
@@ -191,7 +191,8 @@ def _given(camera: CameraTable) -> Pose:
     return _pose(camera, eye, centre, up)
 
 
-def _framing(camera: CameraTable, points: Float[np.ndarray, "P 3"], aspect: float) -> Pose:
+def pose_of(camera: CameraTable, points: Float[np.ndarray, "P 3"], aspect: float) -> Pose:
+    """The pose in which a camera that frames what it sees just holds these points."""
     direction = np.array(camera.direction or DEFAULT_DIRECTION)
     direction /= np.linalg.norm(direction)
     up = view_axes(direction)[1]
@@ -230,6 +231,9 @@ def points_of(ready: Ready) -> Float[np.ndarray, "P 3"]:
         pruned = view.pruning.voxels(snapshot, name) if view.layers[name] else None
         if pruned is not None:
             found.append(pruned.centers.numpy())
+    if view.field.cut:
+        plane = view.field.plane
+        found = [part[part @ np.array(plane.normal) <= plane.offset] for part in found]
     if ready.panel.camera.frame == "all":
         if view.layers["frustum"] and view.split.camera is not None:
             found.append(_frustum_points(view))
