@@ -16,40 +16,52 @@ _OVERLAP = 2e-6
 _FLAT = 1e-9
 
 
-_LEAK = 0.15
-"""Extent, in world units, of the largest hole that a closed surface may have; a larger one makes it an open one."""
+_MOST_HOLES = 0.02
+"""Area of the holes, relative to the surface's, up to which it counts as closed: fits leave small ones, and slits where
+they reach the border of the box."""
 
 
-def has_inside(mesh: MeshArrays) -> bool:
-    """Whether it bounds a volume, apart from small holes: every edge has as many faces on its one side as on its other,
-    or is one of a hole's."""
+def closed(mesh: MeshArrays) -> MeshArrays | None:
+    """The surface with its small holes closed by fans of triangles; None where it is an open one, with large holes.
+
+    An edge is a hole's where it has more faces on its one side than on its other.
+    """
     faces = mesh.faces.astype(np.int64)
     if len(faces) == 0:
-        return False
+        return None
     start, end = faces.reshape(-1), np.roll(faces, -1, axis=1).reshape(-1)
     n, up = len(mesh.vertices), start < end
     edge, place = np.unique(np.where(up, start * n + end, end * n + start), return_inverse=True)
-    loose = edge[np.bincount(place, np.where(up, 1, -1), minlength=len(edge)) != 0]
-    if len(loose) == 0:
-        return True
-    ends = np.stack([loose // n, loose % n])
-    vertices, local = np.unique(ends, return_inverse=True)
-    local = local.reshape(2, -1)
-    graph = coo_matrix((np.ones(len(loose), bool), (local[0], local[1])), (len(vertices),) * 2)
-    n_holes, hole = connected_components(graph, directed=False)
-    points = mesh.vertices[vertices]
-    low, high = np.full((n_holes, 3), np.inf), np.full((n_holes, 3), -np.inf)
-    np.minimum.at(low, hole, points)
-    np.maximum.at(high, hole, points)
-    return bool((np.linalg.norm(high - low, axis=1) <= _LEAK).all())
+    balance = np.bincount(place, np.where(up, 1, -1), minlength=len(edge)).astype(np.int64)
+    loose = balance != 0
+    if not loose.any():
+        return mesh
+    edge, balance = np.repeat(edge[loose], np.abs(balance[loose])), np.repeat(balance[loose], np.abs(balance[loose]))
+    ends = np.stack([edge // n, edge % n], 1)
+    ends[balance < 0] = ends[balance < 0, ::-1]  # as they run along their face
+    graph = coo_matrix((np.ones(len(ends), bool), (ends[:, 0], ends[:, 1])), (n, n))
+    hole = np.unique(connected_components(graph, directed=False)[1][ends[:, 0]], return_inverse=True)[1]
+    points = mesh.vertices.astype(np.float64)
+    middles = np.stack([np.bincount(hole, points[ends[:, 0], axis]) for axis in range(3)], 1)
+    middles /= np.bincount(hole)[:, None]
+    # Stokes: the area vector of any surface that would close the hole
+    parts = np.cross(points[ends[:, 0]] - middles[hole], points[ends[:, 1]] - middles[hole]) / 2
+    areas = np.stack([np.bincount(hole, parts[:, axis]) for axis in range(3)], 1)
+    corners = points[faces]
+    whole = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1).sum() / 2
+    if not np.linalg.norm(areas, axis=1).sum() <= _MOST_HOLES * whole:
+        return None
+    fans = np.stack([ends[:, 1], ends[:, 0], n + hole], 1)
+    return MeshArrays(np.concatenate([points, middles]), np.concatenate([faces, fans]))
 
 
 def cap(mesh: MeshArrays, plane: Plane) -> MeshArrays | None:
     """The part of the plane inside the surface, as thin strips: where its winding number isn't 0, so that solids may
     overlap. None where the plane misses it, and where the surface is an open one: it then has no inside."""
-    if not has_inside(mesh):
+    whole = closed(mesh)
+    if whole is None:
         return None
-    segments = _segments(mesh, plane)
+    segments = _segments(whole, plane)
     if len(segments) == 0:
         return None
     quads = _strips(segments)
@@ -112,16 +124,7 @@ def _strips(segments: Float[np.ndarray, "S 2 2"]) -> Float[np.ndarray, "Q 4 2"]:
     turns = np.cumsum(np.where(rises[segment[order]], -1, 1))
     before = np.searchsorted(strip, strip)  # the first crossing of the same strip
     winding = turns - np.where(before > 0, turns[np.maximum(before - 1, 0)], 0)
-    inside = winding[:-1] > 0
-    # where a hole lets the count run astray, what lies between an entry and the exit next to it is still inside
-    last = np.append(strip[1:] != strip[:-1], True)
-    least = np.minimum.reduceat(winding, np.flatnonzero(np.append(True, last[:-1])))
-    astray = (winding[last] != 0) | (least < 0)
-    which = np.cumsum(np.append(False, last[:-1]))[:-1]
-    entry = turns[:-1] > np.append(0, turns[:-2])
-    exit_next = turns[1:] < turns[:-1]
-    inside = np.where(astray[which], entry & exit_next, inside)
-    left = np.flatnonzero(inside & ~last[:-1])
+    left = np.flatnonzero((winding[:-1] != 0) & (strip[1:] == strip[:-1]))
     right = left + 1
     low, high = bottom[left] - _OVERLAP, top[left] + _OVERLAP
     corners = [(at_bottom[left], low), (at_bottom[right], low), (at_top[right], high), (at_top[left], high)]

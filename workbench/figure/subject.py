@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -92,6 +93,10 @@ def _snapshot(moment: Moment, number: int, names_for: NamesFor) -> Snapshot:
     )
     names = names_for(number, bare)
     fields = {name: moment.field(name) for name in sorted(names)}
+    for name, older in sorted(moment.older.items()):
+        if name in names:
+            print(f"{moment.name}: {name} is of iteration {older}, the last before {moment.iteration} recorded",
+                  file=sys.stderr)
     known = frozen({name: value for name, value in fields.items() if value is not None})
     return Snapshot(
         run_name=bare.run_name, iteration=bare.iteration, stages=bare.stages, cameras=bare.cameras,
