@@ -69,6 +69,16 @@ def test_of_each_own_camera_the_latest_use_and_the_recent_others(shown: Snapshot
     assert CameraView().rows(shown) == [SEEN[0], SEEN[1], SEEN[2], SEEN[4], SEEN[5]]
 
 
+def test_a_camera_that_the_run_is_locked_to_has_one_row(shown: Snapshot) -> None:
+    drawn = SEEN[2]
+    locked = RunCamera(drawn.camera, "fixed", own=drawn.camera)
+    unused = dataclasses.replace(shown, cameras=(*SEEN, locked), own_cameras=(drawn.camera,), cameras_locked=True)
+    assert [row for row in CameraView().rows(unused) if row.camera is drawn.camera] == [drawn]
+    used = dataclasses.replace(locked, loss=0.1, iteration=9)
+    once = dataclasses.replace(unused, cameras=(used, *SEEN))
+    assert [row for row in CameraView().rows(once) if row.camera is drawn.camera] == [used]
+
+
 @pytest.mark.parametrize("column, descending, expected", [
     ("loss", True, [0, 1, 4, 2, 5]), ("loss", False, [4, 1, 0, 2, 5]), ("used", False, [4, 2, 1, 0, 5]),
     ("near", True, [1, 0, 2, 4, 5]), ("active", True, [0, 1, 2, 4, 5]), ("kind", False, [1, 5, 4, 0, 2]),
@@ -168,7 +178,7 @@ def test_locking_sets_the_others_aside_and_unlocking_brings_them_back(view: View
     assert locked.own_cameras == (OWN, drawn.camera) and locked.cameras_locked
     rows = camera_view.rows(locked)
     assert [row.own for row in rows if is_aside(row, locked)] == [UNUSED]
-    assert sum(camera_view.is_checked(row) for row in rows if row.own is not None) == 2
+    assert sum(camera_view.is_checked(row) for row in rows) == 2
     # another check follows at once, the last check can't go
     fewer = obeyed(locked, camera_view.check(SEEN[1], False, locked))
     assert fewer.own_cameras == (drawn.camera,) and fewer.cameras_locked

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -89,12 +89,7 @@ class CameraView:
         token = (snapshot.cameras, sorted_by, self.descending)
         if self._rows is not None and all(a is b or a == b for a, b in zip(token, self._rows[0], strict=True)):
             return self._rows[1]
-        rows: list[RunCamera] = []
-        own: set[int] = set()
-        for seen in snapshot.cameras:
-            if seen.own is None or id(seen.own) not in own:
-                rows.append(seen)
-                own.add(id(seen.own))
+        rows = _each_once(snapshot.cameras)
         value = COLUMNS[sorted_by]
         known = [seen for seen in rows if not _missing(value(seen))]
         known.sort(key=value, reverse=self.descending)
@@ -274,6 +269,23 @@ def _placed(work: Callable[[], Camera]) -> Camera | str:
         return work()
     except ValueError as error:
         return str(error)
+
+
+def _each_once(cameras: Sequence[RunCamera]) -> list[RunCamera]:
+    """Of each own camera its latest use; one of another kind that the run is locked to stands there as one of them."""
+    used = {id(seen.own) for seen in cameras if seen.own is not None and seen.iteration is not None}
+    others = {id(seen.camera) for seen in cameras if seen.own is None} - used
+    found: list[RunCamera] = []
+    own: set[int] = set()
+    for seen in cameras:
+        if seen.own is None:
+            shown = id(seen.camera) not in used
+        else:
+            shown = id(seen.own) not in own and (id(seen.own) in used or id(seen.own) not in others)
+            own.add(id(seen.own))
+        if shown:
+            found.append(seen)
+    return found
 
 
 def _missing(value: Any) -> bool:
