@@ -24,7 +24,7 @@ from workbench.snapshot import MeshArrays
 class Builder:
     """A recording, commit by commit; values by the names of their streams."""
 
-    def __init__(self, path: Path, meta: dict[str, Any], n_columns: int = 40) -> None:
+    def __init__(self, path: Path, meta: dict[str, Any], n_columns: int = 100) -> None:
         self.meta = meta
         self.file = RecordingFile(path, meta, n_columns, 1e12, 0)
         self.path = self.file.path

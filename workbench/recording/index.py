@@ -11,6 +11,8 @@ import dataclasses
 import json
 import math
 import os
+import threading
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from workbench.recording.hdf5 import open_for_reading
 from workbench.recording.layout import (
     COMMIT,
     COMMITS,
@@ -97,6 +100,31 @@ class Index:
     scalar_iterations: np.ndarray
 
 
+class _Shared:
+    """A file that is open, with its datasets, and how many read it."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = open_for_reading(path)
+        self.datasets: dict[str, h5py.Dataset] = {}
+        self.n_users = 0
+
+
+_LOCK = threading.Lock()
+_OPEN: weakref.WeakValueDictionary[tuple[int, int], _Shared] = weakref.WeakValueDictionary()
+
+
+def _opened(path: Path) -> _Shared:
+    """The file, opened once a process: where a dataset is open twice and one of them is refreshed, HDF5 reads wrong
+    bytes by both."""
+    with _LOCK:
+        about = path.stat()
+        found = _OPEN.get((about.st_dev, about.st_ino))
+        if found is None or not found.file:
+            found = _OPEN[about.st_dev, about.st_ino] = _Shared(path)
+        found.n_users += 1
+        return found
+
+
 class Tables:
     """The datasets of an open file, read as far as they are committed; `refresh` reads what has come since."""
 
@@ -109,12 +137,15 @@ class Tables:
                 start = file.read(9)
             if start[:8] != _SIGNATURE or start[8:] != bytes([_SUPERBLOCK]):
                 raise ValueError("it must be an HDF5 file in single-writer-multiple-reader mode")
-            # nothing is cached by HDF5: chunks that grow would be stale, and memory is bounded by the reader's own
-            self._file = h5py.File(path, "r", libver="latest", swmr=True, rdcc_nbytes=0, locking="best-effort")
+            self._shared = _opened(path)
+            self._file = self._shared.file
         try:
             with told_of(f"{path} is no recording"):
                 self.meta = _meta(self._file)
-                self._datasets = {name: self._dataset(name) for name in _MAX_ROWS}
+                for name in _MAX_ROWS:
+                    if name not in self._shared.datasets:
+                        self._shared.datasets[name] = self._dataset(name)
+                self._datasets = self._shared.datasets
             self.entries, self.commits = np.zeros(0, ENTRY), np.zeros(0, COMMIT)
             self._scalars, self._names = np.zeros((0, 0)), ()
             self.index: Index | None = None
@@ -126,8 +157,12 @@ class Tables:
             raise
 
     def close(self) -> None:
-        with contextlib.suppress(*_BROKEN):
-            self._file.close()
+        shared, self._shared = self._shared, None
+        with _LOCK, contextlib.suppress(*_BROKEN):
+            if shared is not None:
+                shared.n_users -= 1
+                if shared.n_users == 0:
+                    shared.file.close()
 
     def _dataset(self, name: str) -> h5py.Dataset:
         """A dataset of the layout, in this very file and without filters (whose code and expansion aren't ours)."""
