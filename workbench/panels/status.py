@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from workbench import theme
 from workbench.commands import Command
 from workbench.snapshot import Snapshot
 from workbench.ui import Ui
 from workbench.view_state import ViewState
+
+if TYPE_CHECKING:
+    from workbench.recording.policy import RecordStatus
 
 
 def line(snapshot: Snapshot, notice: str = "") -> tuple[str, theme.Colour]:
@@ -54,9 +59,26 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     ui.dot(colour if colour is not theme.TEXT else theme.MUTED)
     hint = "?  keys     Ctrl + P  commands"
     room = ui.width - ui.im.CalcTextSize(hint)[0] - 2 * ui.em
-    ui.text(ui.shortened(text.replace("\n", " "), room), colour)
+    recording = snapshot.recording
+    words = "" if recording is None else ui.shortened(recording.words, 0.5 * room)
+    wide = ui.im.CalcTextSize(words)[0] + 2 * ui.em if words else 0.0
+    ui.text(ui.shortened(text.replace("\n", " "), room - wide), colour)
+    if recording is not None:
+        ui.im.SameLine()
+        ui.im.SetCursorPosX(ui.im.GetCursorPosX() + max(ui.width - ui.im.CalcTextSize(hint)[0] - wide, 0.0))
+        ui.text(words, theme.BAD if recording.stopped else theme.MUTED)
+        ui.tip(about_recording(recording))
     ui.text_right(hint, theme.MUTED)
     return []
+
+
+def about_recording(recording: RecordStatus) -> str:
+    """What the words on the recording mean, and what it lacks."""
+    lines = [recording.words, str(recording.path), "", "Every iteration's numbers and cameras, snapshots of fields,",
+             "maps and whole states as they fall due. `workbench view` shows it."]
+    if recording.n_dropped:
+        lines += ["Dropped is what found no room while the writer was behind; the run never waits for it."]
+    return "\n".join([*lines, *recording.notes])
 
 
 def draw_failure(ui: Ui, title: str, text: str) -> None:

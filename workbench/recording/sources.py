@@ -198,4 +198,4 @@ def _array(source: Any, dtype: torch.dtype | None = None) -> np.ndarray:
 
 
 def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
