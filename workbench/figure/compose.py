@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FixedFormatter, FixedLocator, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from workbench import theme
 from workbench.colour_bar import tick_labels
@@ -54,7 +54,7 @@ def as_pixels(figure: Figure) -> Pixels:
 def as_vector(figure: Figure, suffix: str, title: str, recipe_text: str) -> bytes:
     """The page as a .pdf or .svg file: text and bars as lines, pictures embedded; the same bytes every time."""
     kind = suffix.removeprefix(".")
-    metadata: dict[str, Any] = {"Title": title or None}
+    metadata: dict[str, Any] = {"Title": title} if title else {}
     if kind == "pdf":
         metadata |= {"CreationDate": None, "Producer": None, "Creator": "SparseFlex workbench"}
     else:
@@ -205,6 +205,7 @@ class _Paper:
             axes.yaxis.set_major_locator(LogLocator(numticks=6))
         else:
             axes.yaxis.set_major_locator(MaxNLocator(5))
+            axes.yaxis.set_major_formatter(FuncFormatter(_number))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if table_.mark >= 0:
             axes.axvline(table_.mark, color=self._faint, linewidth=0.1 * points, linestyle=(0, (3, 3)))
@@ -226,6 +227,11 @@ class _Paper:
         if n_lines > 1:
             legend = axes.legend(frameon=False, prop=font(_SMALL * points), labelcolor=self._ink, handlelength=1.2)
             legend.set_zorder(5)
+
+
+def _number(value: float, _: int | None = None) -> str:
+    """A tick's number, thousands apart, with a true minus."""
+    return f"{value:,.10g}".replace("-", "−")
 
 
 def _cycled(colours: Sequence[Any]) -> list[Any]:
