@@ -178,7 +178,7 @@ def rows() -> list[dict]:
                 row(f"{where}: a frame's panels, costliest tab ({cost['tab']})", cost["panels"], "ms", 4),
                 row(f"{where}: switching the voxels' colours", cost["colours"], "ms", 50),
                 row(f"{where}: split, planes, counts, histogram of another camera", cost["camera"], "ms", 100),
-                row(f"{where}: the same, and its voxels and planes put into the scene",
+                row(f"{where}: the same, and put into the scene",
                     cost["camera"] + cost["in_scene"], "ms", 100),
             ]
     return found
