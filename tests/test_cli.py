@@ -155,7 +155,7 @@ def test_with_a_display_the_window_opens(figures, monkeypatch, scene):
 
     seen = []
 
-    def open_window(run, *, title, out_dir, paused, home, opener):
+    def open_window(run, *, title, out_dir, paused, home, opener, **_):
         seen.append((title, Path(out_dir), paused))
         run.run_iteration()
         dropped = [opener(scene) for _ in range(2)]
