@@ -15,6 +15,7 @@ import trimesh
 from cli_fixtures import SMALL, refused
 from fake_run import FakeRun, icosphere_like
 from fit_snapshots import small_fit
+from recording_files import Builder, RunBuilder
 
 from sparseflex.checkpoint import save_checkpoint
 from sparseflex.data import load_mesh
@@ -24,7 +25,9 @@ from workbench import actions, cli, theme
 from workbench.colour_maps import Scale
 from workbench.export import MeshChoice, export, finite_part
 from workbench.inputs import Opened
-from workbench.moment import Moment, of_opened
+from workbench.moment import Moment, of_opened, open_moment
+from workbench.recording import layout
+from workbench.recording.reader import Recording
 from workbench.snapshot import History, MeshArrays, Snapshot
 from workbench.view_state import ViewState
 
@@ -214,3 +217,47 @@ def test_the_window_exports_what_it_shows(tmp_path, moment):
     view.layers["mesh"] = False
     by_name["Export the mesh as it is drawn (.ply)"].does(window)
     assert view.notice.startswith("not exported: there is no mesh")
+
+
+def test_one_file_may_be_open_several_times(tmp_path):
+    """HDF5 reads wrong bytes where a dataset is open twice and one of the two is refreshed; beyond a chunk it shows."""
+    with Recording(large_recording(tmp_path)) as first:
+        expected = {n: first.snapshot_fields(["value"], n)[0]["value"] for n in range(4)}
+        moments = {n: open_moment(str(first.path), n) for n in range(4)}
+        for number, moment in moments.items():
+            first.refresh()
+            assert np.array_equal(moment.field("value"), expected[number]) and expected[number][0] == number
+        Recording(first.path).close()
+        assert np.array_equal(first.snapshot_fields(["value"], 2)[0]["value"], expected[2])
+    assert np.array_equal(moments[3].field("value"), expected[3])
+
+
+def large_recording(folder: Path) -> Path:
+    meta = {"schema": layout.SCHEMA, "version": layout.VERSION, "uid": "0", "name": "test", "title": "a test",
+            "stages": ["step"], "streams": [*layout.OWN_STREAMS, "voxels", "value"], "settings": {}, "parent": None,
+            "field_kinds": {"voxels": "voxels", "value": "voxel"}}
+    n = 200_000
+    builder = Builder(folder / "large.h5", meta)
+    voxels = {"voxels": {"keys": np.arange(n), "resolution": 64}}
+    for iteration in range(4):
+        noise = np.random.default_rng(iteration).random(n, np.float32)  # which no compression makes small
+        noise[0] = iteration
+        builder.commit(iteration, {"value": noise, **(voxels if iteration == 0 else {})})
+    return builder.close()
+
+
+def test_a_recorded_iteration_is_exported(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = FakeRun(8)
+    builder = RunBuilder(tmp_path / "run.h5", run)
+    builder.iterate(7)
+    builder.close()
+    assert cli.main(["export", "run.h5", "--iteration", "5", "--to", "a.npz", "a.csv", "a.ply", "a.json"]) == 0
+    with np.load("a.npz") as found:
+        assert found["iteration"] == 5 and len(found["gamma"]) == len(found["voxel_ijk"])
+    assert len(Path("a.csv").read_text().splitlines()) == 1 + 5
+    assert cli.main(["export", "run.h5", "--iteration", "6", "--to", "b.ply"]) == 0
+    assert "as recorded at iteration 5" in capsys.readouterr().out
+    assert Path("a.ply").read_bytes() == Path("b.ply").read_bytes()
+    assert "must be a recorded one from 0 to 7, got 9" in refused(
+        capsys, "export", "run.h5", "--iteration", "9", "--to", "c.ply")
