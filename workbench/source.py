@@ -140,7 +140,7 @@ class Replay:
 
     def _turn(self) -> None:
         """Commands until there are none, then what is new in the file, then the next iteration to be shown."""
-        before, wait = self._row, self._wait_secs()
+        wait = self._wait_secs()
         while True:
             try:
                 self._obey(self._commands.get(timeout=wait) if wait != math.inf else self._commands.get())
@@ -153,8 +153,10 @@ class Replay:
             self._take_in()
         playing = self._playing
         self._advance()
-        late = time.monotonic() - self._published_at > REFRESH_SECS
-        if self._asked or (self._row != before and (late or not playing)) or playing != self._playing:
+        moved = int(self._recording.iterations[self._row]) != self._shown.iteration
+        # one that is played is shown as fast as somebody asks, and now and then if nobody does
+        due = self._until < 0 or time.monotonic() - self._published_at > REFRESH_SECS
+        if self._asked or (moved and due) or playing != self._playing:
             self._show()
 
     def _wait_secs(self) -> float:
