@@ -357,6 +357,20 @@ def test_what_finds_no_room_is_dropped_counted_and_made_up_for(tmp_path: Path) -
     assert None in [value for _, value in raw.values("voxels")]
 
 
+def test_processes_that_the_run_has_forked_don_t_hold_the_recording_open(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "run.h5", FakeRun(8), policy=OFTEN)
+    child = os.fork()
+    if not child:  # it has all of the run's pipes
+        time.sleep(60)
+        os._exit(0)
+    try:
+        recorder.close(20)
+        assert recorder.status.closed
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
 def test_what_costs_too_much_is_put_off(tmp_path: Path, monkeypatch) -> None:
     run = FakeRun()
     recorder = Recorder(tmp_path / "run.h5", run, policy=dataclasses.replace(OFTEN, cost_share=0.1))

@@ -134,6 +134,8 @@ class Outlet:
                 _write(stream, message, arrays)
                 with self._lock:
                     self._n_bytes = max(self._n_bytes - commit.n_bytes, 0)
+            # closing needn't end the stream: processes that the run has forked hold it open as well
+            _write(stream, {"end": True}, [])
         except OSError:
             pass  # the listener finds out why
         except Exception as error:  # noqa: BLE001 - the thread's boundary: recording ends, the run doesn't

@@ -235,7 +235,8 @@ def _reason(error: Exception) -> str:
 
 
 def main() -> None:
-    """Writes what comes until the input ends. After a failed write the process ends at once: HDF5 would crash."""
+    """Writes what comes until it is told to end, or the input ends. After a failed write the process ends at once, as
+    HDF5 would crash."""
     file = None
     try:
         os.nice(5)  # the run comes first
@@ -245,6 +246,8 @@ def main() -> None:
                                      message["limit_bytes"], message["reserve_bytes"])
                 say(path=str(file.path), n_bytes=file.n_bytes)
                 continue
+            if message.get("end"):
+                break
             lacking = file.commit(message, arrays)
             say(iteration=message["iteration"], n_bytes=file.n_bytes, lacking=lacking)
         if file is not None:
