@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from workbench.recording.reader import Recording
 
 
+_LOOKED_AT = ("corner", "mesh")
+"""Kinds of fields that are recorded at every snapshot, and at none but these."""
+
+
 def _identity() -> Float[Tensor, "4 4"]:
     return torch.eye(4, dtype=torch.float64)
 
@@ -84,10 +88,17 @@ def of_recording(recording: Recording, iteration: int | None = None) -> Moment:
         raise ValueError(f"{recording.path}: iteration must be a recorded one from {known[0]} to {known[-1]}, got "
                          f"{iteration}")
     older: dict[str, int] = {}
+    kinds = recording.meta.field_kinds
+    # what a look at the fields found unchanged has no entry of that look
+    looked = max((int(stream.iterations[stream.at(wanted)]) for name, kind in kinds.items() if kind in _LOOKED_AT
+                  if (stream := recording.stream(name)).at(wanted) >= 0), default=0)
 
     def field(name: str) -> Any:
         found, places = recording.snapshot_fields((name,), wanted)
-        older.update(places)
+        for key, place in places.items():
+            since = max(place, looked) if kinds[key] in (*_LOOKED_AT, "voxel") else place
+            if since < wanted:
+                older[key] = since
         return found.get(name)
 
     history = recording.scalars()
@@ -95,7 +106,7 @@ def of_recording(recording: Recording, iteration: int | None = None) -> Moment:
         rows = history.column("iteration") <= wanted
         history = History(history.names, history.table[rows])
     back = recording.meta.table.get("input_from_normalized")
-    return Moment(recording.path.stem, wanted, dict(recording.meta.field_kinds), field, history,
+    return Moment(recording.meta.title or recording.path.stem, wanted, dict(recording.meta.field_kinds), field, history,
                   tuple(recording.cameras(wanted).listed), matrix_or_identity(back), older=older)
 
 
