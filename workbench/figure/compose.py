@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +19,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, LogLo
 from workbench import theme
 from workbench.colour_bar import tick_labels
 from workbench.colour_maps import N_COLOURS, table
-from workbench.figure.page import BAR_EM, TITLE_EM, Cell, Layout, Placed
+from workbench.figure.page import BAR_EM, TITLE_EM, Cell, Layout, Placed, Rect
 from workbench.figure.prepare import Bar, Entry, Ready
 from workbench.figure.recipe import TRANSPARENT, Recipe
 from workbench.figure.text import LINE, font, width_of
@@ -30,30 +31,73 @@ _SETTINGS = {"svg.hashsalt": "sparseflex", "svg.fonttype": "path", "pdf.fonttype
 Pixels = UInt8[np.ndarray, "H W 4"]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Composed:
+    """A page: captions, bars and plots as a matplotlib figure on nothing, pictures with their places, the paper."""
+
+    figure: Figure
+    pictures: tuple[tuple[Rect, Pixels], ...]
+    background: tuple[float, float, float] | None
+
+
 def compose(
     recipe: Recipe, layout: Layout, ready: Sequence[Ready], pictures: Sequence[Pixels | None],
     worlds: Sequence[float],
-) -> Figure:
+) -> Composed:
     """The page. pictures: of each panel, None of plots; worlds: what the height of each spans, in world units."""
     # not the reader's matplotlibrc: the same recipe gives the same page everywhere
     with matplotlib.rc_context():
         matplotlib.rcParams.update({key: value for key, value in matplotlib.rcParamsDefault.items()
                                     if key != "backend"})
         matplotlib.rcParams.update(_SETTINGS)
-        return _Paper(recipe, layout).drawn(ready, pictures, worlds)
+        figure = _Paper(recipe, layout).drawn(ready, pictures, worlds)
+    placed = [(cell.picture, picture) for cell, picture in zip(layout.cells, pictures, strict=True)
+              if picture is not None]
+    background = recipe.page.background
+    return Composed(figure, tuple(placed), None if background == TRANSPARENT else theme.rgb(background or "#FFFFFF"))
 
 
-def as_pixels(figure: Figure) -> Pixels:
-    """The page as pixels, with straight alpha."""
+def as_pixels(page: Composed) -> Pixels:
+    """The page as pixels, with straight alpha; the pictures' are as they were rendered."""
     with matplotlib.rc_context(_SETTINGS):
-        canvas = FigureCanvasAgg(figure)
+        canvas = FigureCanvasAgg(page.figure)
         canvas.draw()
-        return np.array(canvas.buffer_rgba())
+        above = np.asarray(canvas.buffer_rgba())
+    found = np.zeros(above.shape, np.uint8)
+    if page.background is not None:
+        found[:] = [*(round(255 * part) for part in page.background), 255]
+    for (x, y, wide, tall), picture in page.pictures:
+        _lay(picture, found[y : y + tall, x : x + wide])
+    _lay(above, found)
+    return found
 
 
-def as_vector(figure: Figure, suffix: str, title: str, recipe_text: str) -> bytes:
+def _lay(front: Pixels, back: Pixels) -> None:
+    """Lays one picture over another, in place."""
+    solid = front[..., 3] == 255
+    np.copyto(back, front, where=solid[..., None])
+    partly = (front[..., 3] > 0) & ~solid
+    back[partly] = _over(front[partly], back[partly])
+
+
+def _over(front: UInt8[np.ndarray, "n 4"], back: UInt8[np.ndarray, "n 4"]) -> UInt8[np.ndarray, "n 4"]:
+    """Colours with straight alpha, laid over others."""
+    share, below = front[:, 3:].astype(np.float32) / 255, back[:, 3:].astype(np.float32) / 255
+    alpha = share + below * (1 - share)
+    colour = front[:, :3] * share + back[:, :3] * (below * (1 - share))
+    return np.rint(np.concatenate([colour / np.maximum(alpha, 1e-6), 255 * alpha], 1)).astype(np.uint8)
+
+
+def as_vector(page: Composed, suffix: str, title: str, recipe_text: str) -> bytes:
     """The page as a .pdf or .svg file: text and bars as lines, pictures embedded; the same bytes every time."""
-    kind = suffix.removeprefix(".")
+    kind, figure = suffix.removeprefix("."), page.figure
+    width, height = figure.get_size_inches() * figure.dpi
+    for (x, y, wide, tall), picture in page.pictures:
+        axes = figure.add_axes((x / width, 1 - (y + tall) / height, wide / width, tall / height))
+        axes.imshow(picture, interpolation="none", aspect="auto", resample=False)
+        axes.set_axis_off()
+    if page.background is not None:
+        figure.patch.set(facecolor=page.background, alpha=1.0)
     metadata: dict[str, Any] = {"Title": title} if title else {}
     if kind == "pdf":
         metadata |= {"CreationDate": None, "Producer": None, "Creator": "SparseFlex workbench"}
@@ -74,10 +118,7 @@ class _Paper:
         self._ink, self._faint, self._palette = palette.text, palette.muted, palette
         dpi = self._page.dpi
         self._figure = Figure((layout.width / dpi, layout.height / dpi), dpi=dpi)
-        if self._page.background == TRANSPARENT:
-            self._figure.patch.set_alpha(0.0)
-        else:
-            self._figure.patch.set_facecolor(self._page.background)
+        self._figure.patch.set_alpha(0.0)
 
     def drawn(self, ready: Sequence[Ready], pictures: Sequence[Pixels | None], worlds: Sequence[float]) -> Figure:
         page = self._page
@@ -86,10 +127,8 @@ class _Paper:
         for one, cell, picture, world in zip(ready, self._layout.cells, pictures, worlds, strict=True):
             if picture is None:
                 self._plot(one, cell)
-            else:
-                self._picture(cell, picture)
-                if one.panel.scale_bar:
-                    self._scale_bar(cell, one.panel.scale_bar, world, one.panel.scale_label)
+            elif one.panel.scale_bar:
+                self._scale_bar(cell, one.panel.scale_bar, world, one.panel.scale_label)
             self._caption(cell)
             for placed in cell.legend:
                 self._entry(placed)
@@ -112,11 +151,6 @@ class _Paper:
             x / self._layout.width, 1 - y / self._layout.height, text.replace("$", r"\$"), ha=align, va="baseline",
             color=colour or self._ink, fontproperties=font(size * self._page.font_pt, bold),
         )
-
-    def _picture(self, cell: Cell, picture: Pixels) -> None:
-        axes = self._axes(*cell.picture)
-        axes.imshow(picture, interpolation="none", aspect="auto", resample=False)
-        axes.set_axis_off()
 
     def _caption(self, cell: Cell) -> None:
         x, _, wide, _ = cell.picture

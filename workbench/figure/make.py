@@ -67,7 +67,7 @@ def _write(recipe: Recipe, folder: Path, out: Path) -> None:
 
 
 def page_of(recipe: Recipe, ready: Sequence[Ready]) -> Any:
-    """The page with its pictures drawn, as a matplotlib Figure; ready: the recipe's panels, prepared."""
+    """The page with its pictures drawn, for compose.as_pixels and as_vector; ready: the recipe's panels, prepared."""
     from workbench.figure.compose import compose
     from workbench.figure.page import lay_out
     from workbench.figure.render import draw_scene

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
+from PIL import Image
 
 from sparseflex.camera import Camera
 from workbench.figure.prepare import Pose, Ready
 from workbench.figure.recipe import MAX_PIXELS
 from workbench.graphics import start_polyscope
 from workbench.inputs import InputError
-
-_ROWS = 64  # of the finished picture, averaged at a time: few enough for the processor's cache
 
 
 def draw_scene(ready: Ready, pose: Pose, width: int, height: int, supersampling: int) -> UInt8[np.ndarray, "H W 4"]:
@@ -70,21 +68,6 @@ def _set_projection(pose: Pose) -> float:
 
 def averaged(samples: UInt8[np.ndarray, "H_s W_s 4"], factor: int) -> UInt8[np.ndarray, "H W 4"]:
     """Each factor x factor block as one pixel: its mean alpha, and the mean colour of what is there."""
-    height, width = samples.shape[0] // factor, samples.shape[1] // factor
-    found = np.empty((height, width, 4), np.uint8)
-    for start in range(0, height, _ROWS):
-        rows = samples[start * factor : (start + _ROWS) * factor]
-        rows = rows[: len(rows) // factor * factor].astype(np.float32)
-        rows[..., :3] *= rows[..., 3:] / 255
-        summed = rows.reshape(-1, factor, width, factor, 4).sum(axis=(1, 3))
-        alpha = summed[..., 3:]
-        summed[..., :3] *= 255 / np.maximum(alpha, 1e-6)
-        summed[..., 3:] = alpha / factor**2
-        found[start : start + len(summed)] = np.rint(np.clip(summed, 0, 255)).astype(np.uint8)
-    return found
-
-
-def over(pixels: UInt8[np.ndarray, "H W 4"], background: Sequence[float]) -> Float[np.ndarray, "H W 3"]:
-    """Pixels on a background colour, in [0, 255]: what a viewer shows."""
-    alpha = pixels[..., 3:].astype(np.float32) / 255
-    return pixels[..., :3] * alpha + 255 * np.asarray(background, np.float32) * (1 - alpha)
+    # weighted by alpha ("RGBa") while it is averaged, all of it in Pillow: a tenth of the time that numpy takes
+    image = Image.fromarray(np.ascontiguousarray(samples)).convert("RGBa")
+    return np.asarray(image.reduce(factor).convert("RGBA"))
