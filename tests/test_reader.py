@@ -127,6 +127,17 @@ def test_a_run_that_went_back_is_read_along_its_last_way(tmp_path: Path) -> None
         assert len(list(recording.verify())) == recording.n_entries == 9  # what was replaced is verified, too
 
 
+def test_a_mesh_that_did_not_change_is_as_new_as_its_snapshot(tmp_path: Path) -> None:
+    builder = Builder(tmp_path / "run.h5", META)
+    corners = np.zeros(16, np.float32)
+    builder.commit(0, {"voxels": keys(1, 7), "corner": corners, "mesh": mesh(1)})
+    for at in range(1, 9):
+        builder.commit(at, {"corner": corners + at} if at % 4 == 0 else {})
+    with Recording(builder.close()) as recording:
+        dates = [recording.snapshot_fields(["mesh", "corner"], at)[1] for at in (0, 3, 4, 7)]
+        assert dates == [{}, {"mesh": 0, "corner": 0}, {}, {"mesh": 4, "corner": 4}]
+
+
 def mesh(x: float) -> dict:
     return {"vertices": np.full((3, 3), x, np.float32), "faces": np.array([[0, 1, 2]], np.int32)}
 

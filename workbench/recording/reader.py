@@ -145,10 +145,23 @@ class Recording:
             found = self.read(name, iteration)
             if found is not None and found[0] is not None:
                 fields[name] = found[0]
+                kind, date = self.meta.field_kinds[name], found[1]
+                if kind == "mesh":  # entered where it changed, looked at with every snapshot
+                    date = max(date, self._snapshot_before(iteration))
                 # voxels and prunings hold until the next entry; all else was only looked at then
-                if found[1] < iteration and self.meta.field_kinds[name] not in ("voxels", "prune"):
-                    older[name] = found[1]
+                if date < iteration and kind not in ("voxels", "prune"):
+                    older[name] = date
         return fields, older
+
+    def _snapshot_before(self, iteration: int) -> int:
+        """The last one of which all fields were recorded, so far as those of corners tell; -1 where there is none."""
+        dates = [-1]
+        for name, kind in self.meta.field_kinds.items():
+            if kind == "corner":
+                stream = self.stream(name)
+                place = stream.at(iteration)
+                dates.append(int(stream.iterations[place]) if place >= 0 else -1)
+        return max(dates)
 
     def cameras(self, iteration: int) -> Cameras:
         """The cameras as a snapshot has them: the iteration's, recent ones, and what else is of the user's own."""
