@@ -41,7 +41,8 @@ class View(RecordOptions):
     """Show a scene, a mesh, a checkpoint or your own trainer; starts paused. Headless: figure and metrics only."""
 
     what: tyro.conf.Positional[str]
-    """A scene's name or .toml, a mesh (.obj .ply .glb .off .stl), a checkpoint.safetensors, or my_run.py:make_run."""
+    """A scene's name or .toml, a mesh (.obj .ply .glb .off .stl), a checkpoint.safetensors, a recording (run.h5), or
+    my_run.py:make_run."""
     other: tyro.conf.Positional[str] = ""
     """A second one, to be shown beside it: scene, mesh, checkpoint, recording or trainer."""
     headless: bool = False
@@ -88,8 +89,8 @@ class Fit(BranchOptions, HeadlessRecordOptions):
     """Fit a SparseFlex to a scene, a mesh or a checkpoint's target, live in a window or headless."""
 
     what: tyro.conf.Positional[str]
-    """A scene's name or .toml, a mesh (.obj .ply .glb .off .stl), a checkpoint.safetensors to go on with, or
-    my_run.py:make_run."""
+    """A scene's name or .toml, a mesh (.obj .ply .glb .off .stl), a checkpoint.safetensors to go on with, a recording
+    (run.h5) to branch off, or my_run.py:make_run."""
     headless: bool = False
     """No window: a progress bar, then mesh.ply, figure.png, metrics.json and checkpoint.safetensors."""
     out: Path | None = None
