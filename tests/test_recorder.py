@@ -357,6 +357,34 @@ def test_what_finds_no_room_is_dropped_counted_and_made_up_for(tmp_path: Path) -
     assert None in [value for _, value in raw.values("voxels")]
 
 
+def test_what_waits_for_the_writer_is_what_was(tmp_path: Path) -> None:
+    run = small_run()
+    recorder = Recorder(tmp_path / "run.h5", run, policy=dataclasses.replace(OFTEN, snapshot_every=1, keyframe_every=1))
+    wait_for(lambda: recorder.status.iteration >= 0)
+    os.kill(recorder.writer_pid, signal.SIGSTOP)
+    live, states = {}, {}
+    for _ in range(5):
+        iterate(run, recorder)
+        live[run.iteration], states[run.iteration] = fields_now(run), everything(run)
+    os.kill(recorder.writer_pid, signal.SIGCONT)
+    recorder.close()
+    raw = RawRecording(tmp_path / "run.h5")
+    for at, fields in live.items():
+        assert all(same(raw.at(name, at), value) for name, value in fields.items() if run.fields.get(name) != "map")
+        again = FitRun.from_state_dict(state_of(raw.at("/state", at)))
+        assert all(torch.equal(tensor, states[at][name]) for name, tensor in everything(again).items())
+
+
+def test_ctrl_c_reaches_the_writer_too_and_does_nothing_to_it(tmp_path: Path) -> None:
+    run = FakeRun(8)
+    recorder = Recorder(tmp_path / "run.h5", run, policy=OFTEN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(recorder.writer_pid, number)
+        iterate(run, recorder)
+    recorder.close()
+    assert recorder.status.closed and recorder.status.iteration == 2
+
+
 def test_processes_that_the_run_has_forked_don_t_hold_the_recording_open(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "run.h5", FakeRun(8), policy=OFTEN)
     child = os.fork()
@@ -445,11 +473,31 @@ def test_a_change_after_going_back_replaces_what_was_recorded_beyond(record, tmp
     assert raw.commits["iteration"][raw.commits["addition"] == 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 3, 4, 5, 6]
     (at, (value,)), = raw.values("/changes")
     assert at == 3 and change_of(value).change == change
+    rows = {raw.meta["streams"][entry["stream"]]: row for row, entry in enumerate(raw.entries)
+            if entry["iteration"] == 3}
+    assert rows["/changes"] < rows["/state"]  # the keyframe holds what is entered before it
     again = FitRun.from_state_dict(state_of(raw.at("/state", 3)))
     assert again.iteration == 3 and again.settings["visibility_ratio"].value == 0.2
     iterate(again, count=3)
     expected = everything(straight)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in everything(again).items())
+
+
+def test_prunings_on_another_way_are_entered_anew(record, tmp_path: Path) -> None:
+    run = coarse_to_fine()
+    engine = record(run)
+    engine.send(RunIterations(7))
+    at_rest(engine, 7)
+    engine.send(GoTo(4))
+    at_rest(engine, 4)
+    engine.send(ChangeSetting("prune_below", 0.3))
+    engine.send(RunIterations(3))
+    at_rest(engine, 7)
+    assert engine.stop()
+    entered = [(at, event.iteration) for at, value in RawRecording(tmp_path / "run.h5").values("prune")
+               for event in events_of(value)]
+    assert [at for at, _ in entered] == [iteration for _, iteration in entered]
+    assert [at for at, _ in entered] == [event.iteration for event in run.prune_events] and entered[-1][0] > 4
 
 
 def test_a_change_within_an_iteration_gives_a_keyframe_at_its_end(record, tmp_path: Path) -> None:
