@@ -1,4 +1,4 @@
-"""Renders the example figures of workbench/docs/figures for the documentation, at fewer pixels an inch than for print."""
+"""Renders the example figures for the documentation, at fewer pixels an inch than for print."""
 
 from __future__ import annotations
 
