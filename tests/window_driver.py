@@ -15,6 +15,7 @@ from sparseflex.training.run import Run
 from workbench.app import open_window
 from workbench.inputs import open_what
 from workbench.panels import scalars
+from workbench.recording.reader import Recording
 from workbench.ui import Ui
 from workbench.window import Subject, Window
 
@@ -25,6 +26,8 @@ def state_of(window: Window) -> dict[str, Any]:
     snapshot, view = window.snapshot, window.view
     return {
         "iteration": snapshot.iteration,
+        "source": snapshot.source,
+        "reached": snapshot.past.reached,
         "stage_next": snapshot.stage_next,
         "playing": snapshot.playing,
         "failure": snapshot.failure.message if snapshot.failure else "",
@@ -74,6 +77,8 @@ def main() -> int:
     parser.add_argument("--drop", nargs="*", default=[], help="what to drop on the window at iteration 1")
     parser.add_argument("--playing", action="store_true")
     parser.add_argument("--scene", help="a scene to fit coarsely in place of the FakeRun")
+    parser.add_argument("--recording", type=Path, help="show this recording")
+    parser.add_argument("--follow", action="store_true")
     arguments = parser.parse_args()
     fail_at = None if arguments.fail_at is None else (arguments.fail_at, "render")
     if arguments.scene:
@@ -101,12 +106,18 @@ def main() -> int:
     def save(path: Path, saved: Run) -> None:
         path.write_text(str(saved.iteration))
 
+    def brancher(branched: Run) -> Subject:
+        return Subject(branched, "branched", arguments.out / "branched")
+
     def opener(path: str) -> Subject:
         if not path.endswith(".obj"):
             raise ValueError(f"{path}: not a mesh")
         return Subject(FakeRun(8, stage_secs=0.002), "dropped", arguments.out / "dropped")
 
-    return open_window(run, title=TITLE, out_dir=arguments.out, paused=not arguments.playing, scripted=report,
+    if arguments.recording is not None:
+        run = Recording(arguments.recording)
+    return open_window(run, title=TITLE, follow=arguments.follow, brancher=brancher, out_dir=arguments.out,
+                       paused=not arguments.playing, scripted=report,
                        save=save, size=(1000, 640), opener=opener)
 
 
