@@ -21,6 +21,7 @@ from fit_snapshots import small_fit, snapshot_of
 
 from sparseflex.checkpoint import save_checkpoint
 from sparseflex.data import save_mesh, transform_mesh
+from workbench import cli
 from workbench.cli_pair import make_pair, open_side
 from workbench.commands import NextIteration, RunIterations
 from workbench.engine import Engine
@@ -30,6 +31,7 @@ from workbench.pair import PREFIX, Pair, both_distances, frame_between
 from workbench.panels import layers, plots
 from workbench.panels import pair as pair_panel
 from workbench.plot_axes import MAX_DASHES, dashed
+from workbench.recording.reader import Recording
 from workbench.scene_parts.cuts import _present
 from workbench.snapshot import History, MeshArrays, Snapshot
 from workbench.surface_view import DIFFERENCE, DISTANCE
@@ -405,3 +407,27 @@ def test_the_window_shows_both(display, need_programs, tmp_path):
     shown, ended = (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
     assert shown == {"a": 3, "b": 3, "failed": "", "places": [0, 1, 2, 3, 4, 5]}
     assert ended == {"code": 0, "alive": False, "iteration": 3} and (tmp_path / "pair.png").is_file()
+
+
+def test_what_b_has_trained_is_recorded_and_saved(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.toml").write_text(SMALL)
+    titles = []
+
+    def open_window(run: Any, *, title: str, pair: Pair, **_: Any) -> int:
+        """A window in which A is run one iteration on, and B follows."""
+        titles.extend([title, pair.title])
+        pair.source.start()
+        pair.follow(Snapshot(iteration=1))
+        pair.source.snapshots.wait_for(lambda s: s.iteration == 1 and not s.playing, WAIT_SECS)
+        assert pair.source.stop()
+        return 0
+
+    monkeypatch.setattr("workbench.app.open_window", open_window)
+    monkeypatch.setattr("workbench.cli.require_graphics", lambda display: None)
+    assert cli.main(["view", "small.toml", str(tmp_path / "small.toml"), "--out", "both"]) == 0
+    assert titles == ["small, small.toml", f"small, {tmp_path / 'small.toml'}"]  # told apart
+    assert "B: iteration 1 saved in both/B/checkpoint.safetensors" in capsys.readouterr().out
+    with Recording("both/B/run.h5") as recording:
+        assert recording.iterations.tolist() == [0, 1]
+    assert open_side("both/B/run.h5", None, None, {}).recorded and not Path("both/run.h5").exists()

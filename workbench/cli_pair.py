@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from workbench.cli import View
     from workbench.inputs import Opened
     from workbench.pair import Pair
-    from workbench.recording.recorder import StartRecorder
+    from workbench.recording.recorder import Recorder, StartRecorder
     from workbench.window import Subject
 
 
@@ -74,6 +74,17 @@ def make_pair(a: Side, b: Side, record: StartRecorder | None = None) -> Pair:
     return pair
 
 
+def _recorder(view: View, side: Side, folder: Path) -> StartRecorder | None:
+    """What begins a side's recording, and makes its folder then."""
+    start = view.recorder(side.opened, folder)
+
+    def with_folder(run: Run) -> Recorder:
+        folder.mkdir(parents=True, exist_ok=True)
+        return start(run)
+
+    return None if start is None else with_folder
+
+
 def _no_branch(run: Run) -> Subject:
     raise ValueError("to branch, view the recording alone")
 
@@ -96,8 +107,7 @@ def view_pair(view: View) -> int:
         a, b = (side.titled(f"{side.opened.title}, {what}") for side, what in ((a, view.what), (b, view.other)))
     require_graphics(display=True)
     out = writable_folder(view.out or VIEW_OUT / a.opened.name)
-    records = [None if side.recorded else view.recorder(side.opened, folder)
-               for side, folder in ((a, out), (b, out / "B"))]
+    records = [None if side.recorded else _recorder(view, side, folder) for side, folder in ((a, out), (b, out / "B"))]
     pair = make_pair(a, b, records[1])
     try:
         code = open_window(a.opened.run, title=a.opened.title, out_dir=out, home=a.opened.view.camera(), pair=pair,
