@@ -19,7 +19,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, LogLo
 from workbench import theme
 from workbench.colour_bar import tick_labels
 from workbench.colour_maps import N_COLOURS, table
-from workbench.figure.page import BAR_EM, TITLE_EM, Cell, Layout, Placed, Rect
+from workbench.figure.page import BAR_EM, TITLE_EM, Cell, Layout, Placed, Rect, letter_width
 from workbench.figure.prepare import Bar, Entry, Ready
 from workbench.figure.recipe import TRANSPARENT, Recipe
 from workbench.figure.text import LINE, font, width_of
@@ -155,7 +155,7 @@ class _Paper:
     def _caption(self, cell: Cell) -> None:
         x, _, wide, _ = cell.picture
         em = self._em
-        indent = width_of(f"{cell.letter} ", em, bold=True) if cell.letter else 0.0
+        indent = letter_width(cell.letter, em)
         widest = max((width_of(line, em) for line in cell.caption), default=0.0)
         left = x + (wide - indent - widest) / 2
         for number, line in enumerate(cell.caption):
@@ -199,7 +199,8 @@ class _Paper:
         span = (scale.high - scale.low) / placed.width * tip
         for beyond, end, sign, row in ((bar.below, scale.low, -1, 0), (bar.above, scale.high, 1, N_COLOURS - 1)):
             if beyond:
-                axes.fill([end, end + sign * span, end], [0, 0.5, 1], color=table(scale.name)[row], clip_on=False,
+                root = end - 0.15 * sign * span  # no seam may be seen between tip and bar
+                axes.fill([root, end, end + sign * span, end, root], [0, 0, 0.5, 1, 1], color=table(scale.name)[row], clip_on=False,
                           linewidth=0)
         for spine in axes.spines.values():
             spine.set_visible(False)

@@ -106,8 +106,7 @@ class _Below:
     def __init__(self, ready: Ready, number: int, recipe: Recipe, width: int, shared: bool) -> None:
         self._em, self._width = recipe.page.em, width
         self._letter = f"({_letters(number)})" if recipe.page.letters and ready.panel.caption else ""
-        indent = width_of(f"{self._letter} ", self._em, bold=True) if self._letter else 0.0
-        self._caption = wrapped(ready.panel.caption, self._em, width - indent)
+        self._caption = wrapped(ready.panel.caption, self._em, width - letter_width(self._letter, self._em))
         legend = () if ready.panel.plot is not None else ready.legend
         self._legend = _flowed(legend, self._em, width)
         self._bars = () if shared or ready.panel.plot is not None else ready.bars
@@ -132,6 +131,11 @@ class _Below:
             at += LINE * em
         bars = _bar_row(self._bars, x, at + (_GAP if self._legend or self._caption else 0) * em, wide, em)
         return Cell(picture, self._letter, tuple(self._caption), caption_y, tuple(legend), bars)
+
+
+def letter_width(letter: str, em: float) -> float:
+    """Width of a panel's letter with the space after it; at small sizes hinting makes it wider than its outline."""
+    return width_of(letter, em, bold=True) + 0.55 * em if letter else 0.0
 
 
 def _letters(number: int) -> str:
