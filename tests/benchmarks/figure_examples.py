@@ -9,7 +9,7 @@ from pathlib import Path
 from workbench.figure.make import make_figure, open_recipe
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "workbench" / "docs" / "figures"
-DPI = {"resolution": 110}
+DPI = {"resolution": 100}
 """Of those with the most detail: no picture shall have more than 300 KB."""
 
 

@@ -200,8 +200,8 @@ class _Paper:
         for beyond, end, sign, row in ((bar.below, scale.low, -1, 0), (bar.above, scale.high, 1, N_COLOURS - 1)):
             if beyond:
                 root = end - 0.15 * sign * span  # no seam may be seen between tip and bar
-                axes.fill([root, end, end + sign * span, end, root], [0, 0, 0.5, 1, 1], color=table(scale.name)[row], clip_on=False,
-                          linewidth=0)
+                axes.fill([root, end, end + sign * span, end, root], [0, 0, 0.5, 1, 1], clip_on=False, linewidth=0,
+                          color=table(scale.name)[row])
         for spine in axes.spines.values():
             spine.set_visible(False)
         axes.yaxis.set_major_locator(NullLocator())
