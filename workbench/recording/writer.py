@@ -224,8 +224,12 @@ def messages(stream: BinaryIO) -> Iterator[tuple[dict[str, Any], list[np.ndarray
 
 
 def say(**news: Any) -> None:
-    sys.stdout.write(json.dumps(news) + "\n")
-    sys.stdout.flush()
+    """Where nobody listens any more, what has been sent is still written."""
+    try:
+        sys.stdout.write(json.dumps(news) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _reason(error: Exception) -> str:
@@ -256,8 +260,6 @@ def main() -> None:
     except Full as reason:
         file.close()
         say(stopped=str(reason))
-    except BrokenPipeError:  # whoever listened is gone, and so is the input
-        os._exit(1)
     except Exception as error:  # noqa: BLE001 - the process's boundary: whatever failed is told, and ends it
         say(stopped=_reason(error))
         os._exit(1)
