@@ -518,6 +518,17 @@ def test_a_change_within_an_iteration_gives_a_keyframe_at_its_end(record, tmp_pa
     assert at == 3 and (changed.iteration, changed.n_stages) == (2, 1)
 
 
+def test_a_change_that_no_iteration_follows_is_kept(record, tmp_path: Path) -> None:
+    engine = record(FakeRun())
+    engine.send(RunIterations(8))
+    at_rest(engine, 8)
+    engine.send(ChangeSetting("visibility_ratio", 0.25))
+    assert engine.stop()
+    raw = RawRecording(tmp_path / "run.h5")
+    assert [value["ratio"] for at, value in raw.values("/state") if at == 8] == [0.5, 0.25]
+    assert len(raw.values("/changes")) == 1
+
+
 def test_a_failing_run_leaves_a_whole_recording(record, tmp_path: Path) -> None:
     engine = record(FakeRun(fail_at=(5, "render")))
     engine.send(Play())

@@ -136,6 +136,7 @@ class Recorder:
         self._finished, run = True, self._run
         if not self._within and run.iteration == self._committed == self._reached:
             lacking = {name for name in PARTS if self._latest.get(name) != run.iteration}
+            lacking |= {"state"} if self._needs_keyframe else set()
             self._commit(None, lacking, addition=True)
         self._outlet.end()
 
