@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from workbench.app import open_window
+from workbench.cli_pair import Side, make_pair
 from workbench.commands import NextStage, RunIterations
 from workbench.inputs import open_what
 from workbench.panels import COLUMNS
@@ -29,7 +30,8 @@ _SETTLED_FRAMES = 8
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """what: as for `workbench view`; stages: of the next iteration; tabs in front; prepare: what the user does then."""
+    """what: as for `workbench view`; stages: of the next iteration; tabs in front; prepare: what the user does then;
+    other: what is shown beside it."""
 
     what: str
     iterations: int
@@ -38,6 +40,8 @@ class Picture:
     stages: int = 0
     theme: str = "dark"
     overrides: tuple[tuple[str, float], ...] = ()
+    other: str = ""
+    other_overrides: tuple[tuple[str, float], ...] = ()
 
 
 def _only(window: Window, *layers: str) -> None:
@@ -68,6 +72,11 @@ def _pruning(window: Window) -> None:
     window.view.pruning.chosen = splits[-1].iteration
 
 
+def _pair(window: Window) -> None:
+    _only(window, "active", "outside", "near_cut", "far_cut", "mesh")
+    window.view.mesh_colour = "difference"
+
+
 def _palette(window: Window) -> None:
     window.view.palette.open()
 
@@ -79,12 +88,21 @@ PICTURES = {
     "field": Picture("nested_shells", 150, ("Field", "Maps"), _field),
     "pruning": Picture("high_genus", 300, ("Layers", "Pruning"), _pruning, overrides=(
         ("resolution", 64), ("start_resolution", 16), ("iterations", 300))),
+    "pair": Picture("lantern", 250, ("Layers", "Plots"), _pair, other="lantern",
+                    other_overrides=(("visibility_ratio", 0.2),)),
     "light": Picture("lantern", 150, ("Layers", "Plots"), _palette, theme="light"),
 }
 
 
 def make(picture: Picture, out: Path, size: tuple[int, int]) -> int:
     opened = open_what(picture.what, overrides=dict(picture.overrides))
+    pair = None
+    if picture.other:
+        sides = [Side(run, run.input_from_normalized.numpy()) for run in (
+            opened, open_what(picture.other, overrides=dict(picture.other_overrides)))]
+        sides = [side.titled(f"{side.opened.title}, α = {side.opened.run.config.visibility_ratio:g}")
+                 for side in sides]
+        opened, pair = sides[0].opened, make_pair(*sides)
     view = ViewState(theme=picture.theme)
     for column, tabs in COLUMNS.items():
         view.tabs[column] = next((tab for tab in picture.tabs if tab in tabs), "")
@@ -101,6 +119,7 @@ def make(picture: Picture, out: Path, size: tuple[int, int]) -> int:
         if still == 3:
             picture.prepare(window)
         arrived = shown.iteration >= picture.iterations and not shown.playing and window.view.worker.idle
+        arrived = arrived and (pair is None or pair.latest.iteration == shown.iteration and not pair.latest.playing)
         still = still + 1 if arrived else min(still, 4)
         if still == _SETTLED_FRAMES:
             window.screenshot(out)
@@ -109,7 +128,7 @@ def make(picture: Picture, out: Path, size: tuple[int, int]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CONFIG_HOME"] = folder  # the picture shall not depend on what its maker prefers
         return open_window(opened.run, title=opened.title, out_dir=folder, scripted=script, size=size,
-                           home=opened.view.camera(), view=view)
+                           home=opened.view.camera(), view=view, pair=pair)
 
 
 def main() -> int:
