@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -173,6 +174,11 @@ plot = {scalars = ["loss"], mark = 4}
     first = drawn(tmp_path, text)
     assert len(np.unique(first.reshape(-1, 4), axis=0)) > 20
     assert np.abs(first - drawn(tmp_path, text.replace("iteration = 4", "iteration = 2"))).max() > 50
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.move(tmp_path / "run.h5", elsewhere / "run.h5")
+    assert np.abs(first - drawn(elsewhere, text)).max() == 0  # the recording and the recipe are all that it takes
+    tmp_path = elsewhere
     with pytest.raises(InputError, match="iteration must be a recorded one from 0 to 6, got 9"):
         drawn(tmp_path, text.replace("iteration = 4", "iteration = 9"))
     with pytest.raises(InputError, match="plot.scalars must be of .*loss.*, got 'lost'"):

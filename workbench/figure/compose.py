@@ -241,7 +241,8 @@ class _Paper:
         else:
             axes.yaxis.set_major_locator(MaxNLocator(5))
             axes.yaxis.set_major_formatter(FuncFormatter(_number))
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        room = int((wide - left) / (4.5 * em))  # for numbers of some digits
+        axes.xaxis.set_major_locator(MaxNLocator(min(max(room, 1), 5), integer=True))
         if table_.mark >= 0:
             axes.axvline(table_.mark, color=self._faint, linewidth=0.1 * points, linestyle=(0, (3, 3)))
         self._plot_frame(axes, len(table_.scalars))

@@ -42,6 +42,7 @@ def _samples(
     ps.set_window_size(width, height)
     ps.set_background_color((1.0, 1.0, 1.0, 0.0))
     fov = _set_projection(pose)
+    ps.set_view_center_raw(tuple(pose.centre.tolist()))  # a view before would be felt else: clipping goes by it
     ps.look_at_dir(pose.eye, pose.centre, pose.up)
     view.view_camera = Camera.look_at(pose.eye.tolist(), pose.centre.tolist(), pose.up.tolist(), fov_y_degrees=fov,
                                       width=256, height=256)
