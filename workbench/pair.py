@@ -149,11 +149,10 @@ class Pair:
         widths = voxels.resolution if in_voxels else 1
         unit = quantities.VOXEL_WIDTHS if in_voxels else quantities.WORLD
         self.distance = self._once("distance", (found, unit, widths), lambda: quantities.of_values(
-            "distance of A and B", "", unit, False, np.concatenate(found) * np.float32(widths)))
-        scale, values = view.field.scale_of(self.distance), self.distance.values
-        colours = self._once("colours", (self.distance, *scale.key), lambda: scale.colours(values))
-        n_one = len(found[0])
-        parts = self._once("parts", (colours,), lambda: (colours[:n_one], colours[n_one:]))
+            "distance of A and B", "", unit, False, _on_surface(meshes, found) * np.float32(widths)))
+        scale = view.field.scale_of(self.distance)
+        parts = self._once("colours", (self.distance, *scale.key), lambda: tuple(
+            scale.colours(part * np.float32(widths)) for part in found))
         for surfaces, mesh, part in zip((view.surfaces, self.view.surfaces), meshes, parts, strict=True):
             surfaces.mesh, surfaces.colours = mesh, part
 
@@ -162,6 +161,12 @@ class Pair:
         if known is None or not same_token(known[0], token):
             known = self._known[name] = (token, make())
         return known[1]
+
+
+def _on_surface(meshes: Any, found: Any) -> Float[np.ndarray, "n"]:
+    """What was found for the vertices that have a face; others lie somewhere, and are part of no surface."""
+    used = [np.bincount(mesh.faces.reshape(-1), minlength=len(mesh.vertices)) > 0 for mesh in meshes]
+    return np.concatenate([values[rows] for values, rows in zip(found, used, strict=True)])
 
 
 def both_distances(

@@ -28,6 +28,8 @@ ALONE, WITH_FRUSTUM = 1.3, 1.7
 """Room that an object of the unit box gets, alone or within its frustum, in world units."""
 
 FOV_DEGREES = 28.0
+PAIR_FOV_DEGREES = 12.0
+"""Of two runs: narrow, so that what is to be compared is seen from about the same side in every place."""
 
 N_PLACES = 3
 """Places of one run: voxels with all that is drawn into them, the mesh, the target."""
@@ -220,13 +222,14 @@ class SceneView:
 
     def go_home(self, view: ViewState, window: tuple[int, int], free: Rect) -> None:
         """The view along view.home_direction in which everything fits the free part of the window."""
-        ps.set_vertical_fov_degrees(FOV_DEGREES)
+        fov = FOV_DEGREES if view.pair is None else PAIR_FOV_DEGREES
+        ps.set_vertical_fov_degrees(fov)
         width, height = window
         free_width, free_height = max(free[2], 1.0), max(free[3], 1.0)
         wide, tall = self.places(view, free_width / free_height)[1]
         # world units that the whole window's height spans at the objects' distance
         span = height * max(tall / free_height, wide / free_width)
-        distance = span / 2 / math.tan(math.radians(FOV_DEGREES) / 2)
+        distance = span / 2 / math.tan(math.radians(fov) / 2)
         direction = np.asarray(view.home_direction) / np.linalg.norm(view.home_direction)
         right, up = view_axes(direction)
         # the centre of the free part is not the window's
