@@ -72,10 +72,10 @@ def wait(replay: Replay, accept: Callable[[Snapshot], bool]) -> Snapshot:
 def test_every_command_moves_as_it_does_live(fake_file: Path, start: Start) -> None:
     replay = start(fake_file)
     first = replay.snapshots.latest()
-    assert (first.iteration, first.playing, first.source) == (0, False, "replay")
+    assert (first.iteration, first.playing, first.source) == (23, False, "replay")  # what the run came to
     assert (first.past.oldest, first.past.reached) == (0, 23) and first.history.n_rows == 23
     steps: list[tuple[Command, int]] = [
-        (NextIteration(), 1), (NextStage(), 2), (StepBack(), 1), (GoTo(17), 17), (GoTo(99), 23), (NextIteration(), 23),
+        (GoTo(0), 0), (NextIteration(), 1), (NextStage(), 2), (StepBack(), 1), (GoTo(17), 17), (GoTo(99), 23), (NextIteration(), 23),
         (GoTo(-5), 0), (StepBack(), 0), (GoTo(23), 23),
     ]
     for command, wanted in steps:
@@ -121,8 +121,9 @@ def test_playing_keeps_its_pace_and_stops_at_the_end(fake_file: Path, start: Sta
     replay.send(SetSpeed(64.0))
     replay.send(Play())
     assert wait(replay, lambda s: not s.playing and s.iteration == 23).notice == ""
+    replay.send(SetSpeed(0.25))
     replay.send(Play())
-    assert wait(replay, lambda s: bool(s.notice)).notice.startswith("this is the last iteration recorded")
+    assert wait(replay, lambda s: s.playing and s.iteration < 12).notice == ""  # from the beginning
     replay.send(GoTo(0))
     replay.send(SetSpeed(math.inf))
     wait(replay, lambda s: s.iteration == 0 and s.speed == math.inf)
@@ -132,7 +133,8 @@ def test_playing_keeps_its_pace_and_stops_at_the_end(fake_file: Path, start: Sta
         answers = replay.snapshots.latest().answers
         replay.send(RequestFields(frozenset({"mesh"})))
         seen.append(wait(replay, lambda s, answers=answers: s.answers > answers).iteration)
-    assert set(np.diff([0, *seen]).tolist()) <= {0, 1} and seen[-1] == 23  # each of them is shown
+    # each of them is shown; Play itself shows one, which may be gone by the first look
+    assert seen[0] <= 2 and set(np.diff(seen).tolist()) <= {0, 1} and seen[-1] == 23
 
 
 def test_what_cannot_be_done_to_the_past_says_what_can(fake_file: Path, start: Start, tmp_path: Path) -> None:

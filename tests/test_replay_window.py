@@ -36,8 +36,8 @@ def test_keys_and_the_scrubber_move_through_the_past(drive: Callable[..., Driven
     builder = RunBuilder(tmp_path / "run.h5", FakeRun(8))
     builder.iterate(40)
     window = drive("--recording", str(builder.close()))
-    assert window.state["iteration"] == 0 and window.state["source"] == "replay" and window.state["reached"] == 40
-    window.key("Right")
+    assert window.state["iteration"] == 40 and window.state["source"] == "replay" and window.state["reached"] == 40
+    window.key("Home", "Right")
     window.wait(lambda s: s["iteration"] == 1)
     window.key("End")
     window.wait(lambda s: s["iteration"] == 40 and "mesh" in s["fields"] and "target" in s["fields"])
@@ -85,7 +85,7 @@ def test_a_run_is_followed_and_a_branch_goes_on_from_it(drive: Callable[..., Dri
 
 def test_a_branch_takes_the_recordings_place(drive: Callable[..., Driven], tmp_path: Path) -> None:
     window = drive("--recording", str(record(tmp_path / "run.h5", tiny_run(), 3)))
-    window.key("Right", "Right")
+    window.key("Left")
     window.wait(lambda s: s["iteration"] == 2)
     window.key("ctrl+b")
     window.wait(lambda s: s["source"] == "live" and s["title"] == "branched" and s["iteration"] == 2)

@@ -101,7 +101,7 @@ class Replay:
         stages, kinds = meta.stages, frozen(meta.field_kinds)
         self._shown = Snapshot(run_name=meta.name, stages=stages, stage_next=stages[0], field_kinds=kinds,
                                source="follow" if follow else "replay")
-        self._row = len(recording.iterations) - 1 if follow else 0
+        self._row = len(recording.iterations) - 1  # what the run came to; playing from there begins anew
         self._shown = dataclasses.replace(self._shown, playing=follow, **self._described())
         self.snapshots: Mailbox[Snapshot] = Mailbox(self._shown)
         self._thread = threading.Thread(target=self._serve, name="sparseflex-replay", daemon=True)
@@ -211,9 +211,10 @@ class Replay:
     def _play(self, until: int) -> None:
         last = len(self._recording.iterations) - 1
         self._following = self._follow and self._row >= last and until >= last
+        if self._row >= last and until >= last and not self._follow:
+            self._row = 0
         if self._row >= until and not self._following:
-            at_end = self._row >= last
-            self._publish(notice="this is the last iteration recorded: Home goes to the first" if at_end else "")
+            self._publish(notice="")
             return
         self._until, self._from = (-1 if self._following else until), (time.monotonic(), self._row)
         self._asked = True
