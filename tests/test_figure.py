@@ -182,6 +182,8 @@ plot = {scalars = ["loss"], mark = 4}
     tmp_path = elsewhere
     with pytest.raises(InputError, match="iteration must be a recorded one from 0 to 6, got 9"):
         drawn(tmp_path, text.replace("iteration = 4", "iteration = 9"))
+    with pytest.raises(InputError, match="a plot must have at least [0-9]+ pixels a side at this size of type, got"):
+        drawn(tmp_path, text.replace("width = 360", "width = 120"))
     with pytest.raises(InputError, match="plot.scalars must be of .*loss.*, got 'lost'"):
         drawn(tmp_path, text.replace('"loss"', '"lost"'))
 

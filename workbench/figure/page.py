@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from workbench.figure.prepare import Bar, Entry, Ready
@@ -16,6 +17,8 @@ BAR_EM, TICKS_EM = 0.62, 3.1
 TITLE_EM = 1.3
 _GAP = 0.55  # between a picture and what stands below it, in font sizes
 _LEAST_PIXELS = 16
+PLOT_LEAST_EM = 9.0
+"""A plot's side at least, in font sizes: its numbers and labels take 5.4 across and 3.5 down."""
 
 Rect = tuple[int, int, int, int]  # x, y of the upper left corner, width, height
 
@@ -56,7 +59,7 @@ class Layout:
 def lay_out(recipe: Recipe, ready: Sequence[Ready]) -> Layout:
     """Rows of equal panels, with room below them for the row's longest caption, legend and bars.
 
-    Raises InputError where the panels would have less than 16 pixels.
+    Raises InputError where the panels would have less than 16 pixels, or a plot no room beside its numbers.
     """
     page, em = recipe.page, recipe.page.em
     margin, columns = round(page.margin * em), recipe.columns
@@ -73,6 +76,10 @@ def lay_out(recipe: Recipe, ready: Sequence[Ready]) -> Layout:
     if min(wide, tall) < _LEAST_PIXELS:
         raise InputError(f"panels must have at least {_LEAST_PIXELS} pixels a side beside margins and text, got {wide} "
                          f"x {tall}; enlarge the page, or lower page.font_pt or page.margin")
+    least = math.ceil(PLOT_LEAST_EM * em)
+    if min(wide, tall) < least and any(one.panel.plot is not None for one in ready):
+        raise InputError(f"a plot must have at least {least} pixels a side at this size of type, got {wide} x {tall}; "
+                         "enlarge the page, or lower page.font_pt or page.margin")
     cells, y = [], top
     for row, height in zip(rows, below, strict=True):
         # a last row that isn't full stands in the middle
