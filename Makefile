@@ -31,7 +31,7 @@ demo: install
 
 test: $(INSTALLED_TESTS)
 	@$(PYTHON) -I workbench/system_check.py --tests
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: $(INSTALLED_TESTS)
 	@$(BIN)/ruff check .
