@@ -17,7 +17,7 @@ BAR_EM, TICKS_EM = 0.62, 3.1
 TITLE_EM = 1.3
 _GAP = 0.55  # between a picture and what stands below it, in font sizes
 _LEAST_PIXELS = 16
-PLOT_LEAST_EM = 9.0
+PLOT_LEAST_EM = 7.0
 """A plot's side at least, in font sizes: its numbers and labels take 5.4 across and 3.5 down."""
 
 Rect = tuple[int, int, int, int]  # x, y of the upper left corner, width, height
