@@ -24,7 +24,7 @@ def no_display(monkeypatch, tmp_path):
 
 @pytest.fixture
 def figures(monkeypatch):
-    """Pictures are the business of test_figures.py, here one is noted; few samples and views keep quality quick."""
+    """Pictures are the business of test_scene_view.py, here one is noted; few samples and views keep quality quick."""
     asked = []
     monkeypatch.setattr(quality, "N_SAMPLES", 500)
     monkeypatch.setattr(quality, "N_VIEWS", 2)

@@ -68,18 +68,6 @@ def test_nested_values_come_back():
     assert np.isnan(payload.value(payload.header({"x": np.float32("nan")}))["x"])
 
 
-def test_of_a_dictionary_only_what_is_wanted_is_fetched():
-    payload = Payload()
-    header = payload.header({"big": np.zeros(1000), "small": np.ones(3)})
-    fetched = []
-
-    def fetch(start, n_bytes):
-        fetched.append(start)
-        return payload.fetch(start, n_bytes)
-
-    assert list(codec.value_of(header, fetch, frozenset({"small"}))) == ["small"] and len(fetched) == 1
-
-
 @pytest.mark.parametrize("value", [{1: 2}, {"a": {3}}, object(), np.array(["text"]), np.array([1j]), b"bytes"])
 def test_what_cannot_be_kept_is_refused(value):
     with pytest.raises(ValueError, match="must be"):

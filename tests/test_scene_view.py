@@ -19,9 +19,9 @@ from sparseflex.voxels import SparseVoxels
 from workbench import theme
 from workbench.creases import with_creases
 from workbench.field_copies import FieldCopies
-from workbench.figures import FOV_DEGREES, framed, render_figure
 from workbench.graphics import default_size, start_polyscope
 from workbench.layout import view_axes
+from workbench.plate import FOV_DEGREES, framed, render_figure
 from workbench.snapshot import MeshArrays, Snapshot
 from workbench.split import CATEGORIES, Split
 from workbench.view_state import ViewState

@@ -15,6 +15,7 @@ from sparseflex.training.run import FieldKind, Run
 from workbench.snapshot import MeshArrays, frozen
 
 _NUMPY_READY = {torch.bool, torch.uint8, torch.int32, torch.int64, torch.float32}
+"""Types that stay; all others become float32."""
 
 
 SURFACE = "surface"
@@ -32,6 +33,11 @@ def read_field(run: Run, name: str) -> Any:
     if name == SURFACE and name not in run.fields:
         return run.extract()
     return run.read_field(name)
+
+
+def shown_dtype(tensor: Tensor) -> torch.dtype:
+    """The type in which a field is shown and recorded."""
+    return tensor.dtype if tensor.dtype in _NUMPY_READY else torch.float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +103,7 @@ class FieldCopies:
 
     def _array(self, tensor: Tensor, dtype: torch.dtype | None = None) -> np.ndarray:
         tensor = tensor.detach()
-        dtype = dtype or (tensor.dtype if tensor.dtype in _NUMPY_READY else torch.float32)
+        dtype = dtype or shown_dtype(tensor)
         if tensor.device.type == "cuda":
             copy = torch.empty(tensor.shape, dtype=dtype, pin_memory=True)
             copy.copy_(tensor, non_blocking=True)

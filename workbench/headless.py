@@ -207,7 +207,7 @@ def write_mesh(opened: Opened, out: Path, input_frame: bool) -> Mesh | None:
 
 
 def write_figure(opened: Opened, out: Path) -> None:
-    from workbench.figures import render_figure
+    from workbench.plate import render_figure
 
     render_figure(opened.run, out / FIGURE, home=opened.view.camera())
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 RUN_METHODS = ("run_stage", "scalars", "read_field", "cameras", "change_setting", "state_dict", "load_state_dict")
 RUN_ATTRIBUTES = ("name", "stages", "iteration", "fields", "settings", *RUN_METHODS)
-FIT_ONLY = ("resolution", "start_resolution", "iterations", "visibility_ratio", "seed")
 
 
 class InputError(Exception):

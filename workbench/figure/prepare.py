@@ -14,9 +14,9 @@ from workbench.colour_maps import Scale
 from workbench.figure.recipe import CameraTable, Panel, Recipe
 from workbench.figure.subject import gather
 from workbench.figure.view import aim_frustum, view_of
-from workbench.figures import framed
 from workbench.inputs import InputError
 from workbench.layout import view_axes
+from workbench.plate import framed
 from workbench.quantities import Quantity
 from workbench.snapshot import Snapshot
 from workbench.split import CATEGORIES

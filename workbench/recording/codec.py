@@ -114,17 +114,14 @@ def _described(value: Any, store: Store, depth: int) -> Any:
     raise ValueError(f"a value must be made of numbers, texts, arrays, lists and dictionaries, got {type(value)}")
 
 
-def value_of(header: bytes, fetch: Fetch, names: frozenset[str] | None = None) -> Any:
-    """The value that a header describes; names: of a dictionary, only these of its items. ValueError where a rule is
-    broken."""
+def value_of(header: bytes, fetch: Fetch) -> Any:
+    """The value that a header describes. ValueError where a rule is broken."""
     if len(header) > MAX_HEADER_BYTES:
         raise ValueError(f"a header must have at most {MAX_HEADER_BYTES} bytes, got {len(header)}")
     try:
         described = json.loads(header)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"a header must be JSON: {error}") from None
-    if names is not None and isinstance(described, dict) and isinstance(described.get(_MAP), dict):
-        described = {_MAP: {key: item for key, item in described[_MAP].items() if key in names}}
     return _read(described, fetch, 0)
 
 

@@ -11,15 +11,12 @@ import torch
 from torch import Tensor
 
 from sparseflex.training.run import Run, RunCamera
-from workbench.field_copies import fields_of, read_field
+from workbench.field_copies import fields_of, read_field, shown_dtype
 from workbench.past import copied
 from workbench.recording.layout import CAMERAS, OWN_STREAMS, STATE
 from workbench.recording.outlet import Outlet
 from workbench.recording.states import state_value
 from workbench.recording.values import Cameras, cameras_value, events_value
-
-_READY = {torch.bool, torch.uint8, torch.int32, torch.int64, torch.float32}
-"""Types that stay; all others become float32, as what is shown of a run live does."""
 
 
 @dataclasses.dataclass
@@ -193,8 +190,7 @@ def _same(known: tuple, before: tuple | None) -> bool:
 def _array(source: Any, dtype: torch.dtype | None = None) -> np.ndarray:
     """A copy on the CPU."""
     tensor = source.detach() if isinstance(source, Tensor) else torch.as_tensor(source)
-    dtype = dtype or (tensor.dtype if tensor.dtype in _READY else torch.float32)
-    return tensor.to(device="cpu", dtype=dtype, copy=True).contiguous().numpy()
+    return tensor.to(device="cpu", dtype=dtype or shown_dtype(tensor), copy=True).contiguous().numpy()
 
 
 def _line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Figures: a plate that shows a run at a glance, drawn without a window."""
+"""Plate: a run at a glance as one picture, what headless runs leave as figure.png; recipes are in workbench/figure."""
 
 from __future__ import annotations
 
