@@ -94,7 +94,7 @@ class Replay:
         self._speed = 1.0
         self._from: tuple[float, int] = (0.0, 0)  # when playing began, and at which row
         self._names: frozenset[str] = frozenset()
-        self._asked = False
+        self._asked = self._requested = False  # something is to be shown; somebody waits for an answer
         self._stopping = False
         self._checked_at = self._published_at = -math.inf
         meta = recording.meta
@@ -133,7 +133,7 @@ class Replay:
             except Exception as error:  # noqa: BLE001 - the thread's boundary: a failure is state, not a lost thread
                 text = "".join(traceback.format_exception(error))
                 failure = Failure("replay", self._shown.iteration, f"{type(error).__name__}: {error}", text)
-                self._until, self._following, self._asked = -1, False, False
+                self._until, self._following, self._asked, self._requested = -1, False, False, False
                 self._publish(playing=False, failure=failure)
         self._publish(playing=False, stopped=True)
         self._recording.close()
@@ -174,7 +174,7 @@ class Replay:
     def _obey(self, command: Command) -> None:
         rows = self._recording.iterations
         if isinstance(command, RequestFields):
-            self._names, self._asked = command.names, True
+            self._names, self._asked, self._requested = command.names, True, True
         elif isinstance(command, Stop):
             self._stopping = True
         elif isinstance(command, Play):
@@ -237,7 +237,7 @@ class Replay:
         elif self._until >= 0:
             started, row = self._from
             if self._speed == math.inf:
-                self._row += self._asked
+                self._row += self._requested
             else:
                 self._row = row + int(min((time.monotonic() - started) / self._pace() * self._speed, 1e12))
             if self._row >= self._until:
@@ -270,13 +270,13 @@ class Replay:
     # What is shown
 
     def _come_to_rest(self, notice: str) -> None:
-        self._until, self._asked = -1, False
+        self._until, self._asked, self._requested = -1, False, False
         self._publish(playing=self._following, notice=notice)
 
     def _show(self) -> None:
         """The iteration with the fields asked for last; what can't be read is told, and left out."""
-        started, asked = time.perf_counter(), self._asked
-        self._asked = False
+        started, requested = time.perf_counter(), self._requested
+        self._asked = self._requested = False
         fields: dict[str, Any] = {}
         older: dict[str, int] = {}
         notice = self._shown.notice
@@ -292,7 +292,7 @@ class Replay:
         described = self._described()
         self._publish(**described, playing=self._playing, notice=notice, fields=frozen(fields), asked=self._names,
                       field_iterations=frozen(older), publish_secs=time.perf_counter() - started,
-                      answers=self._shown.answers + asked)
+                      answers=self._shown.answers + requested)
 
     def _described(self) -> Mapping[str, Any]:
         """Everything of an iteration but its fields."""
