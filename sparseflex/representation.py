@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sparseflex.voxels import SparseVoxels
@@ -23,6 +23,24 @@ def activate_weights(
     """alpha, beta = 0.99·tanh + 1 and gamma = 0.99·sigmoid + 0.005, from the layout beta, alpha, gamma."""
     near_one = 0.99 * torch.tanh(raw[:, :20]) + 1
     return near_one[:, 12:], near_one[:, :12], 0.99 * torch.sigmoid(raw[:, 20]) + 0.005
+
+
+def _corner_values(
+    voxels: SparseVoxels, features: Float[Tensor, "M 53"], corners_of_row: Int[Tensor, "M 8"]
+) -> tuple[Float[Tensor, "C"], Float[Tensor, "C 3"], Float[Tensor, ""]]:
+    """Each corner's mean SDF and deformation over the rows that have it; their mean squared deviation from it."""
+    sdf = features[:, :8] * (4 / voxels.resolution) - 1 / voxels.resolution
+    values = torch.cat([sdf[..., None], features[:, 8:32].unflatten(1, (8, 3))], dim=2)  # (M, 8, 4)
+    rows = corners_of_row.reshape(-1).long()
+    ones = torch.ones(len(rows), dtype=features.dtype, device=features.device)
+    count = torch.zeros(voxels.n_corners, dtype=features.dtype, device=features.device).index_add_(0, rows, ones)
+    total = features.new_zeros(voxels.n_corners, 4).index_add(0, rows, values.reshape(-1, 4))
+    mean = total / count[:, None]
+    if voxels.n_voxels:
+        consistency = (values.reshape(-1, 4) - mean.index_select(0, rows)).square().mean()
+    else:
+        consistency = features.sum()  # an empty sum keeps the graph whole
+    return mean[:, 0], mean[:, 1:], consistency
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,19 +75,28 @@ class SparseFlex:
         """
         if tuple(features.shape) != (voxels.n_voxels, N_CHANNELS):
             raise ValueError(f"features must have shape ({voxels.n_voxels}, {N_CHANNELS}), got {tuple(features.shape)}")
-        alpha, beta, gamma = activate_weights(features[:, 32:])
-        sdf = features[:, :8] * (4 / voxels.resolution) - 1 / voxels.resolution
-        values = torch.cat([sdf[..., None], features[:, 8:32].unflatten(1, (8, 3))], dim=2)  # (N, 8, 4)
-        rows = voxels.voxel_corners.reshape(-1).long()
-        ones = torch.ones(len(rows), dtype=features.dtype, device=features.device)
-        count = torch.zeros(voxels.n_corners, dtype=features.dtype, device=features.device).index_add_(0, rows, ones)
-        total = features.new_zeros(voxels.n_corners, 4).index_add(0, rows, values.reshape(-1, 4))
-        mean = total / count[:, None]
-        if voxels.n_voxels:
-            consistency = (values.reshape(-1, 4) - mean.index_select(0, rows)).square().mean()
-        else:
-            consistency = features.sum()  # an empty sum keeps the graph whole
-        return cls(voxels, mean[:, 0], mean[:, 1:], alpha, beta, gamma, consistency)
+        sdf, deform, consistency = _corner_values(voxels, features, voxels.voxel_corners)
+        return cls(voxels, sdf, deform, *activate_weights(features[:, 32:]), consistency)
+
+    @classmethod
+    def merging_duplicates(
+        cls, voxel_ijk: Int[Tensor, "M 3"], resolution: int, features: Float[Tensor, "M 53"]
+    ) -> SparseFlex:
+        """As from_features, for rows of which several may be one voxel: what the release's chunks make.
+
+        Corner values are means over all M rows, and so is consistency_loss; alpha, beta and gamma are those of a
+        voxel's last row. Its voxels are sorted, each once.
+        """
+        if tuple(features.shape) != (voxel_ijk.shape[0], N_CHANNELS):
+            raise ValueError(
+                f"features must have shape ({voxel_ijk.shape[0]}, {N_CHANNELS}), got {tuple(features.shape)}"
+            )
+        voxels, voxel_of_row = SparseVoxels.merging_duplicates(voxel_ijk, resolution)
+        rows = torch.arange(len(voxel_of_row), device=features.device)
+        last = rows.new_zeros(voxels.n_voxels).scatter_reduce(0, voxel_of_row, rows, "amax")
+        corners_of_row = voxels.voxel_corners.index_select(0, voxel_of_row)
+        sdf, deform, consistency = _corner_values(voxels, features, corners_of_row)
+        return cls(voxels, sdf, deform, *activate_weights(features[:, 32:].index_select(0, last)), consistency)
 
     @classmethod
     def from_sdf(cls, voxels: SparseVoxels, corner_sdf: Float[Tensor, "C"]) -> SparseFlex:

@@ -40,6 +40,18 @@ def _ijk_of(keys: Int[Tensor, "n"], side: int) -> Int[Tensor, "n 3"]:
     return torch.stack([i, rest - i * side, keys - rest * side], dim=1).to(torch.int32)
 
 
+def _check_range(voxel_ijk: Tensor, resolution: object) -> None:
+    """ValueError unless these are whole-number rows in [0, resolution), which is one itself."""
+    if not isinstance(resolution, int) or not 1 <= resolution <= MAX_RESOLUTION:
+        raise ValueError(f"resolution must be a whole number in [1, {MAX_RESOLUTION}], got {resolution}")
+    if voxel_ijk.ndim != 2 or voxel_ijk.shape[1] != 3 or voxel_ijk.is_floating_point() or voxel_ijk.dtype == torch.bool:
+        raise ValueError(f"voxel_ijk must be an (N, 3) integer tensor, got {tuple(voxel_ijk.shape)} {voxel_ijk.dtype}")
+    if voxel_ijk.shape[0] and (int(voxel_ijk.min()) < 0 or int(voxel_ijk.max()) >= resolution):
+        raise ValueError(
+            f"voxel_ijk must be in [0, {resolution}), got values from {int(voxel_ijk.min())} to {int(voxel_ijk.max())}"
+        )
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class SparseVoxels:
     """N voxels of a grid with resolution³ cells in the world box [-0.5, 0.5]³; immutable.
@@ -52,16 +64,8 @@ class SparseVoxels:
     resolution: int
 
     def __post_init__(self) -> None:
-        ijk, resolution = self.voxel_ijk, self.resolution
-        if not isinstance(resolution, int) or not 1 <= resolution <= MAX_RESOLUTION:
-            raise ValueError(f"resolution must be a whole number in [1, {MAX_RESOLUTION}], got {resolution}")
-        if ijk.ndim != 2 or ijk.shape[1] != 3 or ijk.is_floating_point() or ijk.dtype == torch.bool:
-            raise ValueError(f"voxel_ijk must be an (N, 3) integer tensor, got {tuple(ijk.shape)} {ijk.dtype}")
-        if ijk.shape[0] and (int(ijk.min()) < 0 or int(ijk.max()) >= resolution):
-            raise ValueError(
-                f"voxel_ijk must be in [0, {resolution}), got values from {int(ijk.min())} to {int(ijk.max())}"
-            )
-        object.__setattr__(self, "voxel_ijk", ijk.to(torch.int32))
+        _check_range(self.voxel_ijk, self.resolution)
+        object.__setattr__(self, "voxel_ijk", self.voxel_ijk.to(torch.int32))
         repeated = int((self._sorted_keys[1:] == self._sorted_keys[:-1]).sum())
         if repeated:
             raise ValueError(f"voxel_ijk must have unique rows, got {repeated} repeated ones")
@@ -79,6 +83,15 @@ class SparseVoxels:
     def from_keys(cls, keys: Tensor, resolution: int) -> SparseVoxels:
         """From sorted, unique keys in [0, resolution³), as `keys` gives them; not checked."""
         return cls._trusted(_ijk_of(keys, resolution), resolution, keys=keys, _sorted=(keys, None))
+
+    @classmethod
+    def merging_duplicates(
+        cls, voxel_ijk: Int[Tensor, "M 3"], resolution: int
+    ) -> tuple[SparseVoxels, Int[Tensor, "M"]]:
+        """The voxels of these rows, sorted, each once; and for each row its voxel. ValueError for rows off the grid."""
+        _check_range(voxel_ijk, resolution)
+        keys, voxel_of_row = torch.unique(lattice_keys(voxel_ijk, resolution), return_inverse=True)
+        return cls.from_keys(keys, resolution), voxel_of_row
 
     @classmethod
     def from_points(cls, points_world: Float[Tensor, "P 3"], resolution: int) -> SparseVoxels:

@@ -55,6 +55,11 @@ def build(data, dtype=torch.float32, requires_grad=False):
 def test_reference_meshes(name):
     data = load(name)
     _, flex = build(data)
+    assert_reference(flex, data)
+
+
+def assert_reference(flex, data):
+    """Both meshes and the regularisers are those of the reference."""
     for training, prefix in ((False, ""), (True, "train_")):
         mesh = sf.extract_mesh(flex, training=training)
         row = renumbering(mesh.vertices.numpy(), data[prefix + "verts"])
@@ -227,3 +232,49 @@ def test_shapes_are_checked():
 def test_duplicate_voxels_are_refused():
     with np.load(DUPLICATES) as data, pytest.raises(ValueError, match="unique rows"):
         sf.SparseVoxels(torch.tensor(data["coords"][:, -3:]), int(data["resolution"]))
+
+
+def merged_duplicates(data):
+    features = torch.tensor(data["feats"])
+    return features, sf.SparseFlex.merging_duplicates(torch.tensor(data["coords"]), int(data["resolution"]), features)
+
+
+def test_merged_duplicates_are_the_references():
+    with np.load(DUPLICATES) as data:
+        features, flex = merged_duplicates(data)
+        assert flex.voxels.n_voxels < len(features)
+        assert_reference(flex, data)
+        assert np.array_equal(flex.voxels.corner_ijk.numpy(), data["corner_coords"])
+        np.testing.assert_allclose(flex.corner_sdf.numpy(), data["corner_attrs"][:, 0], atol=1e-6)
+        np.testing.assert_allclose(flex.corner_deform.numpy(), data["corner_attrs"][:, 1:], atol=1e-6)
+
+
+def test_merging_duplicates_against_a_slow_twin():
+    """Means over every row, weights of the last, row by row; without duplicates it is from_features."""
+    generator = torch.Generator().manual_seed(3)
+    ijk = torch.randint(0, 3, (40, 3), generator=generator)
+    features = torch.randn(40, 53, generator=generator, dtype=torch.float64)
+    flex = sf.SparseFlex.merging_duplicates(ijk, 4, features)
+    single = [sf.SparseFlex.from_features(sf.SparseVoxels(ijk[i : i + 1], 4), features[i : i + 1]) for i in range(40)]
+    at_corner, last = {}, {}
+    for row, one in enumerate(single):
+        last[tuple(ijk[row].tolist())] = one
+        for corner, sdf in zip(one.voxels.corner_ijk.tolist(), one.corner_sdf.tolist(), strict=True):
+            at_corner.setdefault(tuple(corner), []).append(sdf)
+    expected = torch.tensor([np.mean(at_corner[tuple(c)]) for c in flex.voxels.corner_ijk.tolist()])
+    torch.testing.assert_close(flex.corner_sdf, expected.double(), atol=1e-6, rtol=0)
+    for name in ("alpha", "beta", "gamma"):
+        weights = torch.cat([getattr(last[tuple(v)], name) for v in flex.voxels.voxel_ijk.tolist()])
+        assert torch.equal(getattr(flex, name), weights)
+    plain = sf.SparseVoxels(block(3), 4)
+    once = sf.SparseFlex.merging_duplicates(block(3), 4, features[:27])
+    torch.testing.assert_close(once.corner_sdf, sf.SparseFlex.from_features(plain, features[:27]).corner_sdf)
+
+
+def test_merging_duplicates_checks_its_input():
+    with pytest.raises(ValueError, match=r"features must have shape \(2, 53\), got \(3, 53\)"):
+        sf.SparseFlex.merging_duplicates(torch.zeros(2, 3, dtype=torch.int32), 4, torch.zeros(3, 53))
+    with pytest.raises(ValueError, match=r"voxel_ijk must be in \[0, 4\), got values from 0 to 4"):
+        sf.SparseFlex.merging_duplicates(torch.tensor([[0, 0, 4]]), 4, torch.zeros(1, 53))
+    empty = sf.SparseFlex.merging_duplicates(torch.zeros(0, 3, dtype=torch.int32), 4, torch.zeros(0, 53))
+    assert empty.voxels.n_voxels == 0 and sf.extract_mesh(empty).n_faces == 0
