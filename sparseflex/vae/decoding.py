@@ -1,0 +1,163 @@
+"""Upsampling and pruning of a whole level, or of the same level in chunks of bounded memory with equal results."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sparseflex.sparse import Statistics, VoxelBatch, group_statistics
+from sparseflex.vae.upsampling import Upsampled, Upsampling
+
+_MORTON_BITS = 21
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Level:
+    """What one upsampling decided: all children of the level before, and which of them were kept.
+
+    batch: the children, rows 8·i + c for child c of parent i. features: of the kept ones alone, in the same order.
+    Kept are those whose occupancy logit reaches the threshold, all of them where prune was off.
+    """
+
+    batch: VoxelBatch
+    occupancy_logits: Float[Tensor, "children"]
+    kept: Bool[Tensor, "children"]
+    threshold: float
+    features: Float[Tensor, "kept channels"]
+
+    @property
+    def voxel_ijk(self) -> Int[Tensor, "children 3"]:
+        return self.batch.voxel_ijk
+
+    @property
+    def n_kept(self) -> int:
+        return int(self.kept.sum())
+
+    def kept_batch(self) -> VoxelBatch:
+        """The kept children as voxel sets of their own: the parents of the next level."""
+        return self.batch.prune(self.kept)
+
+
+def decide(logits: Float[Tensor, "children"], prune: bool, threshold: float) -> Bool[Tensor, "children"]:
+    """Which children are kept; a NaN logit keeps none."""
+    return logits >= threshold if prune else torch.ones_like(logits, dtype=torch.bool)
+
+
+def upsample(
+    block: Upsampling, x: Float[Tensor, "parents in"], parents: VoxelBatch, chunk_voxels: int | None = None,
+) -> Upsampled:
+    """All children's features and logits; in chunks of at most chunk_voxels parents where that is given.
+
+    The normalisations go over all voxels of a shape either way, so that chunks give what the whole gives, up to
+    rounding. Beyond x and the result a chunk needs memory for its own parents and one ring of neighbours.
+    """
+    if chunk_voxels is not None and chunk_voxels < 1:
+        raise ValueError(f"chunk_voxels must be at least 1, got {chunk_voxels}")
+    if chunk_voxels is None or chunk_voxels >= parents.n_voxels:
+        return block(x, parents)
+    features = x.new_zeros(8 * parents.n_voxels, block.skip_connection.conv.weight.shape[0])
+    logits = torch.zeros(8 * parents.n_voxels, device=x.device)
+    for rows, part in upsampled_chunks(block, x, parents, chunk_voxels):
+        features[rows], logits[rows] = part
+    return Upsampled(features, logits)
+
+
+def upsample_and_prune(
+    block: Upsampling, x: Float[Tensor, "parents in"], parents: VoxelBatch, *, prune: bool = True,
+    threshold: float = 0.0, chunk_voxels: int | None = None,
+) -> Level:
+    """One level. In chunks, features of children that are not kept are never held at once."""
+    children = parents.subdivide()
+    if chunk_voxels is None or chunk_voxels >= parents.n_voxels:
+        features, logits = upsample(block, x, parents)
+        kept = decide(logits, prune, threshold)
+        return Level(children, logits, kept, threshold, features if bool(kept.all()) else features[kept])
+    if chunk_voxels < 1:
+        raise ValueError(f"chunk_voxels must be at least 1, got {chunk_voxels}")
+    logits = torch.zeros(children.n_voxels, device=x.device)
+    found: list[tuple[Tensor, Tensor]] = []
+    for rows, (features, own_logits) in upsampled_chunks(block, x, parents, chunk_voxels):
+        logits[rows] = own_logits
+        stays = decide(own_logits, prune, threshold)
+        found.append((rows[stays], features[stays]))
+    kept = decide(logits, prune, threshold)
+    place = kept.cumsum(0) - 1
+    features = x.new_zeros(int(kept.sum()), block.skip_connection.conv.weight.shape[0])
+    while found:
+        rows, own = found.pop()
+        features[place[rows]] = own
+    return Level(children, logits, kept, threshold, features)
+
+
+def upsampled_chunks(
+    block: Upsampling, x: Float[Tensor, "parents in"], parents: VoxelBatch, chunk_voxels: int
+) -> Iterator[tuple[Int[Tensor, "own"], Upsampled]]:
+    """The rows of some children with their features and logits, chunk after chunk, each child once.
+
+    Two passes: the first adds up the statistics of what the first convolution gives, the second needs them.
+    """
+    chunks = chunk_rows(parents, chunk_voxels)
+    before = _statistics_in_parts(x, parents, block.act_layers[0].groups, chunk_voxels)
+    between: Statistics | None = None
+    for own in chunks:
+        ring = _with_ring(parents, own)
+        part = parents.prune(ring)
+        hidden = block.first(x[ring], part, before)[_children_of(own[ring.nonzero().squeeze(1)])]
+        found = group_statistics(hidden, parents.prune(own).subdivide(), block.out_layers[1].groups)
+        between = found if between is None else between + found
+    for own in chunks:
+        ring = _with_ring(parents, own)
+        part, values = parents.prune(ring), x[ring]
+        hidden = block.first(values, part, before)
+        features = block.second(values, hidden, part, part.subdivide(), between)
+        features = features[_children_of(own[ring.nonzero().squeeze(1)])]
+        rows = (8 * own.nonzero() + torch.arange(8, device=x.device)).reshape(-1)
+        yield rows, Upsampled(features, block.judge(features))
+
+
+def chunk_rows(parents: VoxelBatch, chunk_voxels: int) -> list[Bool[Tensor, "parents"]]:
+    """Masks that part the voxels into compact pieces of at most chunk_voxels, along a Morton curve."""
+    order = torch.argsort(_morton(parents.voxel_ijk), stable=True)
+    masks = []
+    for rows in order.split(chunk_voxels):
+        mask = torch.zeros(parents.n_voxels, dtype=torch.bool, device=order.device)
+        mask[rows] = True
+        masks.append(mask)
+    return masks
+
+
+def _morton(ijk: Int[Tensor, "voxels 3"]) -> Int[Tensor, "voxels"]:
+    key = torch.zeros(len(ijk), dtype=torch.int64, device=ijk.device)
+    for bit in range(_MORTON_BITS):
+        for axis in range(3):
+            key |= (ijk[:, axis].long() >> bit & 1) << (3 * bit + 2 - axis)
+    return key
+
+
+def _with_ring(parents: VoxelBatch, own: Bool[Tensor, "parents"]) -> Bool[Tensor, "parents"]:
+    """The voxels and all that touch one of them."""
+    near = parents.neighbours[:, own].reshape(-1)
+    grown = own.clone()
+    grown[near[near >= 0].long()] = True
+    return grown
+
+
+def _children_of(mask: Bool[Tensor, "parents"]) -> Bool[Tensor, "children"]:
+    return mask.repeat_interleave(8)
+
+
+def _statistics_in_parts(
+    x: Float[Tensor, "voxels channels"], batch: VoxelBatch, groups: int, chunk_voxels: int
+) -> Statistics:
+    """Statistics of all rows, without a float64 copy of more than chunk_voxels of them."""
+    total: Statistics | None = None
+    for start in range(0, batch.n_voxels, chunk_voxels):
+        mask = torch.zeros(batch.n_voxels, dtype=torch.bool, device=x.device)
+        mask[start : start + chunk_voxels] = True
+        found = group_statistics(x[start : start + chunk_voxels], batch.prune(mask), groups)
+        total = found if total is None else total + found
+    return total
