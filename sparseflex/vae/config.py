@@ -49,8 +49,8 @@ class VAEConfig:
             elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{field.name} must be a whole number of at least 1, got {value!r}")
         if self.resolution > MAX_LATENT_RESOLUTION:
-            raise ValueError(f"resolution must be at most {MAX_LATENT_RESOLUTION}, so that keys of the surface's voxels "
-                             f"at {UPSCALE} times that fit 64 bits, got {self.resolution}")
+            raise ValueError(f"resolution must be at most {MAX_LATENT_RESOLUTION}, so that keys of the voxels at "
+                             f"{UPSCALE} times that fit 64 bits, got {self.resolution}")
         if self.model_channels % self.n_heads:
             raise ValueError(f"n_heads must divide model_channels {self.model_channels}, got {self.n_heads}")
         if self.model_channels % 256:  # 32 groups at an eighth of the width
@@ -161,7 +161,8 @@ def _refuse_unknown(table: Mapping[str, Any]) -> None:
         width, heads, each = (_look_up(table, f"{part}.{name}") for name in
                               ("model_channels", "num_heads", "num_head_channels"))
         if None not in (width, heads, each) and heads * each != width:
-            raise ValueError(f"{part}.num_heads × num_head_channels must be model_channels {width}, got {heads} × {each}")
+            raise ValueError(f"{part}.num_heads × num_head_channels must be model_channels {width}, got "
+                             f"{heads} × {each}")
 
 
 def _sizes(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from sparseflex.sparse import VoxelBatch
 from sparseflex.vae.config import VAEConfig
 from sparseflex.vae.decoding import Level, upsample_and_prune
 from sparseflex.vae.point_encoder import PointEncoder, point_inputs
-from sparseflex.vae.preprocess import check_points, input_voxels
 from sparseflex.vae.transformer import Trunk
 from sparseflex.vae.upsampling import upsamplings
 from sparseflex.voxels import SparseVoxels
@@ -216,6 +215,8 @@ class SparseFlexVAE(nn.Module):
         latent is the distribution's mean, or a sample of it. Raises ValueError for points that can't be used; no voxel
         left after pruning is no error but an empty mesh.
         """
+        from sparseflex.vae.preprocess import check_points, input_voxels
+
         resolution = self.config.resolution
         points, normals = check_points(points, normals, resolution)
         points, normals = points.to(self.device), normals.to(self.device)
@@ -226,5 +227,6 @@ class SparseFlexVAE(nn.Module):
         latent = posterior.sample(generator) if sample_posterior else posterior.mean
         decoded = self.decode(latent, batch, prune=prune, thresholds=thresholds, chunk_voxels=chunk_voxels)
         flex = decoded.flex()
-        return Reconstruction(extract_mesh(flex, training=training_mesh), flex, decoded.levels, batch.sets[0], posterior,
-                              latent, decoded.features, n_left_out)
+        mesh = extract_mesh(flex, training=training_mesh)
+        return Reconstruction(mesh, flex, decoded.levels, batch.sets[0], posterior, latent, decoded.features,
+                              n_left_out)

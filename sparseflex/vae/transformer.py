@@ -1,4 +1,4 @@
-"""Trunk: the sparse transformer of encoder and decoder, with attention within shifted windows (method.md, section 5)."""
+"""Trunk: the sparse transformer of encoder and decoder, attention within shifted windows (method.md, section 5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights of a SparseFlexVAE in files: the release's .safetensors, our own with sizes inside, and .pt, never executed."""
+"""Weights of a SparseFlexVAE in files: the release's, our own with the sizes inside, and .pt, never executed."""
 
 from __future__ import annotations
 
@@ -123,8 +123,11 @@ def _check(path: Path, sizes: VAEConfig, tensors: Mapping[str, Tensor]) -> None:
         if getattr(sizes, name) > getattr(told, name) + 100:
             raise ValueError(f"{path}: {name} must be {getattr(told, name)} as in the weights, got "
                              f"{getattr(sizes, name)}")
-    with torch.device("meta"):
-        wanted = {key: tuple(tensor.shape) for key, tensor in SparseFlexVAE(sizes).state_dict().items()}
+    try:
+        with torch.device("meta"):
+            wanted = {key: tuple(tensor.shape) for key, tensor in SparseFlexVAE(sizes).state_dict().items()}
+    except RuntimeError:  # sizes whose product is beyond 64 bits
+        raise ValueError(f"{path}: no tensors can have the sizes that were asked for: {sizes}") from None
     missing = [key for key in wanted if key not in tensors]
     unexpected = [key for key in tensors if key not in wanted]
     other = [f"{key} {tuple(tensors[key].shape)} instead of {shape}" for key, shape in wanted.items()
