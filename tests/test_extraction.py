@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.spatial import cKDTree
+from same_mesh import assert_same_mesh, renumbering
 
 import sparseflex as sf
 from sparseflex.dmc_tables import case_tables
@@ -16,23 +16,6 @@ HERE = Path(__file__).parent / "golden" / "extraction"
 SHARED = Path(__file__).parents[2] / "shared" / "golden" / "extraction"
 CASES = {path.stem: path for folder in (SHARED, HERE) if folder.is_dir() for path in sorted(folder.glob("*.npz"))}
 DUPLICATES = CASES.pop("torus_32_duplicates")
-
-
-def oriented(faces: np.ndarray) -> set[tuple[int, int, int]]:
-    """Faces as tuples that start at their smallest index, orientation kept."""
-    turn = faces.argmin(axis=1)[:, None]
-    return set(map(tuple, np.take_along_axis(faces, (turn + np.arange(3)) % 3, axis=1).tolist()))
-
-
-def renumbering(ours: np.ndarray, theirs: np.ndarray, tolerance: float = 1e-5) -> np.ndarray:
-    """For each of our vertices the reference's row; fails unless it is a bijection within the tolerance."""
-    assert ours.shape == theirs.shape
-    if len(ours) == 0:
-        return np.zeros(0, dtype=np.int64)
-    distance, row = cKDTree(theirs).query(ours)
-    assert distance.max() < tolerance
-    assert len(np.unique(row)) == len(row)
-    return row
 
 
 def load(name: str) -> dict[str, np.ndarray]:
@@ -62,8 +45,7 @@ def assert_reference(flex, data):
     """Both meshes and the regularisers are those of the reference."""
     for training, prefix in ((False, ""), (True, "train_")):
         mesh = sf.extract_mesh(flex, training=training)
-        row = renumbering(mesh.vertices.numpy(), data[prefix + "verts"])
-        assert oriented(row[mesh.faces.numpy()]) == oriented(data[prefix + "faces"])
+        assert_same_mesh(mesh, data[prefix + "verts"], data[prefix + "faces"])
         np.testing.assert_allclose(np.sort(mesh.l_dev.numpy()), np.sort(data[prefix + "L_dev"]), atol=1e-6)
     assert float(flex.consistency_loss) == pytest.approx(float(data["con_loss"]), rel=1e-4, abs=1e-8)
 

@@ -1,7 +1,7 @@
 """Makes the copies of the VAE's reference data that tests need: `python tests/golden/thin.py REFERENCE_FOLDER`.
 
 Of large arrays every k-th row stays, and the name ends in _every<k>, as it does in the reference data itself. Weights
-are not copied: tests/vae_weights.py makes them.
+are not copied: tests/vae_weights.py makes them. up<i>_kept are the bits of up<i>_logits ≥ 0, for all rows.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ def thin(arrays: dict[str, np.ndarray], steps: dict[str, int]) -> dict[str, np.n
         if step % had:
             raise ValueError(f"{name}: every {step}th row can't be had of every {had}th")
         found[f"{plain}_every{step}" if step else name] = array[:: step // had] if step else array
+        if step and plain in ("up0_logits", "up1_logits"):
+            found[plain.replace("logits", "kept")] = np.packbits(array.reshape(-1) >= 0)
     return found
 
 
