@@ -242,6 +242,11 @@ def test_pickles_are_never_opened(tmp_path):
     with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
         archive.write(tmp_path / "c.npz", "points_normals.npy")
     refused(tmp_path / "d.npz", "points_normals: not a readable array")
+    np.save(tmp_path / "trap.npy", trap)
+    np.savez(tmp_path / "e.npz", points_normals=example(5))
+    with zipfile.ZipFile(tmp_path / "e.npz", "a") as archive:  # what numpy looks at first
+        archive.write(tmp_path / "trap.npy", "points_normals")
+    assert_is_example(load_points(tmp_path / "e.npz"), example(5))
     assert not sprung.exists()
     np.load(tmp_path / "c.npz", allow_pickle=True)
     assert sprung.exists()  # it was one
