@@ -1,5 +1,6 @@
 """SparseFlex: sparse FlexiCubes isosurfaces with frustum-aware sectional training (arXiv 2503.21732)."""
 
+from sparseflex import vae
 from sparseflex.camera import Camera
 from sparseflex.extraction import extract_mesh
 from sparseflex.frustum import FrustumFit, active_voxels, adapt_frustum, add_halo, split_voxels
@@ -24,4 +25,5 @@ __all__ = [
     "f_score",
     "render_maps",
     "split_voxels",
+    "vae",
 ]

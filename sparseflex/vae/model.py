@@ -18,6 +18,7 @@ from sparseflex.sparse import VoxelBatch
 from sparseflex.vae.config import VAEConfig
 from sparseflex.vae.decoding import Level, upsample_and_prune
 from sparseflex.vae.point_encoder import PointEncoder, point_inputs
+from sparseflex.vae.preprocess import check_points, input_voxels
 from sparseflex.vae.transformer import Trunk
 from sparseflex.vae.upsampling import upsamplings
 from sparseflex.voxels import SparseVoxels
@@ -215,8 +216,6 @@ class SparseFlexVAE(nn.Module):
         latent is the distribution's mean, or a sample of it. Raises ValueError for points that can't be used; no voxel
         left after pruning is no error but an empty mesh.
         """
-        from sparseflex.vae.preprocess import check_points, input_voxels
-
         resolution = self.config.resolution
         points, normals = check_points(points, normals, resolution)
         points, normals = points.to(self.device), normals.to(self.device)
