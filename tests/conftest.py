@@ -22,8 +22,8 @@ import torch
 import typecheck
 from goldens import GoldenPictures
 
-# its asserts are told like those of the tests
-pytest.register_assert_rewrite("cli_fixtures")
+# their asserts are told like those of the tests
+pytest.register_assert_rewrite("cli_fixtures", "same_mesh", "vae_goldens")
 
 # SPARSEFLEX_TYPECHECK=0 switches the shape checks off, to see what they cost
 if os.environ.get("SPARSEFLEX_TYPECHECK", "1") != "0":

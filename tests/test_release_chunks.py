@@ -1,0 +1,171 @@
+"""The release's chunked decode: chunks, duplicates and mesh are the reference's, and nothing is lost at any size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from same_mesh import assert_same_mesh
+from vae_goldens import TOLERANCE, Golden, compare_part_of_mesh, follow, golden, tiny
+
+import sparseflex as sf
+import sparseflex.vae.release_chunks
+from sparseflex.sparse import VoxelBatch
+from sparseflex.vae.decoding import Level
+from sparseflex.vae.release_chunks import (
+    OVERLAP,
+    ReleaseDecoded,
+    decode_in_release_chunks,
+    each_release_chunk,
+    release_chunks,
+)
+
+
+def decisions(data: Golden) -> Iterator[np.ndarray | None]:
+    """What the reference kept, chunk by chunk and level by level; where it skipped a chunk it noted nothing."""
+    kept, start = [data.kept(0), data.kept(1)], [0, 0]
+    for sizes in zip(data["up0_n"], data["up1_n"], strict=True):
+        for level, size in enumerate(sizes):
+            yield kept[level][start[level] : start[level] + size] if sizes[0] else None
+            start[level] += size
+
+
+def compare_chunks(data: Golden, batch: VoxelBatch) -> None:
+    chunks = release_chunks(batch.sets[0])
+    data.compare("chunk_n_in", np.array([len(chunk.rows) for chunk in chunks]))
+    # the reference has offsets on the surface's grid, and voxels from there on the latents'
+    data.compare("chunk_offsets", 4 * np.array([chunk.offset for chunk in chunks]))
+    boxes = [np.stack([chunk.keep_low, chunk.keep_high], axis=1).reshape(6) for chunk in chunks]
+    data.compare("chunk_keep_lo_hi", np.array(boxes))
+    local = [batch.voxel_ijk[chunk.rows] - torch.tensor(chunk.offset) for chunk in chunks]
+    data.compare("chunk_in_coords", torch.nn.functional.pad(torch.cat(local), (1, 0)))
+
+
+def compare_rows(data: Golden, decoded: ReleaseDecoded) -> None:
+    """In the same order, duplicates and all."""
+    data.compare("coords", torch.cat([decoded.shape_index[:, None], decoded.voxel_ijk], dim=1))
+    data.compare("feats", decoded.features)
+
+
+def tiny_trunk():
+    return tiny().model, tiny().trunk_features, tiny().batch
+
+
+class Pruned(NamedTuple):
+    decoded: ReleaseDecoded
+    levels: list[tuple[Level, ...]]
+    """Of each chunk."""
+
+
+@pytest.fixture(scope="module")
+def pruned() -> Pruned:
+    """The pruning decode, and what it saw of each chunk."""
+    levels = []
+
+    def noting(*arguments, **options):
+        for shape, chunk, decoded in each_release_chunk(*arguments, **options):
+            levels.append(decoded.levels)
+            yield shape, chunk, decoded
+
+    with pytest.MonkeyPatch.context() as patch:
+        follow(patch, decisions(Golden("tiny/decode_official_chunked_prune")))
+        patch.setattr(sparseflex.vae.release_chunks, "each_release_chunk", noting)
+        return Pruned(decode_in_release_chunks(*tiny_trunk()), levels)
+
+
+@pytest.fixture(scope="module")
+def unpruned() -> ReleaseDecoded:
+    return decode_in_release_chunks(*tiny_trunk(), prune=False)
+
+
+def test_pruning_decode(pruned):
+    decoded = pruned.decoded
+    with golden("tiny/decode_official_chunked_prune") as data:
+        compare_chunks(data, tiny().batch)
+        skipped = [number for number, levels in enumerate(pruned.levels) if levels[0].n_kept == 0]
+        assert skipped == data["chunk_skipped"].tolist()
+        for number in (0, 1):
+            levels = [chunk[number] for chunk in pruned.levels if chunk[0].n_kept]
+            sizes = [chunk[number].batch.n_voxels if chunk[0].n_kept else 0 for chunk in pruned.levels]
+            data.compare(f"up{number}_n", np.array(sizes))
+            data.compare(f"up{number}_logits", torch.cat([level.occupancy_logits for level in levels])[:, None])
+            kept = torch.cat([level.kept for level in levels]).numpy()
+            assert np.array_equal(data.kept(number)[: len(kept)], kept)
+        compare_rows(data, decoded)
+        assert decoded.resolution == 128 and len(torch.unique(decoded.voxel_ijk, dim=0)) < len(decoded.voxel_ijk)
+        mesh = sf.extract_mesh(decoded.flex())
+        assert_same_mesh(mesh, data["verts"], data["faces"])
+        assert float(mesh.l_dev.double().mean()) == pytest.approx(float(data["L_dev_mean"]), rel=1e-4)
+
+
+def test_decode_without_pruning(unpruned):
+    with golden("tiny/decode_official_chunked_noprune") as data:
+        compare_chunks(data, tiny().batch)
+        compare_rows(data, unpruned)
+        mesh = sf.extract_mesh(unpruned.flex())
+        compare_part_of_mesh(data, mesh)
+        assert float(mesh.l_dev.double().mean()) == pytest.approx(float(data["L_dev_mean"]), rel=1e-4)
+        assert data["chunk_skipped"].size == 0
+
+
+def test_it_differs_from_the_whole_decode(unpruned):
+    """Which is why it is a switch: the norms see other voxels."""
+    whole = tiny().model.decode_trunk(tiny().trunk_features, tiny().batch, prune=False)
+    rows = whole.batch.sets[0].find(unpruned.voxel_ijk)
+    assert bool((rows >= 0).all()) and len(torch.unique(rows)) == whole.batch.n_voxels
+    assert float((unpruned.features - whole.features[rows]).abs().max()) > 1000 * TOLERANCE
+
+
+def part_of_tiny(n_voxels: int = 60):
+    model, features, batch = tiny_trunk()
+    section = batch.section(torch.arange(batch.n_voxels) < n_voxels)
+    return model, features[section.voxel_rows], section.batch
+
+
+@pytest.mark.parametrize("resolution", [1, 2, 3, 5, 8, 13, 32, 50])
+def test_every_voxel_of_the_surface_stays(resolution):
+    """Once in its own core, and again in those before it along each axis in which it is among the first three."""
+    ijk = torch.randint(0, resolution, (300, 3), generator=torch.Generator().manual_seed(resolution)).unique(dim=0)
+    voxels = sf.SparseVoxels(ijk[torch.randperm(len(ijk))], resolution)
+    children = voxels.subdivide().subdivide()
+    chunks = release_chunks(voxels)
+    times = torch.zeros(children.n_voxels, dtype=torch.int64)
+    for chunk in chunks:
+        mine = torch.zeros(voxels.n_voxels, dtype=torch.bool)
+        mine[chunk.rows] = True
+        # by definition: nothing else than the core's voxels and those up to OVERLAP beyond it
+        core = -(-resolution // 4)
+        low = torch.tensor(chunk.keep_low) // 4
+        beyond = torch.maximum(low - voxels.voxel_ijk, voxels.voxel_ijk - (low + core - 1)).amax(1)
+        assert torch.equal(mine, beyond <= OVERLAP)
+        times += chunk.keeps(children.voxel_ijk) & mine.repeat_interleave(64)
+    first = (children.voxel_ijk % (4 * core) < 3) & (children.voxel_ijk >= 4 * core)
+    assert torch.equal(times, 2 ** first.sum(1))
+
+
+def test_shapes_of_a_batch_are_apart():
+    """One after the other, each as if alone; a shape without voxels gives no rows."""
+    model, features, batch = part_of_tiny()
+    voxels, first = batch.sets[0], torch.arange(batch.n_voxels) < 25
+    sets = voxels.prune(first), voxels.prune(first & ~first), voxels.prune(~first)
+    together = decode_in_release_chunks(model, features, VoxelBatch(sets), prune=False)
+    assert sorted(set(together.shape_index.tolist())) == [0, 2]
+    for shape, rows in ((0, first), (2, ~first)):
+        alone = decode_in_release_chunks(model, features[rows], VoxelBatch((sets[shape],)), prune=False)
+        own = together.shape_index == shape
+        assert torch.equal(together.voxel_ijk[own], alone.voxel_ijk)
+        assert torch.equal(together.features[own], alone.features)
+        assert torch.equal(together.flex(shape).corner_sdf, alone.flex().corner_sdf)
+    assert together.flex(1).voxels.n_voxels == 0 and sf.extract_mesh(together.flex(1)).n_faces == 0
+
+
+def test_nothing_in_or_nothing_left_is_no_error():
+    model, features, batch = part_of_tiny()
+    none = batch.prune(torch.zeros(batch.n_voxels, dtype=torch.bool))
+    for decoded in (decode_in_release_chunks(model, features[:0], none),
+                    decode_in_release_chunks(model, features, batch, thresholds=(1e9, 0.0)),
+                    decode_in_release_chunks(model, features, batch, thresholds=(0.0, 1e9))):
+        assert decoded.features.shape == (0, 53) and decoded.flex().voxels.resolution == 128
