@@ -59,7 +59,7 @@ def upsample(
         raise ValueError(f"chunk_voxels must be at least 1, got {chunk_voxels}")
     if chunk_voxels is None or chunk_voxels >= parents.n_voxels:
         return block(x, parents)
-    features = x.new_zeros(8 * parents.n_voxels, block.skip_connection.conv.weight.shape[0])
+    features = x.new_empty(8 * parents.n_voxels, block.skip_connection.conv.weight.shape[0])
     logits = torch.zeros(8 * parents.n_voxels, device=x.device)
     for rows, part in upsampled_chunks(block, x, parents, chunk_voxels):
         features[rows], logits[rows] = part
@@ -86,7 +86,8 @@ def upsample_and_prune(
         found.append((rows[stays], features[stays]))
     kept = decide(logits, prune, threshold)
     place = kept.cumsum(0) - 1
-    features = x.new_zeros(int(kept.sum()), block.skip_connection.conv.weight.shape[0])
+    # empty: memory is taken row by row, while that of the chunks is given back
+    features = x.new_empty(int(kept.sum()), block.skip_connection.conv.weight.shape[0])
     while found:
         rows, own = found.pop()
         features[place[rows]] = own
