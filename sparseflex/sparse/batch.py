@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from sparseflex.sparse.attention import WindowPlan, plan_windows
-from sparseflex.sparse.neighbours import neighbour_table
+from sparseflex.sparse.neighbours import children_table, neighbour_table
 from sparseflex.voxels import SparseVoxels
+
+T = TypeVar("T")
 
 
 class BatchSection(NamedTuple):
@@ -32,7 +35,7 @@ class VoxelBatch:
     """
 
     sets: tuple[SparseVoxels, ...]
-    _plans: dict[object, object] = dataclasses.field(default_factory=dict, repr=False)
+    _plans: dict[object, Any] = dataclasses.field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sets", tuple(self.sets))
@@ -81,6 +84,8 @@ class VoxelBatch:
     @functools.cached_property
     def neighbours(self) -> Int[Tensor, "27 N"]:
         """The row of the voxel at ijk + (kx − 1, ky − 1, kz − 1) of the same shape, kz fastest, int32; −1: none."""
+        if (parents := self._plans.pop("parents", None)) is not None:
+            return children_table(parents.neighbours)
         tables, first = [], 0
         for voxels in self.sets:
             tables.append(neighbour_table(voxels, first_row=first))
@@ -89,17 +94,24 @@ class VoxelBatch:
 
     def windows(self, window_size: int, shift: int) -> WindowPlan:
         """Which voxels attend to each other: those of one shape with the same (ijk + shift) // window_size."""
-        plan = self._plans.get(("windows", window_size, shift))
-        if plan is None:
-            plan = plan_windows([voxels.voxel_ijk for voxels in self.sets], self.resolution, window_size, shift)
-            self._plans["windows", window_size, shift] = plan
-        return plan
+        return self.plan(
+            ("windows", window_size, shift),
+            lambda: plan_windows([voxels.voxel_ijk for voxels in self.sets], self.resolution, window_size, shift),
+        )
+
+    def plan(self, key: object, make: Callable[[], T]) -> T:
+        """What make() gave when it was first asked for by this key; for what depends on the voxels alone."""
+        if key not in self._plans:
+            self._plans[key] = make()
+        return self._plans[key]
 
     # -- other batches from this one --------------------------------------------------------------------------
 
     def subdivide(self) -> VoxelBatch:
         """The children of every voxel at twice the resolution; row 8·i + c is child c of row i, z fastest."""
-        return VoxelBatch(tuple(voxels.subdivide() for voxels in self.sets))
+        children = VoxelBatch(tuple(voxels.subdivide() for voxels in self.sets))
+        children._plans["parents"] = self
+        return children
 
     def prune(self, kept: Bool[Tensor, "N"]) -> VoxelBatch:
         """The kept voxels of each shape, in the same order; a shape may become empty."""

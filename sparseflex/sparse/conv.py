@@ -9,6 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sparseflex.sparse.backends import resolve_backend
+from sparseflex.sparse.spconv_backend import spconv_conv
+from sparseflex.sparse.tap_conv import CHILDREN, SAME_LEVEL, TapConv, pack_children, pack_same_level
+
 if TYPE_CHECKING:
     from sparseflex.sparse.batch import VoxelBatch
 
@@ -23,18 +27,17 @@ def submanifold_conv(
     """The cross-correlation of a 3³ (or 1³) kernel with the features of each shape, zero where no voxel is.
 
     A 1³ kernel computes x @ weight.reshape(in, out), as the released weights expect: the flat memory of
-    (out, 1, 1, 1, in) read as (in, out), not its transpose.
+    (out, 1, 1, 1, in) read as (in, out), not its transpose. Computed in the precision of the features, or autocast's.
+    backend: auto, torch or spconv. Raises ValueError for shapes that don't belong together and for unknown backends.
     """
     check_conv(features, weight, bias, batch.n_voxels)
+    features, weight, bias = _of_one_precision(features, weight, bias)
     if weight.shape[1] == 1:
         out = features @ weight.reshape(weight.shape[4], weight.shape[0])
-    else:
-        out = features.new_zeros(batch.n_voxels, weight.shape[0])
-        taps = weight.reshape(weight.shape[0], 27, -1)
-        for t in range(27):
-            rows = (batch.neighbours[t] >= 0).nonzero().squeeze(1)
-            out = out.index_add(0, rows, features[batch.neighbours[t][rows].long()] @ taps[:, t].T)
-    return out if bias is None else out + bias
+        return out if bias is None else out + bias
+    if resolve_backend(backend, features, batch) == "spconv":
+        return spconv_conv(features, weight, bias, batch)
+    return TapConv.apply(features, pack_same_level(weight), bias, batch.neighbours, SAME_LEVEL)
 
 
 def child_conv(
@@ -42,10 +45,22 @@ def child_conv(
     weight: Float[Tensor, "out 3 3 3 in"],
     bias: Float[Tensor, "out"] | None,
     parents: VoxelBatch,
-) -> Float[Tensor, "8N out"]:
-    """submanifold_conv on parents.subdivide() of features that every child has from its parent."""
+) -> Float[Tensor, "8*N out"]:
+    """submanifold_conv on parents.subdivide() of features that every child has from its parent.
+
+    A child's 27 taps fall onto 8 parents, so the weights are summed first: 8 products a child instead of up to 27, and
+    no (8N, in) tensor. The last digits differ from the sum over 27.
+    """
     check_conv(features, weight, bias, parents.n_voxels)
-    return submanifold_conv(features.repeat_interleave(8, dim=0), weight, bias, parents.subdivide())
+    features, weight, bias = _of_one_precision(features, weight, bias)
+    return TapConv.apply(features, pack_children(weight), bias, parents.neighbours, CHILDREN)
+
+
+def _of_one_precision(features: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """In autocast's precision where it is on, else in that of the features."""
+    kind = features.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else features.dtype
+    return features.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
 def check_conv(features: Tensor, weight: Tensor, bias: Tensor | None, n_voxels: int) -> None:
