@@ -29,7 +29,7 @@ _FORGET = 0.5
 
 
 class PruneReason(enum.IntEnum):
-    """Why a voxel was pruned (the first two), or why one was kept."""
+    """Why a voxel was pruned (NO_SURFACE, SEEN_PAST, LOGIT_BELOW), or why one was kept."""
 
     NO_SURFACE = 1
     """A child of a subdivision: neither the fit's surface nor a point of the target lies within a quarter voxel."""
@@ -47,6 +47,12 @@ class PruneReason(enum.IntEnum):
     """The estimate lies between the two thresholds."""
     OCCUPIED = 8
     """The estimate is above keep_above."""
+    LOGIT_BELOW = 9
+    """A child of an upsampling: its occupancy logit is below the threshold. Pruned by the network itself."""
+    LOGIT_REACHES = 10
+    """A child of an upsampling: its occupancy logit reaches the threshold."""
+    NOT_PRUNED = 11
+    """A child of an upsampling, kept as all are: pruning is off."""
 
 
 @dataclasses.dataclass(eq=False)

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from sparseflex.camera import Camera
 
-FieldKind = Literal["voxels", "voxel", "corner", "mesh", "map", "trace", "prune"]
+FieldKind = Literal["voxels", "voxel", "corner", "mesh", "map", "trace", "prune", "points", "point"]
 """What read_field gives for each kind:
 
 voxels  a SparseVoxels; the same object as long as the voxel set is unchanged
@@ -18,6 +18,11 @@ mesh    a Mesh
 map     a tensor (H, W) or (H, W, 3), row 0 at the top
 trace   a tensor (rounds, 3): near, far and count of each step of the adaptive search
 prune   a tuple of PruneEvent, oldest first: what was pruned and born at each look; immutable, on the CPU
+points  a tensor (P, 3): points in world space; the same object as long as they are unchanged
+point   a tensor (P,) or (P, k), row i for point i
+
+A run may have voxels of several stages: voxel and corner fields named `STAGE/NAME` belong to the voxels field
+`STAGE/voxels`, all others to `voxels`.
 """
 
 

@@ -1,0 +1,299 @@
+"""The stages of one pass through a SparseFlexVAE, each kept until what it is made of changes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparseflex.extraction import extract_mesh
+from sparseflex.representation import SparseFlex
+from sparseflex.sparse import VoxelBatch, attention_of_row
+from sparseflex.training.reconstruct_levels import judged, level_scalars, prune_event, warning_of
+from sparseflex.training.reconstruct_products import (
+    Attention,
+    Children,
+    Kept,
+    Latent,
+    Product,
+    Shape,
+    Surface,
+    posterior_on,
+    stage_names,
+)
+from sparseflex.training.reconstruct_settings import ReconstructSettings
+from sparseflex.vae.decoding import decide, upsample, upsample_and_prune
+from sparseflex.vae.latent_edits import Latents
+from sparseflex.vae.model import Posterior, SparseFlexVAE
+from sparseflex.vae.transformer import Trunk
+from sparseflex.voxels import SparseVoxels
+
+KEPT_BYTES = 1_000_000_000
+"""What blocks gave is kept up to so much in all, and made again from what came before where it is asked for."""
+
+
+class StageChain:
+    """Runs stages in their order; one whose key is that of its product has nothing to do.
+
+    settings are those of the pass; products those of the last run of each stage. kept_bytes: see KEPT_BYTES; what is
+    dropped first is what was made first.
+    """
+
+    def __init__(self, model: SparseFlexVAE, shape: Shape, other: Shape | None, kept_bytes: int = KEPT_BYTES) -> None:
+        self.model, self.shape, self.other, self.kept_bytes = model, shape, other, kept_bytes
+        self.stages = stage_names(model.config)
+        self.settings = ReconstructSettings({}, other is not None)
+        self.products: dict[str, Product] = {}
+        self._other_posterior: tuple[SparseVoxels, Posterior] | None = None
+
+    @torch.no_grad()
+    def run(self, stage: str) -> Product:
+        """The stage's product, made unless it is there already."""
+        key = self._key(stage)
+        known = self.products.get(stage)
+        if known is None or known.key != key:
+            kind, _, number = stage.rpartition(" ") if stage[-1].isdigit() else (stage, "", "0")
+            product = getattr(self, f"_make_{kind.replace(' ', '_')}")(key, int(number))
+            self.products[stage] = product
+            self._drop_features(stage)
+        return self.products[stage]
+
+    def is_current(self, stage: str) -> bool:
+        """Whether a stage's product belongs to those before it."""
+        known = self.products.get(stage)
+        first = stage == self.stages[0]
+        return known is not None and (first or (self.is_current(self.before(stage)) and known.key == self._key(stage)))
+
+    def before(self, stage: str) -> str:
+        return self.stages[self.stages.index(stage) - 1]
+
+    def _key(self, stage: str) -> tuple[Any, ...]:
+        settings = self.settings
+        before = () if stage == self.stages[0] else (self.products[self.before(stage)].token,)
+        if stage == "latent":
+            sampled = (settings.seed,) if settings["sample_posterior"] else ()
+            return (*before, sampled, settings.edits.key)
+        if stage.startswith("upsample"):
+            return (*before, settings.chunk_voxels)
+        if stage.startswith("prune"):
+            return (*before, settings.thresholds[int(stage[-1]) - 1] if settings.prune else None)
+        return before
+
+    # -- the way in ---------------------------------------------------------------------------------------------
+
+    def _make_points(self, key: tuple, _: int) -> Product:
+        return Product(key, scalars={"points": float(len(self.shape.points))})
+
+    def _make_voxels(self, key: tuple, _: int) -> Product:
+        batch = VoxelBatch((self.shape.input_voxels(self.model.config.resolution).to(self.model.device),))
+        return Product(key, batch)
+
+    def _make_point_features(self, key: tuple, _: int) -> Product:
+        batch = self.products["voxels"].batch
+        features, _ = self.model.encode_points(self.shape.points, self.shape.normals, batch)
+        return Product(key, batch, features)
+
+    def _make_encoder(self, key: tuple, number: int) -> Product:
+        return self._through_block(key, f"encoder {number}")
+
+    def _make_trunk(self, key: tuple, number: int) -> Product:
+        return self._through_block(key, f"trunk {number}")
+
+    def _make_latent(self, key: tuple, _: int) -> Product:
+        settings, batch = self.settings, self.products["voxels"].batch
+        posterior = self.model.encoder.posterior(self.output(self.before("latent")))
+        first, other = Latents(batch.sets[0], self._latent_of(posterior)), None
+        if settings.edits.need_other:
+            voxels, others = self._posterior_of_other()
+            other = Latents(voxels, self._latent_of(others))
+        edited = settings.edits.apply(first, other)
+        shown, voxels = posterior, edited.latents.voxels
+        if voxels is not batch.sets[0]:
+            batch = VoxelBatch((voxels,))
+            shown = posterior_on(voxels, first.voxels, posterior, other.voxels, others)
+        scalars = {"latent_voxels": float(voxels.n_voxels), "loss_kl": float(posterior.kl())}
+        return Product(key, batch, edited.latents.values, Latent(shown, edited), scalars)
+
+    def _latent_of(self, posterior: Posterior) -> Float[Tensor, "voxels latent"]:
+        if not self.settings["sample_posterior"]:
+            return posterior.mean
+        return posterior.sample(torch.Generator().manual_seed(self.settings.seed))
+
+    def _posterior_of_other(self) -> tuple[SparseVoxels, Posterior]:
+        """Encoded once: nothing that can be changed changes it."""
+        if self._other_posterior is None:
+            batch = VoxelBatch((self.other.input_voxels(self.model.config.resolution).to(self.model.device),))
+            self._other_posterior = batch.sets[0], self.model.encode(self.other.points, self.other.normals, batch)
+        return self._other_posterior
+
+    # -- the way out --------------------------------------------------------------------------------------------
+
+    def _make_upsample(self, key: tuple, level: int) -> Product:
+        before = self.before(f"upsample {level}")
+        parents, x = self.products[before].batch, self.output(before)
+        block, chunk = self.model.decoder.upsample[level - 1], self.settings.chunk_voxels
+        if chunk is None:
+            batch = parents.subdivide()
+            features, logits = upsample(block, x, parents)
+            made = Children(logits, None)
+        else:
+            settings = self.settings
+            found = upsample_and_prune(block, x, parents, prune=settings.prune,
+                                       threshold=settings.thresholds[level - 1], chunk_voxels=chunk)
+            batch, features, made = found.batch, found.features, Children(found.occupancy_logits, found.kept)
+        return Product(key, batch, features, made, {f"children_{level}": float(batch.n_voxels)})
+
+    def _make_prune(self, key: tuple, level: int) -> Product:
+        settings, children = self.settings, self.products[f"upsample {level}"]
+        logits, threshold = children.made.logits, settings.thresholds[level - 1]
+        kept = decide(logits, settings.prune, threshold)
+        known = self.products.get(f"prune {level}")
+        if known is not None and known.key[0] is key[0] and torch.equal(known.made.kept, kept):
+            batch, token = known.batch, known.token  # the same voxels: nothing after them has to run again
+        else:
+            batch, token = children.batch.prune(kept), object()
+        held = children.made.held
+        if held is not None and bool((kept & ~held).any()):
+            self.products[f"upsample {level}"] = self._with_more_features(children, level)
+        found = judged(children.batch.sets[0], kept, self.shape.points)
+        event = prune_event(level, children.batch.sets[0], logits, found, settings.prune)
+        warning = warning_of(level, logits, kept, threshold)
+        return Product(key, batch, None, Kept(kept, logits[kept], event, warning), level_scalars(level, found), token)
+
+    def _with_more_features(self, known: Product, level: int) -> Product:
+        """A level in chunks has the features of those alone that were kept when it ran: here of those kept now."""
+        more = self._make_upsample(known.key, level)
+        return dataclasses.replace(known, features=more.features, made=more.made, colours=None, norms=None)
+
+    def _make_head(self, key: tuple, _: int) -> Product:
+        kept = self.products["prune 2"]
+        flex = SparseFlex.from_features(kept.batch.sets[0], self.model.head(self.output("prune 2")))
+        return Product(key, kept.batch, made=Surface(flex, kept.made.logits), scalars={
+            "voxels": float(kept.batch.n_voxels)})
+
+    def _make_extract(self, key: tuple, _: int) -> Product:
+        head = self.products["head"]
+        mesh = extract_mesh(head.made.flex)
+        scalars = {"vertices": float(mesh.n_vertices), "faces": float(mesh.n_faces)}
+        return Product(key, head.batch, made=dataclasses.replace(head.made, mesh=mesh), scalars=scalars)
+
+    # -- features -----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def output(self, stage: str) -> Float[Tensor, "rows channels"]:
+        """What the next stage takes, made again where it was dropped."""
+        product = self.products[stage]
+        if stage.startswith("prune"):
+            return self._kept_features(stage)
+        if product.features is not None:
+            return product.features
+        if stage == "point features":
+            return self.model.encode_points(self.shape.points, self.shape.normals, product.batch)[0]
+        trunk, number = self._trunk_of(stage)
+        return trunk.blocks[number - 1](self._input(stage), product.batch)
+
+    def _kept_features(self, stage: str) -> Float[Tensor, "kept channels"]:
+        children, kept = self.products[stage.replace("prune", "upsample")], self.products[stage].made.kept
+        rows = kept if children.made.held is None else kept[children.made.held]
+        return children.features if bool(rows.all()) else children.features[rows]
+
+    def _input(self, stage: str) -> Float[Tensor, "rows channels"]:
+        """Of a block."""
+        trunk, number = self._trunk_of(stage)
+        x = self.output(self.before(stage))
+        return x if number > 1 else trunk.embed(x.to(self.model.dtype), self._batch_of(stage))
+
+    def _trunk_of(self, stage: str) -> tuple[Trunk, int]:
+        part, _, number = stage.partition(" ")
+        return self.model.encoder if part == "encoder" else self.model.decoder, int(number)
+
+    def _batch_of(self, stage: str) -> VoxelBatch:
+        return self.products["latent" if stage.startswith("trunk") else "voxels"].batch
+
+    def _through_block(self, key: tuple, stage: str) -> Product:
+        trunk, number = self._trunk_of(stage)
+        batch, x = self._batch_of(stage), self._input(stage)
+        product = Product(key, batch)
+        row = self._attended_row(batch)
+        if row is not None:
+            product.attention = _attention(trunk, number, x, batch, row)
+        product.features = trunk.blocks[number - 1](x, batch)
+        return product
+
+    def _drop_features(self, newest: str) -> None:
+        """Keeps what blocks gave, the newest whatever it takes, within the bound."""
+        blocks = [self.products[stage] for stage in self.stages if stage != newest and stage in self.products
+                  and stage.startswith(("point features", "encoder", "trunk"))]
+        total = sum(product.feature_bytes for product in [*blocks, self.products[newest]])
+        for product in blocks:
+            if total <= self.kept_bytes:
+                break
+            if product.features is not None:
+                total -= product.feature_bytes
+                product.show(product.features)
+                product.features = None
+
+    def shown(self, stage: str) -> Product | None:
+        """The stage's product with colours and norms; None where it has no features or belongs to an older pass."""
+        product = self.products[stage]
+        if product.colours is None:
+            if product.features is None and not self.is_current(stage):
+                return None
+            held = product.made.held if isinstance(product.made, Children) else None
+            features = self.output(stage)
+            product.show(features, held)
+        return product
+
+    # -- attention ----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def attention(self, stage: str) -> Float[Tensor, "rows heads"] | None:
+        """What the attended voxel attends to in a block, NaN outside its window; None where none is attended."""
+        product = self.products[stage]
+        row = self._attended_row(product.batch)
+        if row is None or not self.is_current(stage):
+            return None
+        if product.attention is None or product.attention.of_row != row:
+            self._attend_again(stage, row)
+        _, rows, weights = product.attention
+        found = torch.full((product.batch.n_voxels, len(weights)), torch.nan, device=weights.device)
+        found[rows] = weights.T.float()
+        return found
+
+    def _attend_again(self, last: str, row: int) -> None:
+        """All blocks of a trunk up to one, from what is still there of their inputs: at most once through them."""
+        trunk, count = self._trunk_of(last)
+        part, x = last.partition(" ")[0], None
+        for number in range(1, count + 1):
+            product = self.products[f"{part} {number}"]
+            known = None if number == 1 else self.products[f"{part} {number - 1}"].features
+            if known is not None:
+                x = known
+            else:
+                x = self._input(f"{part} 1") if number == 1 else trunk.blocks[number - 2](x, product.batch)
+            product.attention = _attention(trunk, number, x, product.batch, row)
+
+    def _attended_row(self, batch: VoxelBatch) -> int | None:
+        """The attended voxel, a row of the latents' voxels, as a row of these; None where they haven't got it."""
+        attended, latent = int(self.settings["attended_voxel"]), self.products.get("latent")
+        voxels = self.products["voxels"].batch if latent is None else latent.batch
+        if not 0 <= attended < voxels.n_voxels:
+            return None
+        if voxels is batch:
+            return attended
+        row = int(batch.sets[0].find(voxels.voxel_ijk[attended : attended + 1]))
+        return row if row >= 0 else None
+
+
+def _attention(trunk: Trunk, number: int, x: Tensor, batch: VoxelBatch, row: int) -> Attention:
+    """Of the voxels of the row's window alone."""
+    block = trunk.blocks[number - 1]
+    windows = block.plan(batch).window_of_row
+    inside = windows == windows[row]
+    rows = inside.nonzero().squeeze(1)
+    own = int((rows == row).nonzero())
+    _, weights = attention_of_row(block.attention_qkv(x[rows]), block.plan(batch.prune(inside)), own)
+    return Attention(row, rows, weights)
