@@ -19,6 +19,9 @@ from sparseflex.training.run import Run
 
 FORMAT = "sparseflex-run-1"
 
+RUN_KINDS = ("fit", "reconstruct")
+"""Names of our own runs: those that a state is enough to make."""
+
 
 def save_checkpoint(path: str | Path, run: Run) -> None:
     """Writes run.state_dict() to path: first beside it, then renamed, so that a killed process leaves the old file.
@@ -64,21 +67,31 @@ def load_checkpoint(path: str | Path) -> tuple[str, dict[str, Any]]:
         raise ValueError(f"{path} can't be read as a checkpoint: {error}") from None
 
 
+def run_of_state(kind: str, state: Mapping[str, Any], device: torch.device | str = "cpu") -> Run:
+    """The run of one of RUN_KINDS that a state is of. A state that isn't one raises ValueError, TypeError, KeyError,
+    AttributeError, IndexError or RuntimeError."""
+    if kind == RUN_KINDS[1]:
+        from sparseflex.training.reconstruct import ReconstructRun
+
+        return ReconstructRun.from_state_dict(state, device)
+    from sparseflex.training.config import FitConfig, from_table
+    from sparseflex.training.fit import FitRun
+
+    for name in ("config", "pending"):
+        from_table(FitConfig, state[name], name)
+    return FitRun.from_state_dict(state, device)
+
+
 def load_run(path: str | Path, device: torch.device | str = "cpu") -> Run:
     """The run that a checkpoint holds, ready to go on. Raises FileNotFoundError, or ValueError for any other file.
 
     So does a checkpoint of another version, whose settings or shapes are others.
     """
-    from sparseflex.training.config import FitConfig, from_table
-    from sparseflex.training.fit import FitRun
-
     name, state = load_checkpoint(path)
-    if name != FitRun.name:
-        raise ValueError(f"{path} holds a run of kind {name!r}; known is {FitRun.name!r}")
+    if name not in RUN_KINDS:
+        raise ValueError(f"{path} holds a run of kind {name!r}; known are {', '.join(map(repr, RUN_KINDS))}")
     try:
-        for name in ("config", "pending"):
-            from_table(FitConfig, state[name], name)
-        return FitRun.from_state_dict(state, device)
+        return run_of_state(name, state, device)
     except KeyError as error:
         raise ValueError(f"{path} lacks {error} in its state") from None
     except torch.cuda.OutOfMemoryError:  # a RuntimeError too, but not the file's fault

@@ -24,9 +24,9 @@ def branch_off(recording: Recording, iteration: int, say: Say = lambda text: Non
                device: torch.device | str | None = None, run: Run | None = None) -> Run:
     """The run as it stood when an iteration had ended, ready to go on.
 
-    device: None takes CUDA where there is one. run: a fresh one of the user's own kind, which takes over the state; a
-    fit needs none. say is told which keyframe it starts from and how far it is. Raises ValueError where the recording
-    has no state at or before the iteration, or none that a run of this version can be made from.
+    device: None takes CUDA where there is one. run: a fresh one of the user's own kind, which takes over the state; our
+    own kinds need none. say is told which keyframe it starts from and how far it is. Raises ValueError where the
+    recording has no state at or before the iteration, or none that a run of this version can be made from.
     """
     first, last = int(recording.iterations[0]), int(recording.iterations[-1])
     if not first <= iteration <= last:
@@ -52,16 +52,16 @@ def parent_of(recording: Recording, iteration: int) -> dict[str, Any]:
 
 
 def _made(recording: Recording, state: Any, device: torch.device | str, run: Run | None) -> Run:
-    from sparseflex.training.fit import FitRun
+    from sparseflex.checkpoint import RUN_KINDS, run_of_state
 
     name = recording.meta.name
-    if run is None and name != FitRun.name:
+    if run is None and name not in RUN_KINDS:
         raise ValueError(f"a run of kind {name!r} needs the code that makes it: name it with --code my_run.py:make_run")
     if not isinstance(state, Mapping):
         raise ValueError(f"a keyframe must hold a state, got {type(state).__name__}")
     try:
         if run is None:
-            return FitRun.from_state_dict(state, device)
+            return run_of_state(name, state, device)
         run.load_state_dict(state)
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -30,11 +30,11 @@ class RecordOptions:
             raise InputError(f"--record-limit must be above 0 gigabytes, got {self.record_limit:g}")
         if self.no_record or not wanted:
             return None
-        from workbench.recording.policy import GIGABYTE, About, RecordPolicy
+        from workbench.recording.policy import GIGABYTE, About, policy_of
         from workbench.recording.recorder import recording_into
 
         about = About(opened.title, dataclasses.asdict(opened.view), opened.input_from_normalized.tolist(), parent)
-        return recording_into(out, about, RecordPolicy(limit_bytes=self.record_limit * GIGABYTE))
+        return recording_into(out, about, policy_of(opened.run, limit_bytes=self.record_limit * GIGABYTE))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

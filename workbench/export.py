@@ -17,6 +17,7 @@ from jaxtyping import Float
 
 from sparseflex.data import WRITABLE, save_mesh, transform_mesh
 from sparseflex.mesh import Mesh
+from sparseflex.training.run import rows_of
 from sparseflex.transforms import write_transforms
 from workbench import quantities, theme
 from workbench.colour_maps import Scale
@@ -151,7 +152,8 @@ def _field(moment: Moment, mesh: MeshArrays, name: str, part: str) -> tuple[Quan
     known = [name for name in known if name != quantities.SDF_ERROR]
     if name not in known:
         raise ValueError(f"colour must be one of {', '.join((NORMAL, ERROR, *known))}, got {name!r}")
-    values, voxels = moment.field(name), moment.field("voxels") if "voxels" in moment.kinds else None
+    owner = rows_of(name, moment.kinds[name])
+    values, voxels = moment.field(name), moment.field(owner) if owner in moment.kinds else None
     if values is None or voxels is None:
         raise ValueError(f"colour {name}: {moment.name} does not have it at iteration {moment.iteration}")
     at_corners = moment.kinds[name] == "corner"
@@ -186,7 +188,7 @@ def write_voxels(moment: Moment, path: Path) -> str:
     }
     n_fields = 0
     for name, kind in moment.kinds.items():
-        values = moment.field(name) if kind in ("voxel", "corner") else None
+        values = moment.field(name) if rows_of(name, kind) == "voxels" else None
         if values is not None and len(values) == (voxels.n_voxels if kind == "voxel" else voxels.n_corners):
             arrays[f"field_{name}" if name in _OWN_NAMES else name] = values
             n_fields += 1

@@ -17,6 +17,8 @@ from workbench.snapshot import MeshArrays, frozen
 _NUMPY_READY = {torch.bool, torch.uint8, torch.int32, torch.int64, torch.float32}
 """Types that stay; all others become float32."""
 
+_KNOWN_BY_OBJECT = ("voxels", "mesh", "points")
+"""Kinds of which the same object is the same value, as long as nothing in it was changed in place."""
 
 SURFACE = "surface"
 """The whole surface, as a mesh: a field that every run has that can `extract()` it; "mesh" may be a section only."""
@@ -53,7 +55,7 @@ class FieldCopies:
 
     `start` begins, `ready` says whether all copies have arrived, `finish` waits for them and gives the arrays.
     All of it belongs to the engine's thread. What hasn't changed is not copied again: nothing while no stage ran,
-    a SparseVoxels (immutable) or a Mesh as long as it is the same object with the same tensor versions.
+    a SparseVoxels (immutable), a Mesh or points as long as it is the same object with the same tensor versions.
     """
 
     def __init__(self, run: Run) -> None:
@@ -89,7 +91,7 @@ class FieldCopies:
             self._cache.pop(name, None)
             return None
         version = _version(source)
-        if kind in ("voxels", "mesh") and known is not None and known.source is source and known.version == version:
+        if kind in _KNOWN_BY_OBJECT and known is not None and known.source is source and known.version == version:
             return dataclasses.replace(known, moment=moment)
         if kind == "voxels":
             value = source if source.device.type == "cpu" else type(source)(source.voxel_ijk.cpu(), source.resolution)
@@ -99,7 +101,7 @@ class FieldCopies:
             value = MeshArrays(self._array(source.vertices), self._array(source.faces, torch.int32))
         else:
             value = self._array(source)
-        return _Cached(value, source if kind in ("voxels", "mesh") else None, version, moment)
+        return _Cached(value, source if kind in _KNOWN_BY_OBJECT else None, version, moment)
 
     def _array(self, tensor: Tensor, dtype: torch.dtype | None = None) -> np.ndarray:
         tensor = tensor.detach()
@@ -119,5 +121,7 @@ class FieldCopies:
 
 
 def _version(source: Any) -> tuple[int, ...]:
-    """Grows when a tensor of a mesh is changed in place."""
+    """Grows when a tensor of a mesh, or one that is a field itself, is changed in place."""
+    if isinstance(source, Tensor):
+        return (source._version,)
     return (source.vertices._version, source.faces._version) if isinstance(source, Mesh) else ()

@@ -64,6 +64,7 @@ class ReconstructRun:
     """
 
     name = "reconstruct"
+    record_every = 1
 
     def __init__(
         self, model: SparseFlexVAE, points: Float[Tensor, "points 3"], normals: Float[Tensor, "points 3"], *,
@@ -88,6 +89,7 @@ class ReconstructRun:
         self.history: dict[str, list[float]] = {}
         self.stage_costs: dict[str, StageCost] = {}
         self._meter = StageMeter(self.device)
+        self._kinds = field_kinds(self.stages, target is not None)
 
     def _shape(self, points: Tensor, normals: Tensor, mesh: Mesh | None, voxels: SparseVoxels | None) -> Shape:
         resolution = self.model.config.resolution
@@ -171,11 +173,11 @@ class ReconstructRun:
 
     @property
     def fields(self) -> Mapping[str, FieldKind]:
-        return field_kinds(self.stages, self.target is not None)
+        return self._kinds
 
     def read_field(self, name: str) -> Any:
-        if name not in self.fields:
-            raise ValueError(f"field must be one of {', '.join(self.fields)}, got {name!r}")
+        if name not in self._kinds:
+            raise ValueError(f"field must be one of {', '.join(self._kinds)}, got {name!r}")
         if name == "target":
             return self.target
         if name == "points":
@@ -239,6 +241,7 @@ class ReconstructRun:
         shape, other = (self._shape_of(state[name]) for name in ("input", "other"))
         if not (_same_shape(shape, self._chain.shape) and _same_shape(other, self._chain.other)):
             self._chain = StageChain(self.model, shape, other, self._kept_bytes)
+            self._kinds = field_kinds(self.stages, shape.mesh is not None)
         has_other = other is not None
         self._wanted = ReconstructSettings(state["settings"], has_other)
         self._ran = ReconstructSettings(state["ran"], has_other) if state["ran"] else None

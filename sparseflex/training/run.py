@@ -21,9 +21,16 @@ prune   a tuple of PruneEvent, oldest first: what was pruned and born at each lo
 points  a tensor (P, 3): points in world space; the same object as long as they are unchanged
 point   a tensor (P,) or (P, k), row i for point i
 
-A run may have voxels of several stages: voxel and corner fields named `STAGE/NAME` belong to the voxels field
-`STAGE/voxels`, all others to `voxels`.
+Rows belong together by name: those of a voxel or corner field to the field "voxels", those of a point field to
+"points". A run that has voxels at several stages names them "STAGE/voxels", and what belongs to them "STAGE/NAME".
 """
+
+
+def rows_of(name: str, kind: str | None) -> str | None:
+    """The field whose voxels, corners or points the rows of a field are; None for other kinds."""
+    owner = {"voxel": "voxels", "corner": "voxels", "point": "points"}.get(kind)
+    stage, slash, _ = name.rpartition("/")
+    return owner if owner is None else f"{stage}{slash}{owner}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +67,12 @@ class Run(Protocol):
     """A run that advances in named stages.
 
     A run may also have `history` (scalar names to equally long sequences, kept over a checkpoint), `stage_costs` (stage
-    names to StageCost, where it measures itself), `extract()` (the whole surface as a Mesh) and `device`; they are used
-    where they are. One whose cameras may be changed has `own_cameras` (a sequence of Camera: those that it draws as
-    they are), `cameras_locked` (whether no others are drawn) and `change_cameras(cameras, locked)`, which replaces both
-    from the next iteration on, or raises ValueError naming the camera, the rule and the value. The two tell what is
-    wanted, at once; cameras() lists the own ones too, used or not. One that keeps the user's own over a checkpoint
+    names to StageCost, where it measures itself), `extract()` (the whole surface as a Mesh), `record_every` (iterations
+    from one recording of all its fields to the next, where the usual ten would miss something) and `device`; they are
+    used where they are. One whose cameras may be changed has `own_cameras` (a sequence of Camera: those that it draws
+    as they are), `cameras_locked` (whether no others are drawn) and `change_cameras(cameras, locked)`, which replaces
+    both from the next iteration on, or raises ValueError naming the camera, the rule and the value. The two tell what
+    is wanted, at once; cameras() lists the own ones too, used or not. One that keeps the user's own over a checkpoint
     while it is locked to others has `kept_cameras` (all of the user's own, whether drawn or not), takes them as
     `change_cameras(cameras, locked, kept=…)`, and lists them in cameras().
 

@@ -65,7 +65,8 @@ def _mesh(value: Any) -> MeshArrays | None:
 _SHAPES: Mapping[str, Callable[[tuple[int, ...]], bool]] = {
     "voxel": lambda shape: len(shape) in (1, 2), "corner": lambda shape: len(shape) in (1, 2),
     "map": lambda shape: len(shape) == 2 or (len(shape) == 3 and shape[2] == 3),
-    "trace": lambda shape: len(shape) == 2 and shape[1] == 3,
+    "trace": lambda shape: len(shape) == 2 and shape[1] == 3, "points": lambda shape: len(shape) == 2 and shape[1] == 3,
+    "point": lambda shape: len(shape) in (1, 2),
 }
 
 

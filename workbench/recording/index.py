@@ -46,7 +46,7 @@ _MAX_STREAMS = 4096
 _TAIL = 64
 """So many of the last commits may be incomplete, as they are while the file is being written."""
 
-_KINDS = ("voxels", "voxel", "corner", "mesh", "map", "trace", "prune")
+_KINDS = ("voxels", "voxel", "corner", "mesh", "map", "trace", "prune", "points", "point")
 _BROKEN = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError, MemoryError,
            RecursionError, IndexError)
 

@@ -89,6 +89,15 @@ class About:
     parent: Mapping[str, Any] | None = None
 
 
+def policy_of(run: Run, **options: Any) -> RecordPolicy:
+    """The usual policy, with the intervals of a run that says itself how often it is to be recorded, which is then not
+    put off: such a run has few iterations."""
+    every = getattr(run, "record_every", None)
+    if every is not None:
+        options = {"snapshot_every": every, "maps_every": every, "keyframe_every": every, "cost_share": 1e9, **options}
+    return RecordPolicy(**options)
+
+
 def meta_of(run: Run, about: About, policy: RecordPolicy) -> dict[str, Any]:
     """The attribute `meta` of a recording; see recordings/README.md."""
     config = getattr(run, "config", None)

@@ -14,8 +14,7 @@ import numpy as np
 from sparseflex.camera import Camera
 from sparseflex.training.fit_cameras import camera_key
 from sparseflex.training.pruning import MAX_EVENTS, PruneEvent
-from sparseflex.training.run import Setting
-from sparseflex.voxels import SparseVoxels
+from sparseflex.training.run import Setting, rows_of
 from workbench.commands import ChangeSetting
 from workbench.recording.cache import ByteCache
 from workbench.recording.codec import value_of
@@ -31,7 +30,6 @@ CACHE_BYTES = 512_000_000
 
 _RECENT_CAMERAS = 64
 _MAX_CHANGES = 10_000
-VOXELS = "voxels"
 
 
 class Recording:
@@ -134,7 +132,8 @@ class Recording:
             kind = self.meta.field_kinds.get(stream)
             if kind == "prune":
                 return self._events(found, place), entered
-            if kind in ("voxel", "corner") and self._voxels_entry(iteration) != self._voxels_entry(entered):
+            owner = rows_of(stream, kind)
+            if owner is not None and self._entry(owner, iteration) != self._entry(owner, entered):
                 return None
             return self._value(stream, kind, int(found.rows[place]), iteration), entered
 
@@ -148,8 +147,8 @@ class Recording:
                 kind, date = self.meta.field_kinds[name], found[1]
                 if kind == "mesh":  # entered where it changed, looked at with every snapshot
                     date = max(date, self._snapshot_before(iteration))
-                # voxels and prunings hold until the next entry; all else was only looked at then
-                if date < iteration and kind not in ("voxels", "prune"):
+                # voxels, points and prunings hold until the next entry; all else was only looked at then
+                if date < iteration and kind not in ("voxels", "prune", "points"):
                     older[name] = date
         return fields, older
 
@@ -271,10 +270,9 @@ class Recording:
         header = self._header(row)
         if stream == STATE:
             return state_of(self._decoded(header))
-        if kind in ("voxel", "corner"):
-            voxels = self._voxels_at(iteration)
+        if rows_of(stream, kind) is not None:
             array = self._cache.get((kind, header), lambda: field_of(kind, self._decoded(header)))
-            wanted = -1 if voxels is None else voxels.n_voxels if kind == "voxel" else voxels.n_corners
+            wanted = self._n_rows(stream, kind, iteration)
             if array is not None and array.shape[0] != wanted:
                 raise ValueError(f"{stream} must have {wanted} rows, got {array.shape[0]}")
             return array
@@ -294,29 +292,43 @@ class Recording:
         return self._cameras.setdefault(camera_key(camera), camera)
 
     def _events(self, stream: Stream, place: int) -> tuple[PruneEvent, ...]:
-        """What was pruned up to an entry, as much of it as a run itself keeps."""
+        """What was pruned up to an entry, as much of it as a run itself keeps: one that begins again at a level that it
+        has been at, as every pass of an inference does, keeps what it pruned since."""
         events: list[PruneEvent] = []
         for row in stream.rows[: place + 1][::-1]:
             header = self._header(int(row))
             fresh = self._cache.get(("prune", header), lambda header=header: events_of(self._decoded(header)))
             events = [*fresh, *events]
-            if len(events) >= MAX_EVENTS:
+            begun = max((k for k in range(1, len(events)) if _begins_again(*events[k - 1 : k + 1])), default=0)
+            events = events[begun:]
+            if begun or len(events) >= MAX_EVENTS:
                 break
         return self._cache.get(("events", int(stream.rows[place])), lambda: tuple(events[-MAX_EVENTS:]))
 
-    def _voxels_stream(self) -> Stream:
-        return self.stream(VOXELS if self.meta.field_kinds.get(VOXELS) == VOXELS else "")
+    def _owner(self, name: str) -> Stream:
+        """Voxels or points that rows of other fields belong to."""
+        return self.stream(name if self.meta.field_kinds.get(name) in ("voxels", "points") else "")
 
-    def _voxels_entry(self, iteration: int) -> bytes | None:
-        """What names the voxels at an iteration: equal headers are equal voxels."""
-        stream = self._voxels_stream()
+    def _entry(self, name: str, iteration: int) -> bytes | None:
+        """What names voxels or points at an iteration: equal headers are equal ones."""
+        stream = self._owner(name)
         place = stream.at(iteration)
         return None if place < 0 else self._header(int(stream.rows[place]))
 
-    def _voxels_at(self, iteration: int) -> SparseVoxels | None:
-        stream = self._voxels_stream()
-        place = stream.at(iteration)
-        return None if place < 0 else self._value(VOXELS, VOXELS, int(stream.rows[place]), iteration)
+    def _n_rows(self, stream: str, kind: str, iteration: int) -> int:
+        """How many rows a field has to have; -1 where there is nothing that they could belong to."""
+        name = rows_of(stream, kind)
+        place = self._owner(name).at(iteration)
+        if place < 0:
+            return -1
+        owner = self._value(name, self.meta.field_kinds[name], int(self._owner(name).rows[place]), iteration)
+        if owner is None:
+            return -1
+        return len(owner) if kind == "point" else owner.n_corners if kind == "corner" else owner.n_voxels
+
+
+def _begins_again(before: PruneEvent, event: PruneEvent) -> bool:
+    return event.subdivided and event.level <= before.level
 
 
 def _history(names: tuple[str, ...], table: np.ndarray, iterations: np.ndarray) -> History:

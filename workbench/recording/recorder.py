@@ -14,7 +14,7 @@ from workbench.commands import ChangeCameras, ChangeSetting
 from workbench.history_table import HistoryTable, history_of
 from workbench.recording.layout import CHANGES, SPARE_SCALARS
 from workbench.recording.outlet import Outlet, size_of
-from workbench.recording.policy import About, RecordPolicy, RecordStatus, meta_of
+from workbench.recording.policy import About, RecordPolicy, RecordStatus, meta_of, policy_of
 from workbench.recording.sources import Sources
 from workbench.recording.values import change_value
 
@@ -55,7 +55,7 @@ class Recorder:
 
     def __init__(self, path: Path, run: Run, about: About | None = None, policy: RecordPolicy | None = None,
                  row: Mapping[str, float] | None = None) -> None:
-        self._run, self._policy = run, policy or RecordPolicy()
+        self._run, self._policy = run, policy or policy_of(run)
         self._halfway = self._policy.limit_bytes / 2
         self._row = row = HistoryTable(history_of(run)).last_row() if row is None else dict(row)
         n_columns = max(len(row or run.scalars()) + SPARE_SCALARS, MIN_COLUMNS)

@@ -87,9 +87,9 @@ class Sources:
         return part
 
     def snapshot(self) -> Part:
-        """Voxels where they changed, all that belongs to voxels and corners, meshes that changed."""
+        """Voxels where they changed, all that belongs to voxels, corners and points, meshes and points that changed."""
         part = Part()
-        self._add(part, self._of("voxels", "voxel", "corner", "mesh"))
+        self._add(part, self._of("voxels", "voxel", "corner", "mesh", "points", "point"))
         return part
 
     def maps(self) -> Part:
@@ -147,6 +147,10 @@ class Sources:
             if not _same(known, self._seen.get(name)):
                 part.values[name] = {"vertices": _array(source.vertices), "faces": _array(source.faces, torch.int32)}
                 part.seen[name] = known
+        elif kind == "points":
+            known = (source, source._version)
+            if not _same(known, self._seen.get(name)):
+                part.values[name], part.seen[name] = _array(source), known
         else:
             part.values[name] = _array(source)
             if kind == "voxel":
