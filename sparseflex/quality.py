@@ -1,4 +1,4 @@
-"""How good a fitted mesh is: the numbers of one row, beside the untrained parameters and the exact signed distance."""
+"""How good a mesh is: the numbers of one row, beside those of what is known without a fit or a network."""
 
 from __future__ import annotations
 
@@ -20,12 +20,31 @@ from sparseflex.voxels import SparseVoxels
 
 N_SAMPLES = 20_000
 N_VIEWS = 12
+MAX_EXACT_RESOLUTION = 256
+"""Beyond that the exact signed distance beside a reconstruction would take longer than the network."""
+
+_SIDES = tuple((axis, side) for axis in range(3) for side in (0, 1))
 
 
 def exact_sdf_mesh(target: Mesh, resolution: int) -> Mesh:
     """The mesh extracted from the target's exact signed distance at the corners of the voxels that it touches."""
     voxels = SparseVoxels.from_mesh(target, resolution, 0.0)
     return extract_mesh(SparseFlex.from_sdf(voxels, signed_distance(target, voxels.corners_world)))
+
+
+def voxel_hull(voxels: SparseVoxels) -> Mesh:
+    """The faces of the voxels that no other voxel of the set shares, wound outwards."""
+    faces = []
+    for axis, side in _SIDES:
+        step = torch.zeros(3, dtype=torch.int32, device=voxels.device)
+        step[axis] = 2 * side - 1
+        bare = voxels.find(voxels.voxel_ijk + step) < 0
+        # corner slots of that side, x fastest: its lowest one, and one and two steps along the other two axes
+        low, u, v = side << axis, 1 << (axis + 1) % 3, 1 << (axis + 2) % 3
+        around = (low, low + u, low + u + v, low + v) if side else (low, low + v, low + u + v, low + u)
+        quads = voxels.voxel_corners[bare].long()[:, list(around)]
+        faces += [quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]]
+    return Mesh(voxels.corners_world, torch.cat(faces))
 
 
 def surface_quality(mesh: Mesh, target: Mesh, resolution: int, seed: int = 0) -> dict[str, float]:
@@ -63,17 +82,34 @@ def _f_score(to_target: Float[Tensor, "n"], to_mesh: Float[Tensor, "m"], thresho
 
 
 def quality_rows(run: Run, mesh: Mesh, target: Mesh) -> dict[str, dict[str, float]]:
-    """Rows of surface_quality: `fitted`, and for a fit `untrained` (its first parameters) and `exact_sdf`."""
+    """Rows of surface_quality. `fitted`, and for a fit `untrained` (its first parameters) and `exact_sdf`; for an
+    inference `reconstructed`, `input_voxels` (the outsides of the voxels that the network is given: what is known
+    without it) and, up to MAX_EXACT_RESOLUTION, `exact_sdf`."""
     from sparseflex.training.fit import FitRun
+    from sparseflex.training.reconstruct import ReconstructRun
 
     voxels = run.read_field("voxels") if "voxels" in run.fields else None
     resolution = voxels.resolution if voxels is not None else 64
     meshes = {"fitted" if run.iteration else "untrained": mesh}
-    if isinstance(run, FitRun):
-        if run.iteration:
-            meshes["untrained"] = FitRun(target, run.config, target.vertices.device).extract()
+    if isinstance(run, ReconstructRun):
+        given = run.read_field("voxels/voxels")
+        meshes = {"reconstructed": mesh, **({} if given is None else {"input_voxels": voxel_hull(given)})}
+    if isinstance(run, FitRun) and run.iteration:
+        meshes["untrained"] = FitRun(target, run.config, target.vertices.device).extract()
+    if isinstance(run, FitRun) or isinstance(run, ReconstructRun) and resolution <= MAX_EXACT_RESOLUTION:
         meshes["exact_sdf"] = exact_sdf_mesh(target, resolution)
     return {name: surface_quality(rows, target, resolution) for name, rows in meshes.items()}
+
+
+def covered_points(mesh: Mesh, points: Float[Tensor, "P 3"], resolution: int) -> dict[str, float]:
+    """How far points lie from a surface, where there is no mesh to compare with: at most N_SAMPLES of them, evenly."""
+    chosen = points[:: max(len(points) // N_SAMPLES, 1)]
+    distance = point_to_triangle_distance(chosen, mesh)
+    return {
+        "points_to_surface": float(distance.mean()),
+        "points_to_surface_voxels": float(distance.mean()) * resolution,
+        "points_within_voxel_percent": 100 * float((distance < 1 / resolution).double().mean()),
+    }
 
 
 def hidden_samples(mesh: Mesh, tolerance: float, n_views: int = 48, seed: int = 0) -> Float[Tensor, "P 3"]:

@@ -1,4 +1,4 @@
-"""The command line: `workbench view | fit | demo | eval | bench | scenes | doctor`; a typed dataclass for each."""
+"""The command line: `workbench view | fit | reconstruct | …`; a typed dataclass for each command."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ import tyro
 from workbench.cli_export import Export
 from workbench.cli_figure import Figure
 from workbench.cli_pair import view_pair
+from workbench.cli_reconstruct import Reconstruct, ShapeOptions, asks_for_network, open_for_view
 from workbench.cli_record import HeadlessRecordOptions, RecordOptions
 from workbench.cli_replay import BranchOptions, ReplayRun, is_recording, open_recording, view_recording
 from workbench.cli_video import Video
@@ -37,14 +38,17 @@ Up = Literal["y", "z"]
 
 
 @dataclasses.dataclass(frozen=True)
-class View(RecordOptions):
+class View(ShapeOptions, RecordOptions):
     """Show a scene, a mesh, a checkpoint or your own trainer; starts paused. Headless: figure and metrics only."""
 
     what: tyro.conf.Positional[str]
-    """A scene's name or .toml, a mesh (.obj .ply .glb .off .stl), a checkpoint.safetensors, a recording (run.h5), or
-    my_run.py:make_run."""
-    other: tyro.conf.Positional[str] = ""
+    """A scene's name or .toml, a mesh (.obj .ply .glb .off .stl), a run's checkpoint.safetensors, a recording
+    (run.h5), my_run.py:make_run, or the weights of a SparseFlex VAE (.safetensors .pt), which need --mesh."""
+    beside: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[WHAT2]")] = ""
     """A second one, to be shown beside it: scene, mesh, checkpoint, recording or trainer."""
+    mesh: str = ""
+    """Of a VAE's weights: the mesh, scene or point cloud (.ply .npz) to reconstruct; --other, --config, --points and
+    --dtype go with it."""
     headless: bool = False
     """No window: load, write figure.png and metrics.json, end."""
     out: Path | None = None
@@ -54,7 +58,7 @@ class View(RecordOptions):
     seed: int | None = None
     """Seed of every random choice."""
     resolution: int | None = None
-    """Voxels along the longest side."""
+    """Voxels along the longest side; of a VAE the latents', of which the surface has four times as many."""
     start_resolution: int | None = None
     """Go coarse to fine: resolution of the first level, doubled and pruned up to --resolution; 0 starts at that."""
     up: Up | None = None
@@ -63,7 +67,8 @@ class View(RecordOptions):
     """The recording is being written by another process: keep up with it."""
 
     def run(self) -> int:
-        if self.other:
+        network = asks_for_network(self)
+        if self.beside:
             return view_pair(self)
         if is_recording(self.what) and not self.headless:
             return view_recording(self.what, self.out, self.follow)
@@ -73,7 +78,8 @@ class View(RecordOptions):
         out = None if self.out is None else writable_folder(self.out)
         names = ("seed", "resolution", "start_resolution")
         overrides = {name: getattr(self, name) for name in names}
-        opened = open_what(self.what, device=device, up=self.up, overrides=overrides)
+        opened = (open_for_view(self) if network
+                  else open_what(self.what, device=device, up=self.up, overrides=overrides))
         require_graphics(display=not self.headless)  # what can't be opened is told first
         out = out or writable_folder(VIEW_OUT / opened.name)
         warn(opened)
@@ -343,8 +349,8 @@ def write_what_was_made(visit: Visit, input_frame: bool) -> int:
 
 
 COMMANDS = {
-    "view": View, "fit": Fit, "replay": ReplayRun, "demo": Demo, "eval": Eval, "bench": Bench, "scenes": Scenes,
-    "doctor": Doctor, "export": Export, "figure": Figure, "video": Video,
+    "view": View, "fit": Fit, "reconstruct": Reconstruct, "replay": ReplayRun, "demo": Demo, "eval": Eval,
+    "bench": Bench, "scenes": Scenes, "doctor": Doctor, "export": Export, "figure": Figure, "video": Video,
 }
 
 

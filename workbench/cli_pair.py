@@ -102,9 +102,9 @@ def view_pair(view: View) -> int:
         raise InputError("--follow applies to one recording in a window")
     device = None if view.device == "auto" else choose_device(view.device)
     overrides = {name: getattr(view, name) for name in ("seed", "resolution", "start_resolution")}
-    a, b = (open_side(what, device, view.up, overrides) for what in (view.what, view.other))
+    a, b = (open_side(what, device, view.up, overrides) for what in (view.what, view.beside))
     if a.opened.title == b.opened.title:
-        a, b = (side.titled(f"{side.opened.title}, {what}") for side, what in ((a, view.what), (b, view.other)))
+        a, b = (side.titled(f"{side.opened.title}, {what}") for side, what in ((a, view.what), (b, view.beside)))
     require_graphics(display=True)
     out = writable_folder(view.out or VIEW_OUT / a.opened.name)
     records = [None if side.recorded else _recorder(view, side, folder) for side, folder in ((a, out), (b, out / "B"))]

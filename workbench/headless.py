@@ -213,13 +213,31 @@ def write_figure(opened: Opened, out: Path) -> None:
 
 
 def quality_of(run: Run, mesh: Mesh | None) -> dict[str, dict[str, float]]:
-    """Rows of numbers: what was fitted beside the untrained parameters and the exact signed distance."""
-    from sparseflex.quality import quality_rows
+    """Rows of numbers: what was made beside what is known without it; {} where there is nothing to compare."""
+    from sparseflex.quality import covered_points, quality_rows
 
     target = run.read_field("target") if "target" in run.fields else None
-    if mesh is None or target is None:
+    if mesh is None:
         return {}
-    return quality_rows(run, mesh, target)
+    if target is None and run.fields.get("points") == "points":
+        points, voxels = run.read_field("points"), run.read_field("voxels")
+        return {"reconstructed": covered_points(mesh, points, voxels.resolution)}
+    return {} if target is None else quality_rows(run, mesh, target)
+
+
+def network_of(run: Run) -> dict[str, Any]:
+    """What metrics.json says of an inference besides: weights, sizes, settings, what each stage cost; {} for others."""
+    from sparseflex.training.reconstruct import ReconstructRun
+
+    if not isinstance(run, ReconstructRun):
+        return {}
+    weights = {} if run.checkpoint is None else {"file": run.checkpoint.path, "sha256": run.checkpoint.sha256}
+    return {
+        "weights": {**weights, "parameters": sum(part.numel() for part in run.model.parameters()),
+                    "sizes": dataclasses.asdict(run.model.config)},
+        "settings": {name: setting.value for name, setting in run.settings.items()},
+        "stages": {stage: dataclasses.asdict(cost) for stage, cost in run.stage_costs.items()},
+    }
 
 
 def write_metrics(opened: Opened, out: Path, more: dict[str, Any]) -> None:
@@ -233,6 +251,7 @@ def write_metrics(opened: Opened, out: Path, more: dict[str, Any]) -> None:
         "scalars": dict(run.scalars()),
         "input_from_normalized": opened.input_from_normalized.tolist(),
         "view": dataclasses.asdict(opened.view),
+        **network_of(run),
         **more,
     }
     part = out / f"{METRICS}.part"

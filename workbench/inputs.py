@@ -165,7 +165,11 @@ def _open_checkpoint(path: Path, device: str, iterations: int | None, input_fram
 
     from sparseflex.checkpoint import load_run
     from sparseflex.scene import ViewConfig
+    from sparseflex.vae.weights import is_vae_checkpoint
 
+    if is_vae_checkpoint(path):
+        raise InputError(f"{path} holds the weights of a VAE and no run: `workbench reconstruct MESH --checkpoint "
+                         f"{path}` makes one")
     with input_errors():
         run = load_run(path, device)
         if iterations is not None:
@@ -199,13 +203,14 @@ def _about_checkpoint(folder: Path, run: Run) -> tuple[str, str, ViewConfig, Ten
     beside = read_metrics(folder)
     if not beside:
         raise ValueError("it can't be read")
-    target = run.read_field("target")
-    if beside.get("target", target_size(target)) != target_size(target):
+    size = target_size(run.read_field("target")) if "target" in run.fields else None
+    if beside.get("target", size) != size:
         raise ValueError("it is another run's, by its target")
     # what a resumed or a tuned run can't have changed
-    for key in ("resolution", "seed", "init"):
-        config = beside.get("config")
-        if not isinstance(config, dict) or config.get(key) != getattr(run.config, key):
+    part, known = ("config", vars(run.config)) if hasattr(run, "config") else ("weights", vars(run.checkpoint))
+    for key in ("resolution", "seed", "init") if part == "config" else ("sha256",):
+        found = beside.get(part)
+        if not isinstance(found, dict) or found.get(key) != known[key]:
             raise ValueError(f"it is another run's, by its {key}")
     try:
         back = torch.tensor(beside["input_from_normalized"], dtype=torch.float64)

@@ -1,0 +1,78 @@
+"""How much memory a pass through the VAE would take and how much there is, so that too much is refused at once."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparseflex.memory import VOXELS_PER_AREA, available_bytes, in_words, surface_area
+from sparseflex.mesh import Mesh
+from sparseflex.vae.config import VAEConfig
+from sparseflex.voxels import lattice_keys
+
+# measured on a sphere at 32³ and 64³ with the tiny widths, in numbers of 4 bytes
+_FLOATS_PER_POINT = 13  # of the point encoder, for each hidden channel
+_FLOATS_IN_BLOCK = 13  # of a transformer block, for each voxel and channel
+_FLOATS_IN_LEVEL = 15  # of an upsampling, for each child and channel
+_FLOATS_KEPT = 3  # of the same, while it goes in chunks of parents
+_BYTES_PER_SURFACE_VOXEL = 1_300
+_CHUNK_AND_RING = 2  # a chunk is worked on with the voxels that touch it
+
+_VOXELS_PER_CELL = 2  # voxels in or next to the points, for each that holds one
+_KEPT = (3.5, 2.5)
+"""Children that stay of a voxel at a surface, level by level."""
+
+_CHUNK = 4096  # what is advised
+
+_HELD_BYTES = 1e9
+"""What the blocks' results may take that are kept to be looked at."""
+
+
+def expected_voxels(points_world: Float[Tensor, "P 3"], resolution: int, mesh: Mesh | None = None) -> float:
+    """About how many voxels the input has, without making them."""
+    if mesh is not None:
+        return min(VOXELS_PER_AREA * surface_area(mesh) * resolution**2, float(resolution) ** 3)
+    cell = ((points_world + 0.5) * resolution).floor().clamp(0, resolution - 1).long()
+    return _VOXELS_PER_CELL * len(torch.unique(lattice_keys(cell, resolution)))
+
+
+def expected_bytes(
+    config: VAEConfig, n_points: int, n_voxels: float, *, prune: bool = True, chunk_voxels: int = 0
+) -> float:
+    """About how many bytes a pass takes at its peak, weights left out. chunk_voxels: 0 where it decodes whole."""
+    blocks = config.n_encoder_blocks + config.n_decoder_blocks
+    each = 4 * n_voxels * config.model_channels
+    peaks = [4 * _FLOATS_PER_POINT * config.hidden_channels * n_points, _FLOATS_IN_BLOCK * each]
+    parents = n_voxels
+    for channels, kept in zip(config.level_channels, _KEPT, strict=True):
+        at_once = min(_CHUNK_AND_RING * chunk_voxels, parents) if chunk_voxels else parents
+        held = _FLOATS_KEPT * parents if at_once < parents else 0
+        peaks.append(4 * 8 * channels * (_FLOATS_IN_LEVEL * at_once + held))
+        parents *= kept if prune else 8
+    peaks.append(_BYTES_PER_SURFACE_VOXEL * parents)
+    return max(peaks) + min(blocks * each, _HELD_BYTES)
+
+
+def check_memory(
+    config: VAEConfig, points_world: Float[Tensor, "P 3"], mesh: Mesh | None = None, *, prune: bool = True,
+    chunk_voxels: int = 0, device: torch.device | str = "cpu",
+) -> None:
+    """Raises ValueError that says the memory a pass would take, where it is more than there is, and what helps."""
+    n_points, there = len(points_world), available_bytes(device)
+    n_voxels = expected_voxels(points_world, config.resolution, mesh)
+
+    def wanted(points: int, chunk: int) -> float:
+        return expected_bytes(config, points, n_voxels, prune=prune, chunk_voxels=chunk)
+
+    if wanted(n_points, chunk_voxels) <= there:
+        return
+    helps = "a lower --resolution takes less"
+    if chunk_voxels == 0 and wanted(n_points, _CHUNK) <= there:
+        helps = f"with --chunk-voxels {_CHUNK} it would take {in_words(wanted(n_points, _CHUNK))}"
+    elif wanted(n_points // 8, chunk_voxels or _CHUNK) <= there:
+        helps = f"--points {n_points // 8} --chunk-voxels {chunk_voxels or _CHUNK} would take " \
+                f"{in_words(wanted(n_points // 8, chunk_voxels or _CHUNK))}"
+    raise ValueError(f"resolution {config.resolution} would take about {in_words(wanted(n_points, chunk_voxels))} of "
+                     f"memory for {n_points:,} points and some {n_voxels:,.0f} voxels, and {in_words(there)} are "
+                     f"available; {helps}")

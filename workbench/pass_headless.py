@@ -1,0 +1,106 @@
+"""One pass of inference without a window: stage by stage with a progress bar, and the files that it leaves."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from sparseflex.mesh import Mesh
+from sparseflex.training.run import Run
+from workbench.headless import (
+    CHECKPOINT,
+    FIGURE,
+    MESH,
+    METRICS,
+    StopRequest,
+    draw_figure,
+    end_recording,
+    frame_name,
+    print_table,
+    quality_of,
+    save_state,
+    say,
+    scalars_row,
+    stop_on_signals,
+    write_mesh,
+    write_metrics,
+)
+from workbench.inputs import Opened
+from workbench.recording.recorder import LateRecorder, StartRecorder
+
+
+def reconstruct_headless(opened: Opened, out: Path, input_frame: bool = False,
+                         record: StartRecorder | None = None) -> int:
+    """Runs one pass and writes checkpoint, mesh, metrics and figure to out; returns the exit code.
+
+    0 where there is a surface; 1 where nothing was kept, or something can't be written, all else being written
+    nevertheless, or where memory ran out. Ctrl-C and SIGTERM end it between two stages with 130 and 143.
+    """
+    run, recorder = opened.run, LateRecorder(record)
+    start = time.perf_counter()
+    with stop_on_signals() as request:
+        try:
+            one_pass(run, request, f"reconstruct {opened.name}", recorder)
+        except (MemoryError, RuntimeError) as error:
+            if not _memory_ran_out(error):
+                raise
+            say(f"not enough memory: {' '.join(str(error).split())[:200]}; --chunk-voxels, fewer --points or a lower "
+                "--resolution take less")
+            return 1
+        finally:
+            end_recording(recorder)
+        saved = save_state(out / CHECKPOINT, run)
+    if request.signal_number is not None:
+        say("stopped before the end of the pass: no surface")
+        return 128 + request.signal_number
+    for text in warnings_of(run):
+        say(f"{opened.name}: {text}")
+    secs = time.perf_counter() - start
+    try:
+        mesh = write_mesh(opened, out, input_frame)
+        quality = quality_of(run, mesh)
+        write_metrics(opened, out, {"finished": True, "elapsed_secs": secs, "frame": frame_name(input_frame),
+                                    "quality": quality})
+    except OSError as error:
+        say(f"not written: {error}")
+        return 1
+    print_table(quality)
+    drawn = draw_figure(opened, out)
+    written = {MESH: mesh is not None, FIGURE: drawn, METRICS: True, CHECKPOINT: saved}
+    for name in (name for name, there in written.items() if there):
+        print(out / name)
+    return 0 if saved and drawn and _has_surface(mesh) else 1
+
+
+def one_pass(run: Run, request: StopRequest, label: str, recorder: LateRecorder) -> None:
+    """All stages in order, up to a request to stop."""
+    pause_secs = 0.1 if sys.stderr.isatty() else 10.0  # a log file needs no animation
+    recorder.iteration_started(run)
+    with tqdm(total=len(run.stages), desc=label, unit="stage", dynamic_ncols=True, mininterval=pause_secs,
+              maxinterval=max(pause_secs, 10.0)) as bar:
+        for stage in run.stages:
+            if request.signal_number is not None:
+                return
+            bar.set_postfix_str(stage, refresh=sys.stderr.isatty())
+            run.run_stage(stage)
+            bar.update(1)
+    recorder.iteration_ended(run, scalars_row(run))
+
+
+def warnings_of(run: Run) -> tuple[str, ...]:
+    """What a pass has to say of itself, such as that nothing was kept at a level."""
+    return tuple(getattr(run, "warnings", ()))
+
+
+def _has_surface(mesh: Mesh | None) -> bool:
+    return mesh is not None and mesh.n_faces > 0
+
+
+def _memory_ran_out(error: Any) -> bool:
+    """torch says so on the CPU by a RuntimeError of its allocator."""
+    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)
