@@ -35,7 +35,7 @@ def latents(batch: VoxelBatch) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def batch() -> VoxelBatch:
-    return VoxelBatch((ball(0.3), ball(0.2)))
+    return VoxelBatch((ball(0.2), ball(0.1)))
 
 
 def middle(model, batch) -> tuple[float, float]:
@@ -46,7 +46,7 @@ def middle(model, batch) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("prune", [True, False])
-@pytest.mark.parametrize("chunk_voxels", [37, 200, 10**6])
+@pytest.mark.parametrize("chunk_voxels", [60, 400, 10**6])
 def test_chunks_equal_the_whole(model, batch, prune, chunk_voxels):
     thresholds = middle(model, batch)
     whole = model.decode(latents(batch), batch, prune=prune, thresholds=thresholds)
@@ -64,7 +64,7 @@ def test_chunks_equal_the_whole(model, batch, prune, chunk_voxels):
 
 def test_one_voxel_at_a_time(model):
     """The smallest chunk there is, on few voxels; norms over a chunk alone would give something else."""
-    batch = VoxelBatch((ball(0.12),))
+    batch = VoxelBatch((ball(0.08),))
     x = model.decoder.run(latents(batch), batch)
     whole, parts = (upsample(model.decoder.upsample[0], x, batch, size) for size in (None, 1))
     assert (whole.features - parts.features).abs().max() < 1e-5
@@ -72,7 +72,8 @@ def test_one_voxel_at_a_time(model):
     assert (whole.features[:8] - alone.features).abs().max() > 0.01
 
 
-def test_chunks_part_the_voxels_compactly(batch):
+def test_chunks_part_the_voxels_compactly():
+    batch = VoxelBatch((ball(0.35),))
     masks = chunk_rows(batch, 50)
     assert torch.stack(masks).sum(0).eq(1).all() and max(int(mask.sum()) for mask in masks) <= 50
     spread = [batch.voxel_ijk[mask].float().std(0).max() for mask in masks]
@@ -100,7 +101,7 @@ def test_shapes_of_a_batch_do_not_meet(model, batch):
         assert (both.batch.split(both.features)[number] - alone.features).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("chunk_voxels", [None, 50])
+@pytest.mark.parametrize("chunk_voxels", [None, 300])
 def test_nothing_left_leaves_an_empty_mesh(model, batch, chunk_voxels):
     for thresholds, counts in (((1e9, 0.0), (0, 0)), ((-1e9, 1e9), (8 * batch.n_voxels, 0))):
         out = model.decode(latents(batch), batch, thresholds=thresholds, chunk_voxels=chunk_voxels)
@@ -113,13 +114,13 @@ def test_nothing_left_leaves_an_empty_mesh(model, batch, chunk_voxels):
 
 def test_an_empty_chunk_is_nothing_special(model):
     """Two shells far apart, of which one is pruned whole: the chunks that held it just give nothing."""
-    two = torch.cat([ball(0.1).voxel_ijk - 5, ball(0.1).voxel_ijk + 5])
+    two = torch.cat([ball(0.08).voxel_ijk - 5, ball(0.08).voxel_ijk + 5])
     batch = VoxelBatch((SparseVoxels(two, 16),))
     x = model.decoder.run(latents(batch), batch)
     logits = upsample(model.decoder.upsample[0], x, batch).occupancy_logits
     half = len(logits) // 2
     threshold = float(logits[half:].min())
-    level = upsample_and_prune(model.decoder.upsample[0], x, batch, threshold=threshold, chunk_voxels=5)
+    level = upsample_and_prune(model.decoder.upsample[0], x, batch, threshold=threshold, chunk_voxels=9)
     assert level.n_kept == int((level.occupancy_logits >= threshold).sum()) == len(level.features)
 
 
