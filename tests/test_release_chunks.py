@@ -14,6 +14,7 @@ from vae_goldens import TOLERANCE, Golden, compare_part_of_mesh, follow, golden,
 import sparseflex as sf
 import sparseflex.vae.release_chunks
 from sparseflex.sparse import VoxelBatch
+from sparseflex.vae import SparseFlexVAE
 from sparseflex.vae.decoding import Level
 from sparseflex.vae.release_chunks import (
     OVERLAP,
@@ -119,7 +120,42 @@ def test_it_differs_from_the_whole_decode(unpruned):
     assert float((unpruned.features - whole.features[rows]).abs().max()) > 1000 * TOLERANCE
 
 
-def part_of_tiny(n_voxels: int = 60):
+def test_levels_without_pruning_are_all_children(unpruned):
+    whole = tiny().model.decode_trunk(tiny().trunk_features, tiny().batch, prune=False)
+    for level, expected in zip(unpruned.levels, whole.levels, strict=True):
+        assert torch.equal(level.voxel_ijk, expected.voxel_ijk) and bool(level.kept.all())
+        assert level.features.shape == expected.features.shape
+
+
+def test_levels_are_what_cores_decided(pruned):
+    """Slow twin: for every voxel the chunk whose core has it, one after the other."""
+    parents = tiny().batch
+    for number, level in enumerate(pruned.decoded.levels):
+        found = {}
+        for chunk, levels in zip(release_chunks(tiny().batch.sets[0]), pruned.levels, strict=True):
+            own, place = levels[number], 0
+            columns = own.voxel_ijk.tolist(), own.occupancy_logits.tolist(), own.kept.tolist()
+            for ijk, logit, kept in zip(*columns, strict=True):
+                latent = [i // 2 ** (number + 1) for i in ijk]
+                if all(low // 4 <= i < low // 4 + 8 for i, low in zip(latent, chunk.keep_low, strict=True)):
+                    found[tuple(ijk)] = logit, kept, own.features[place] if kept else None
+                place += kept
+        assert torch.equal(level.voxel_ijk, parents.subdivide().voxel_ijk) and len(found) == level.batch.n_voxels
+        rows = [found[tuple(ijk)] for ijk in level.voxel_ijk.tolist()]
+        assert level.occupancy_logits.tolist() == [logit for logit, _, _ in rows]
+        assert level.kept.tolist() == [kept for _, kept, _ in rows]
+        assert torch.equal(level.features, torch.stack([features for _, kept, features in rows if kept]))
+        parents = level.kept_batch()
+
+
+def test_logits_of_the_merged_voxels(pruned):
+    decoded = pruned.decoded
+    last = dict(zip(map(tuple, decoded.voxel_ijk.tolist()), decoded.occupancy_logits.tolist(), strict=True))
+    assert decoded.flex_logits().tolist() == [last[tuple(ijk)] for ijk in decoded.flex().voxels.voxel_ijk.tolist()]
+    assert float(decoded.occupancy_logits.min()) > -TOLERANCE
+
+
+def part_of_tiny(n_voxels: int = 30):
     model, features, batch = tiny_trunk()
     section = batch.section(torch.arange(batch.n_voxels) < n_voxels)
     return model, features[section.voxel_rows], section.batch
@@ -149,7 +185,7 @@ def test_every_voxel_of_the_surface_stays(resolution):
 def test_shapes_of_a_batch_are_apart():
     """One after the other, each as if alone; a shape without voxels gives no rows."""
     model, features, batch = part_of_tiny()
-    voxels, first = batch.sets[0], torch.arange(batch.n_voxels) < 25
+    voxels, first = batch.sets[0], torch.arange(batch.n_voxels) < 12
     sets = voxels.prune(first), voxels.prune(first & ~first), voxels.prune(~first)
     together = decode_in_release_chunks(model, features, VoxelBatch(sets), prune=False)
     assert sorted(set(together.shape_index.tolist())) == [0, 2]
@@ -158,6 +194,10 @@ def test_shapes_of_a_batch_are_apart():
         own = together.shape_index == shape
         assert torch.equal(together.voxel_ijk[own], alone.voxel_ijk)
         assert torch.equal(together.features[own], alone.features)
+        for level, expected in zip(together.levels, alone.levels, strict=True):
+            mine = level.batch.split(level.occupancy_logits)[shape]
+            assert torch.equal(level.batch.sets[shape].voxel_ijk, expected.voxel_ijk)
+            assert torch.equal(mine, expected.occupancy_logits)
         assert torch.equal(together.flex(shape).corner_sdf, alone.flex().corner_sdf)
     assert together.flex(1).voxels.n_voxels == 0 and sf.extract_mesh(together.flex(1)).n_faces == 0
 
@@ -169,3 +209,13 @@ def test_nothing_in_or_nothing_left_is_no_error():
                     decode_in_release_chunks(model, features, batch, thresholds=(1e9, 0.0)),
                     decode_in_release_chunks(model, features, batch, thresholds=(0.0, 1e9))):
         assert decoded.features.shape == (0, 53) and decoded.flex().voxels.resolution == 128
+        assert decoded.levels[1].features.shape == (0, 32) and len(decoded.flex_logits()) == 0
+
+
+def test_half_precision_stays_in_the_levels():
+    """Features between the levels have the networks' type, the surface's channels are float32."""
+    model, features, batch = part_of_tiny(4)
+    half = SparseFlexVAE(model.config).requires_grad_(False).bfloat16()
+    decoded = decode_in_release_chunks(half, features.bfloat16(), batch, prune=False)
+    assert {level.features.dtype for level in decoded.levels} == {torch.bfloat16}
+    assert decoded.features.dtype == decoded.occupancy_logits.dtype == torch.float32

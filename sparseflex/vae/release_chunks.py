@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -26,6 +26,7 @@ from torch import Tensor
 from sparseflex.representation import N_CHANNELS, SparseFlex
 from sparseflex.sparse import VoxelBatch
 from sparseflex.vae.config import UPSCALE
+from sparseflex.vae.decoding import Level
 from sparseflex.voxels import SparseVoxels
 
 if TYPE_CHECKING:
@@ -52,20 +53,39 @@ class ReleaseChunk:
         low, high = surface_ijk.new_tensor(self.keep_low), surface_ijk.new_tensor(self.keep_high)
         return ((surface_ijk >= low) & (surface_ijk < high)).all(dim=1)
 
+    def has_in_core(self, voxel_ijk: Int[Tensor, "voxels 3"], scale: int) -> Bool[Tensor, "voxels"]:
+        """Which of these lie in the chunk's core, of a grid scale times as fine as the latents'."""
+        low, high = voxel_ijk.new_tensor(self.keep_low), voxel_ijk.new_tensor(self.keep_high) - KEPT_BEYOND
+        return ((voxel_ijk >= low // UPSCALE * scale) & (voxel_ijk < high // UPSCALE * scale)).all(dim=1)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ReleaseDecoded:
-    """53 channels (float32) a row, chunk after chunk; at a border a voxel has a row of each chunk that kept it."""
+    """53 channels (float32) a row, chunk after chunk; at a border a voxel has a row of each chunk that kept it.
+
+    occupancy_logits: what that chunk's last level said of it. levels: what each chunk decided within its own core, put
+    together in the order of a whole decode: every child once, rows 8·i + c. What chunks found beyond their cores, and
+    the surface has from them, is not in it.
+    """
 
     resolution: int
     voxel_ijk: Int[Tensor, "rows 3"]
     features: Float[Tensor, "rows 53"]
+    occupancy_logits: Float[Tensor, "rows"]
     shape_index: Int[Tensor, "rows"]
+    levels: tuple[Level, ...]
 
     def flex(self, shape: int = 0) -> SparseFlex:
         """One shape's surface, its duplicates merged as the release's extraction does."""
         own = self.shape_index == shape
         return SparseFlex.merging_duplicates(self.voxel_ijk[own], self.resolution, self.features[own])
+
+    def flex_logits(self, shape: int = 0) -> Float[Tensor, "voxels"]:
+        """The occupancy logit of each voxel of flex(shape): that of its last row."""
+        own = (self.shape_index == shape).nonzero().squeeze(1)
+        voxels, voxel_of_row = SparseVoxels.merging_duplicates(self.voxel_ijk[own], self.resolution)
+        last = torch.zeros_like(own[: voxels.n_voxels]).scatter_reduce(0, voxel_of_row, own, "amax")
+        return self.occupancy_logits.index_select(0, last)
 
 
 def release_chunks(voxels: SparseVoxels) -> list[ReleaseChunk]:
@@ -107,12 +127,68 @@ def decode_in_release_chunks(
 
     thresholds: as in SparseFlexVAE.decode. Differs from the whole decode, by its normalisation most of all.
     """
-    ijk = [torch.zeros(0, 3, dtype=torch.int32, device=batch.device)]
-    features = [torch.zeros(0, N_CHANNELS, device=batch.device)]
-    shapes = [torch.zeros(0, dtype=torch.int64, device=batch.device)]
+    found = _Found(model, batch)
     for shape, chunk, decoded in each_release_chunk(model, trunk_features, batch, prune=prune, thresholds=thresholds):
-        stays = chunk.keeps(decoded.batch.voxel_ijk)
-        ijk.append(decoded.batch.voxel_ijk[stays])
-        features.append(decoded.features[stays])
-        shapes.append(torch.full((len(ijk[-1]),), shape, dtype=torch.int64, device=batch.device))
-    return ReleaseDecoded(UPSCALE * batch.resolution, torch.cat(ijk), torch.cat(features), torch.cat(shapes))
+        found.add(shape, chunk, decoded)
+    return found.joined(thresholds)
+
+
+class _Rows(NamedTuple):
+    """Of the surface's voxels, or of a level's children in a core; children have a mark of whether they were kept."""
+
+    shape_index: Int[Tensor, "rows"]
+    voxel_ijk: Int[Tensor, "rows 3"]
+    occupancy_logits: Float[Tensor, "rows"]
+    kept: Bool[Tensor, "rows"]
+    features: Float[Tensor, "kept channels"]
+
+    @classmethod
+    def of(cls, shape: int, level: Level, chosen: Bool[Tensor, "children"], features: Tensor | None = None) -> _Rows:
+        """Some children, with the features of those that were kept."""
+        features = level.features if features is None else features
+        ijk = level.voxel_ijk[chosen]
+        index = torch.full((len(ijk),), shape, dtype=torch.int64, device=ijk.device)
+        return cls(index, ijk, level.occupancy_logits[chosen], level.kept[chosen], features[chosen[level.kept]])
+
+    @classmethod
+    def empty(cls, channels: int, device: torch.device, dtype: torch.dtype = torch.float32) -> _Rows:
+        shape, ijk, logits = (torch.zeros(0, *more, device=device) for more in ((), (3,), ()))
+        return cls(shape.long(), ijk.int(), logits, logits.bool(), logits.new_zeros(0, channels, dtype=dtype))
+
+
+class _Found:
+    """What chunks gave, until all are there."""
+
+    def __init__(self, model: SparseFlexVAE, batch: VoxelBatch) -> None:
+        self.batch = batch
+        self.surface = [_Rows.empty(N_CHANNELS, batch.device)]
+        self.cores = [[_Rows.empty(channels, batch.device, model.dtype)] for channels in model.config.level_channels]
+
+    def add(self, shape: int, chunk: ReleaseChunk, decoded: Decoded) -> None:
+        last = decoded.levels[-1]
+        self.surface.append(_Rows.of(shape, last, last.kept & chunk.keeps(last.voxel_ijk), decoded.features))
+        for rows, level in zip(self.cores, decoded.levels, strict=True):
+            scale = level.batch.resolution // self.batch.resolution
+            rows.append(_Rows.of(shape, level, chunk.has_in_core(level.voxel_ijk, scale)))
+
+    def joined(self, thresholds: Sequence[float]) -> ReleaseDecoded:
+        shapes, ijk, logits, _, features = map(torch.cat, zip(*self.surface, strict=True))
+        levels, parents = [], self.batch
+        for rows, threshold in zip(self.cores, thresholds, strict=True):
+            levels.append(_whole_level(parents, _Rows(*map(torch.cat, zip(*rows, strict=True))), threshold))
+            rows.clear()
+            parents = levels[-1].kept_batch()
+        return ReleaseDecoded(UPSCALE * self.batch.resolution, ijk, features, logits, shapes, tuple(levels))
+
+
+def _whole_level(parents: VoxelBatch, found: _Rows, threshold: float) -> Level:
+    """All children of the parents, each of which was found once, in any order."""
+    children = parents.subdivide()
+    rows, start = torch.zeros_like(found.shape_index), 0
+    for shape, voxels in enumerate(children.sets):
+        own = found.shape_index == shape
+        rows[own] = start + voxels.find(found.voxel_ijk[own])
+        start += voxels.n_voxels
+    logits = found.occupancy_logits.new_zeros(len(rows)).index_copy(0, rows, found.occupancy_logits)
+    kept = torch.zeros_like(found.kept).index_copy(0, rows, found.kept)
+    return Level(children, logits, kept, threshold, found.features[rows[found.kept].argsort()])
