@@ -208,7 +208,7 @@ class Engine:
         if self._shown.failure is not None:
             self._run_until = -math.inf
         elif isinstance(command, Play):
-            self._run_until = math.inf
+            self._run_until = now + 1 if getattr(self._run, "plays_once", False) else math.inf
         elif isinstance(command, Pause):
             self._run_until = -math.inf
         elif isinstance(command, NextStage):

@@ -68,9 +68,10 @@ class Run(Protocol):
 
     A run may also have `history` (scalar names to equally long sequences, kept over a checkpoint), `stage_costs` (stage
     names to StageCost, where it measures itself), `extract()` (the whole surface as a Mesh), `record_every` (iterations
-    from one recording of all its fields to the next, where the usual ten would miss something) and `device`; they are
-    used where they are. One whose cameras may be changed has `own_cameras` (a sequence of Camera: those that it draws
-    as they are), `cameras_locked` (whether no others are drawn) and `change_cameras(cameras, locked)`, which replaces
+    from one recording of all its fields to the next, where the usual ten would miss something), `plays_once` (whether
+    playing stops at the iteration's end, as another would give the same) and `device`; they are used where they are.
+    One whose cameras may be changed has `own_cameras` (a sequence of Camera: those that it draws as they are),
+    `cameras_locked` (whether no others are drawn) and `change_cameras(cameras, locked)`, which replaces
     both from the next iteration on, or raises ValueError naming the camera, the rule and the value. The two tell what
     is wanted, at once; cameras() lists the own ones too, used or not. One that keeps the user's own over a checkpoint
     while it is locked to others has `kept_cameras` (all of the user's own, whether drawn or not), takes them as
