@@ -3,53 +3,64 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from sparseflex.sparse.precision import working_dtype
 from sparseflex.voxels import lattice_keys
 
 PAD = 8
-"""Windows are padded to a multiple of this many slots; those of one padded length are computed together."""
+"""Windows are padded to a multiple of this many places; those of one padded length are computed together."""
+
+CHUNK_NUMBERS = {"cpu": 1 << 20, "cuda": 1 << 27}
+"""Numbers of qkv that are computed on at once, at least a window: those of a cache; on CUDA few, large chunks."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Bucket:
-    """n_windows windows of padded_length slots each; mask is False on empty slots, None where all are full."""
+    """Windows of one padded length: the rows of each, and where they are filled; None where all are full.
 
-    n_windows: int
-    padded_length: int
-    mask: Bool[Tensor, "windows 1 1 length"] | None
+    What is not filled names the window's own first row: it can bring nothing into the window that isn't there.
+    """
+
+    rows: Int[Tensor, "windows length"]
+    filled: Bool[Tensor, "windows length"] | None
+
+    def chunks(self, n_windows: int) -> Iterator[Bucket]:
+        """Parts of at most n_windows."""
+        filled = itertools.repeat(None) if self.filled is None else self.filled.split(n_windows)
+        yield from map(Bucket, self.rows.split(n_windows), filled)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class WindowPlan:
-    """Where the rows of a batch go for windowed attention: slots, bucket after bucket, window after window.
-
-    window_of_row numbers the windows; slot_of_row is where a row's query, key and value go.
-    """
+    """Which rows of a batch attend to each other: window_of_row numbers the windows, buckets list their rows."""
 
     window_size: int
     shift: int
     window_of_row: Int[Tensor, "N"]
-    slot_of_row: Int[Tensor, "N"]
-    buckets: tuple[Bucket, ...]
     window_lengths: Int[Tensor, "W"]
+    buckets: tuple[Bucket, ...]
 
     @property
     def n_voxels(self) -> int:
-        return self.slot_of_row.shape[0]
+        return self.window_of_row.shape[0]
 
     @property
     def n_windows(self) -> int:
         return self.window_lengths.shape[0]
 
-    @property
-    def n_slots(self) -> int:
-        return sum(bucket.n_windows * bucket.padded_length for bucket in self.buckets)
+    def chunks(self, device: torch.device, row_numbers: int) -> Iterator[Bucket]:
+        """All buckets in parts that fit CHUNK_NUMBERS, where a row has row_numbers numbers."""
+        limit = CHUNK_NUMBERS.get(device.type, CHUNK_NUMBERS["cuda"])
+        for bucket in self.buckets:
+            yield from bucket.chunks(max(1, limit // max(1, bucket.rows.shape[1] * row_numbers)))
 
 
 def plan_windows(
@@ -69,38 +80,75 @@ def plan_windows(
         n_windows += found.shape[0]
     window_of_row = torch.cat(of_row)
     lengths = torch.bincount(window_of_row, minlength=n_windows)
-    padded = torch.div(lengths + PAD - 1, PAD, rounding_mode="floor") * PAD
-    padded, by_length = torch.sort(padded, stable=True)
-    first_slot = torch.empty_like(padded)
-    first_slot[by_length] = padded.cumsum(0) - padded
     rows = torch.sort(window_of_row, stable=True).indices
-    first_place = lengths.cumsum(0) - lengths
-    sorted_windows = window_of_row[rows]
-    slots = torch.empty_like(rows)
-    places = torch.arange(rows.shape[0], device=rows.device) - first_place[sorted_windows]
-    slots[rows] = first_slot[sorted_windows] + places
-    buckets, first = [], 0
-    for length, count in zip(*(t.tolist() for t in torch.unique_consecutive(padded, return_counts=True)), strict=True):
-        filled = lengths[by_length[first : first + count]]
-        mask = (torch.arange(length, device=rows.device) < filled[:, None])[:, None, None]
-        buckets.append(Bucket(count, length, None if bool(mask.all()) else mask))
-        first += count
-    return WindowPlan(window_size, shift, window_of_row, slots, tuple(buckets), lengths)
+    first = lengths.cumsum(0) - lengths
+    padded = torch.div(lengths + PAD - 1, PAD, rounding_mode="floor") * PAD
+    buckets = []
+    for length in torch.unique(padded).tolist():
+        windows = (padded == length).nonzero()
+        places = torch.arange(length, device=rows.device)
+        filled = places < lengths[windows]
+        taken = rows[first[windows] + places * filled]
+        buckets.append(Bucket(taken, None if bool(filled.all()) else filled))
+    return WindowPlan(window_size, shift, window_of_row, lengths, tuple(buckets))
 
 
 def windowed_attention(qkv: Float[Tensor, "N 3 H D"], plan: WindowPlan) -> Float[Tensor, "N H D"]:
-    """softmax(q kᵀ / √D) v among the voxels of each window; qkv[:, 0], [:, 1], [:, 2] are q, k and v."""
+    """softmax(q kᵀ / √D) v among the voxels of each window; qkv[:, 0], [:, 1], [:, 2] are q, k and v.
+
+    Keeps only qkv for the gradients, and computes the attention again for them. In the precision of qkv, or autocast's.
+    """
     _check_qkv(qkv, plan)
-    heads, width = qkv.shape[2:]
-    slots = qkv.new_zeros(plan.n_slots, 3, heads, width).index_copy(0, plan.slot_of_row, qkv)
-    outs = []
-    sizes = [bucket.n_windows * bucket.padded_length for bucket in plan.buckets]
-    for bucket, part in zip(plan.buckets, slots.split(sizes), strict=True):
-        windows = part.view(bucket.n_windows, bucket.padded_length, 3, heads, width)
-        q, k, v = windows.permute(2, 0, 3, 1, 4).unbind(0)
-        out = scaled_dot_product_attention(q, k, v, attn_mask=bucket.mask)
-        outs.append(out.transpose(1, 2).reshape(-1, heads, width))
-    return torch.cat(outs).index_select(0, plan.slot_of_row) if outs else qkv[:, 0]
+    return _WindowedAttention.apply(qkv.to(working_dtype(qkv)), plan)
+
+
+def _gather(qkv: Float[Tensor, "N 3 H D"], bucket: Bucket) -> tuple[Tensor, ...]:
+    """q, k and v of the windows, (windows, H, length, D) each."""
+    gathered = qkv.index_select(0, bucket.rows.reshape(-1)).unflatten(0, bucket.rows.shape)
+    return gathered.permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket) -> Float[Tensor, "places H D"]:
+    mask = None if bucket.filled is None else bucket.filled[:, None, None]
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(0, 1)
+
+
+def _targets(bucket: Bucket, n: int) -> Int[Tensor, "places"]:
+    """The rows that a bucket's results go to; n, one past the last, for what is not filled."""
+    rows = bucket.rows if bucket.filled is None else torch.where(bucket.filled, bucket.rows, n)
+    return rows.reshape(-1)
+
+
+class _WindowedAttention(torch.autograd.Function):
+    """windowed_attention, chunk by chunk: beside qkv and the result only one chunk is there at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Float[Tensor, "N 3 H D"], plan: WindowPlan) -> Float[Tensor, "N H D"]:
+        ctx.save_for_backward(qkv)
+        ctx.plan = plan
+        n, heads, width = qkv.shape[0], *qkv.shape[2:]
+        out = qkv.new_empty(n + 1, heads, width)
+        for bucket in plan.chunks(qkv.device, 3 * heads * width):
+            out.index_copy_(0, _targets(bucket, n), _attend(*_gather(qkv, bucket), bucket))
+        return out[:n]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Float[Tensor, "N H D"]) -> tuple[Tensor, None]:
+        (qkv,) = ctx.saved_tensors
+        n, heads, width = grad.shape
+        out = qkv.new_empty(n + 1, 3, heads, width)
+        for bucket in ctx.plan.chunks(qkv.device, 3 * heads * width):
+            with torch.enable_grad():
+                parts = [part.detach().requires_grad_() for part in _gather(qkv, bucket)]
+                attended = _attend(*parts, bucket)
+            of_attended = grad.index_select(0, bucket.rows.reshape(-1))
+            if bucket.filled is not None:
+                of_attended *= bucket.filled.reshape(-1, 1, 1)
+            targets = _targets(bucket, n)
+            for i, of_part in enumerate(torch.autograd.grad(attended, parts, of_attended)):
+                out[:, i].index_copy_(0, targets, of_part.transpose(1, 2).flatten(0, 1))
+        return out[:n], None
 
 
 def attention_of_row(

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sparseflex.sparse.backends import resolve_backend
+from sparseflex.sparse.precision import working_dtype
 from sparseflex.sparse.spconv_backend import spconv_conv
 from sparseflex.sparse.tap_conv import CHILDREN, SAME_LEVEL, TapConv, pack_children, pack_same_level
 
@@ -58,8 +59,7 @@ def child_conv(
 
 def _of_one_precision(features: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """In autocast's precision where it is on, else in that of the features."""
-    kind = features.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else features.dtype
+    dtype = working_dtype(features)
     return features.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
 
 

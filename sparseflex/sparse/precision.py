@@ -1,0 +1,12 @@
+"""The precision that an operation computes in."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def working_dtype(tensor: Tensor) -> torch.dtype:
+    """Autocast's precision where it is on for the tensor's device, else the tensor's."""
+    kind = tensor.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype
