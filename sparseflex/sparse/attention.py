@@ -64,7 +64,7 @@ class WindowPlan:
 
 
 def plan_windows(
-    ijk_of_shapes: Sequence[Int[Tensor, "n 3"]], resolution: int, window_size: int, shift: int
+    ijk_of_shapes: Sequence[Int[Tensor, "_ 3"]], resolution: int, window_size: int, shift: int
 ) -> WindowPlan:
     """The plan of (ijk + shift) // window_size; no window reaches from one shape into another."""
     if window_size < 1:
