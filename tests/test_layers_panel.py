@@ -15,7 +15,7 @@ from workbench.actions import ACTIONS
 from workbench.layer_view import DEFAULT_SIZES, LayerView
 from workbench.panels import field, layers
 from workbench.quantities import SDF
-from workbench.snapshot import Snapshot
+from workbench.snapshot import Products, Snapshot
 from workbench.view_state import LAYER_LABELS, LAYER_TIPS, LAYERS, ViewState
 
 
@@ -38,13 +38,15 @@ def use(panel: object, view: ViewState, snapshot: Snapshot, uses: dict) -> FakeU
 
 def test_every_layer_has_a_row_and_the_first_ten_a_key(view: ViewState) -> None:
     assert len(LAYERS) == len(LAYER_LABELS) == len(LAYER_TIPS)
-    ui = use(layers, view, snapshot_of(shell()), {})
+    inference = dataclasses.replace(snapshot_of(shell()), products=Products(stages=("encoder 1",)))
+    ui = use(layers, view, inference, {})
     assert [text for text in ui.texts if text in LAYER_LABELS] == list(LAYER_LABELS)
+    assert not use(layers, view, snapshot_of(shell()), {}).says(LAYER_LABELS[LAYERS.index("points")])
     keys = {action.name: action.key for action in ACTIONS}
     for number, label in enumerate(LAYER_LABELS, start=1):
         assert keys[f"Layer {label} on or off"] == (str(number % 10) if number <= 10 else "")
         before = dict(view.layers)
-        use(layers, view, snapshot_of(shell()), {f"##layer{number}": not before[LAYERS[number - 1]]})
+        use(layers, view, inference, {f"##layer{number}": not before[LAYERS[number - 1]]})
         assert {name for name in LAYERS if view.layers[name] != before[name]} == {LAYERS[number - 1]}
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from workbench import theme
+from workbench import network_view, theme
 from workbench.commands import (
     Branch,
     Command,
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 Does = Callable[["Window"], "list[Command] | None"]
 
-_KEY_LABELS = {"RightArrow": "→", "LeftArrow": "←", "LeftBracket": "[", "RightBracket": "]", "Slash": "?",
+_KEY_LABELS = {"RightArrow": "→", "LeftArrow": "←", "UpArrow": "↑", "DownArrow": "↓",
+               "LeftBracket": "[", "RightBracket": "]", "Slash": "?",
                "Equal": "+", "PageUp": "Page Up", "PageDown": "Page Down", "Minus": "–", "Escape": "Esc"}
 
 
@@ -115,6 +116,16 @@ def _adapted(window: Window) -> None:
     window.view.frustum.adapted = not window.view.frustum.adapted
 
 
+def _stage(steps: int) -> Does:
+    """Looks at another stage of an inference, where their list is in front."""
+
+    def does(window: Window) -> None:
+        if window.view.in_front(network_view.PANEL):
+            window.view.network.step(window.snapshot, steps)
+
+    return does
+
+
 def _export(suffix: str) -> Does:
     return lambda window: export_from_window(window, suffix)
 
@@ -130,6 +141,8 @@ ACTIONS: tuple[Action, ...] = (
     Action("Back one iteration", "LeftArrow", lambda _: [StepBack()], repeats=True),
     Action("Back to the first iteration kept", "Home", _to_oldest),
     Action("On to the last iteration reached", "End", lambda w: [GoTo(w.snapshot.past.reached)]),
+    Action("An inference: look at the stage before", "UpArrow", _stage(-1), repeats=True),
+    Action("An inference: look at the stage after", "DownArrow", _stage(1), repeats=True),
     Action("A recording: play it faster", "Period", _speed(1), listed=False),
     Action("A recording: play it slower", "Comma", _speed(-1), listed=False),
     Action("A recording: branch a run off here", "Ctrl+B", _branch),

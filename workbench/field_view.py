@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from sparseflex.mesh import Mesh
 from sparseflex.signed_distance import signed_distance_and_gradient
 from sparseflex.voxels import SparseVoxels
-from workbench import quantities
+from workbench import quantities, theme
 from workbench.colour_maps import Scale
 from workbench.quantities import DEFORM, SDF, SDF_ERROR, Quantity
 from workbench.slices import AXES, Plane, Slice, cut
@@ -176,8 +176,11 @@ class FieldView:
         shown: Quantity | None = getattr(self, place)
         if shown is None:
             return None
+        if shown.rgb is not None:
+            return shown.rgb
         scale = self.scale_of(shown)
-        return self._once(f"{place} colours", (shown, *scale.key), lambda: scale.colours(shown.values))
+        plain = theme.faint() if shown.has_beside else None
+        return self._once(f"{place} colours", (shown, plain, *scale.key), lambda: _coloured(shown, scale, plain))
 
     def slice_colours(self) -> Float[np.ndarray, "H W 3"] | None:
         """The image of the slice; None where there is none."""
@@ -223,7 +226,8 @@ class FieldView:
             values = quantities.one_column(name, found, part)
             if at_corners and place == "voxel":
                 values = quantities.voxel_means(voxels, values)
-            return quantities.quantity(name, part, values, voxels.resolution, self.world_units)
+            shown = quantities.quantity(name, part, values, voxels.resolution, self.world_units)
+            return dataclasses.replace(shown, rgb=quantities.colours_of(name, found))
 
         return self._once(place, (found, part, voxels, self.world_units), make)
 
@@ -273,6 +277,14 @@ class FieldView:
             known = (token, make())
             self._known[name] = known
         return known[1]
+
+
+def _coloured(shown: Quantity, scale: Scale, plain: theme.Colour | None) -> Float[np.ndarray, "n 3"]:
+    """Colours of a quantity's values; plain: of those that aren't concerned."""
+    found = scale.colours(shown.values)
+    if plain is not None:
+        found[np.isnan(shown.values)] = plain
+    return found
 
 
 def _chosen(wanted: str, names: list[str]) -> str:

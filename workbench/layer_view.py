@@ -10,15 +10,17 @@ from workbench import theme
 from workbench.theme import Colour
 
 DEFAULT_SIZES = {"active": 0.88, "outside": 0.25, "near_cut": 0.35, "far_cut": 0.35, "frustum": 1.0, "cameras": 1.0,
-                 "sdf": 0.44, "vectors": 1.0, "pruned": 0.3, "born": 0.94, "wrongly_kept": 0.92, "wrongly_pruned": 0.7}
+                 "sdf": 0.44, "vectors": 1.0, "pruned": 0.3, "born": 0.94, "wrongly_kept": 0.92, "wrongly_pruned": 0.7,
+                 "points": 1.0}
 """Voxels: edge of the drawn cube in voxel widths, for the active ones nearly all of it; sdf: width of a point in voxel
 widths; the others: thickness or size relative to the usual one."""
 
-SIZE_LIMITS = {"frustum": (0.3, 4.0), "cameras": (0.3, 4.0), "vectors": (0.3, 4.0)}
+SIZE_LIMITS = {"frustum": (0.3, 4.0), "cameras": (0.3, 4.0), "vectors": (0.3, 4.0), "points": (0.3, 4.0)}
 _SHARE_LIMITS = (0.05, 1.0)
 
 _FIXED = {**theme.CATEGORY_COLOURS, "mesh": theme.MESH, "target": theme.TARGET, "frustum": theme.FRUSTUM,
-          "cameras": theme.CAMERAS, "pruned": theme.PRUNED, "born": theme.BORN, "wrongly_kept": theme.WRONGLY_KEPT}
+          "cameras": theme.CAMERAS, "pruned": theme.PRUNED, "born": theme.BORN, "wrongly_kept": theme.WRONGLY_KEPT,
+          "points": theme.POINTS}
 _OF_THEME = {"vectors": "TEXT", "wrongly_pruned": "WRONGLY_PRUNED"}
 
 

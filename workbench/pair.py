@@ -11,6 +11,7 @@ from jaxtyping import Float
 from sparseflex.training.run import RunCamera
 from workbench import quantities
 from workbench.commands import GoTo, Pause, RequestFields
+from workbench.products import Seen, run_names
 from workbench.quantities import Quantity
 from workbench.snapshot import MeshArrays, Snapshot
 from workbench.surface_view import DIFFERENCE, distances
@@ -48,6 +49,7 @@ class Pair:
     snapshot: Snapshot | None = None
     distance: Quantity | None = None
     note: str = ""
+    _seen: Seen = dataclasses.field(default_factory=Seen)
     _names: frozenset[str] = frozenset()
     _awaited: int | None = None
     _asked_at: int = -1
@@ -57,6 +59,11 @@ class Pair:
     @property
     def latest(self) -> Snapshot:
         return self.source.snapshots.latest()
+
+    @property
+    def seen(self) -> Snapshot:
+        """The latest as scene and panels see it; of an inference, at A's stage where it has the same."""
+        return self._seen.of(self.latest, self.view.network.chosen)
 
     @property
     def news(self) -> tuple[int, int]:
@@ -82,21 +89,21 @@ class Pair:
     def ask(self, scene_due: bool) -> None:
         """Keeps one request under way while B moves, and asks anew where other fields are wanted; as the window does
         for A."""
-        latest = self.latest
+        latest = self.seen
         if self._awaited is not None and latest.answers > self._awaited:
             self._awaited = None
         names = self.view.scene_fields(latest)
         stale = latest.playing and scene_due and latest.serial != self._asked_at
         if self._awaited is None and (stale or names != self._names):
             self._names, self._awaited, self._asked_at = names, latest.answers, latest.serial
-            self.source.send(RequestFields(names))
+            self.source.send(RequestFields(run_names(latest, names)))
 
     # What is shown of it
 
     def update(self, view: ViewState, a: Snapshot) -> None:
         """Brings all that is derived up to date; A's field and surfaces must be."""
         self._take_choices(view, a)
-        latest = self.latest
+        latest = self.seen
         if self.snapshot is None or self.view.scene_fields(latest) <= latest.asked:
             self.snapshot = latest
         # where A has no camera yet, B is not split by one either
@@ -104,6 +111,7 @@ class Pair:
         self.view.frustum.update(self.view, seen)
         self.view.field.update(self.view, self.snapshot)
         self.view.surfaces.update(self.view, self.snapshot)
+        self.view.points.update(self.view, self.snapshot)
         self._compare(view, a)
 
     def _take_choices(self, view: ViewState, a: Snapshot) -> None:
@@ -113,7 +121,7 @@ class Pair:
             setattr(own, name, getattr(view, name))
         for name in _FRUSTUM:
             setattr(own.frustum, name, getattr(view.frustum, name))
-        own.pruning.chosen = view.pruning.chosen
+        own.pruning.chosen, own.network.chosen = view.pruning.chosen, view.network.chosen
         own.field.take_choices(view.field, (view.field.corner, view.field.voxel, view.surfaces.distance))
         camera, known = view.split.camera, view.selected_camera(a)
         if camera is None or known is None:

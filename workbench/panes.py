@@ -27,7 +27,7 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot, layout: Layout) -> list[Co
 
 
 def _draw_column(ui: Ui, view: ViewState, snapshot: Snapshot, column: str, rect: Rect) -> list[Command]:
-    tabs = panels.COLUMNS[column]
+    tabs = panels.columns(snapshot)[column]
     with pane(ui, column, rect):
         chosen = ui.tabs(tuple(tabs), view.tab(column, tuple(tabs)))
         view.tabs[column] = chosen

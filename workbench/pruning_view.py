@@ -28,6 +28,9 @@ REASONS = {
     PruneReason.WAITING: "waits for the next look",
     PruneReason.BETWEEN: "between the thresholds",
     PruneReason.OCCUPIED: "above the upper threshold",
+    PruneReason.LOGIT_BELOW: "logit below the threshold",
+    PruneReason.LOGIT_REACHES: "logit reaches the threshold",
+    PruneReason.NOT_PRUNED: "pruning is off",
 }
 
 

@@ -11,15 +11,22 @@ import numpy as np
 from jaxtyping import Float
 
 from sparseflex.voxels import SparseVoxels
+from workbench import theme
 from workbench.colour_maps import bad_values, robust_range
 
 SDF, DEFORM, SDF_ERROR = "corner_sdf", "corner_deform", "sdf_error"
 """SDF_ERROR is no field of a run: it follows from the SDF and the target."""
 
+PCA, LOGIT, ATTENTION = "pca", "occupancy_logit", "attention"
+"""PCA: colours as they are, three numbers in [0, 1]. ATTENTION: NaN beyond the window, which is no fault."""
+
 LABELS = {
     SDF: "SDF", SDF_ERROR: "SDF error", DEFORM: "δ, deformation", "alpha": "α, corner weights",
     "beta": "β, edge weights", "gamma": "γ, split weight", "sdf_grad": "|∂L/∂SDF|", "deform_grad": "|∂L/∂δ|",
     "weights_grad": "|∂L/∂αβγ|", "active": "active", "occupancy": "occupancy", "touched": "touched by the target",
+    PCA: "features, three components", LOGIT: "occupancy logit", ATTENTION: "attention",
+    "norm": "length of the features", "n_points": "points in the voxel", "mean": "latent's mean",
+    "std": "latent's spread", "latent": "latent decoded", "edited": "moved by edits",
 }
 TIPS = {
     SDF: "Signed distance at the voxels' corners, negative inside; the surface is extracted where it changes sign",
@@ -32,12 +39,24 @@ TIPS = {
     "sdf_grad": "Size of the loss's gradient by the corner's SDF, after backward",
     "deform_grad": "Size of the loss's gradient by the corner's deformation, after backward",
     "weights_grad": "Size of the loss's gradient by the voxel's α, β and γ, after backward",
+    PCA: "The first three principal components of the voxels' features as red, green and blue:\n"
+         "like colours, like features. Their signs are fixed, so that colours compare between passes",
+    LOGIT: "What the pruning head says: a voxel is kept where its logit is at least the threshold, 0 unless changed",
+    ATTENTION: "What the attended voxel looks at in this block: softmax weights over the voxels of its window",
+    "norm": "Length of each voxel's feature vector",
+    "n_points": "How many input points lie in the voxel; 0: it was added around them",
+    "mean": "Mean of each voxel's latent, by channel",
+    "std": "Spread of each voxel's latent, by channel: how sure the encoder is",
+    "latent": "What is decoded: the mean or a sample, after all edits, by channel",
+    "edited": "How far the edits moved each voxel's latent",
 }
 
 VOXEL_WIDTHS, WORLD = "voxel widths", "world units"
 
 _LENGTHS = {SDF, SDF_ERROR, DEFORM}
-_SIGNED = {SDF, SDF_ERROR}
+_SIGNED = {SDF, SDF_ERROR, LOGIT}
+_COLUMNS = {"alpha": "corner", "beta": "edge", ATTENTION: "head", "mean": "channel", "std": "channel",
+            "latent": "channel"}
 _BLOCK = 1 << 15  # rows worked on at a time: they stay in the processor's cache
 
 
@@ -46,6 +65,7 @@ class Quantity:
     """One number a corner or a voxel. name: the field's; part: which of its columns, or how they are taken together.
 
     values: (n,) float32. signed: the values lie about zero. n_nan, n_infinite: how many are no finite numbers.
+    rgb: the colours themselves, where the field is one of colours; values are then their mean.
     """
 
     name: str
@@ -55,6 +75,17 @@ class Quantity:
     values: Float[np.ndarray, "n"]
     n_nan: int
     n_infinite: int
+    rgb: Float[np.ndarray, "n 3"] | None = None
+
+    @property
+    def has_beside(self) -> bool:
+        """Whether NaN means a voxel that isn't concerned, and no bad value."""
+        return self.name == ATTENTION
+
+    @property
+    def n_bad(self) -> int:
+        """How many values are at fault."""
+        return self.n_infinite + (0 if self.has_beside else self.n_nan)
 
     @functools.cached_property
     def automatic(self) -> tuple[float, float]:
@@ -97,11 +128,11 @@ def needed_fields(name: str) -> set[str]:
 def parts_of(name: str, values: Any) -> list[str]:
     """How the columns of a field can be shown, the first by default; [""] where it has but one."""
     n_columns = 1 if values.ndim < 2 else int(np.prod(values.shape[1:]))
-    if n_columns <= 1:
+    if n_columns <= 1 or name == PCA:
         return [""]
-    if n_columns == 3 and values.ndim == 2:
+    if n_columns == 3 and values.ndim == 2 and name not in _COLUMNS:
         return ["length", "x", "y", "z"]
-    what = {"alpha": "corner", "beta": "edge"}.get(name, "column")
+    what = _COLUMNS.get(name, "column")
     return ["mean", *(f"{what} {index}" for index in range(n_columns))]
 
 
@@ -122,7 +153,7 @@ def _column(name: str, table: Float[np.ndarray, "n k"], part: str) -> Float[np.n
         table = 0.5 * np.tanh(table)
     if part == "length":
         return np.sqrt(table[:, 0] ** 2 + table[:, 1] ** 2 + table[:, 2] ** 2)
-    if part == "mean":
+    if part == "mean" or name == PCA:
         return table @ np.full(table.shape[1], 1 / table.shape[1], np.float32)  # six times as fast as mean
     return table[:, parts_of(name, table).index(part) - 1 if part else 0]
 
@@ -144,6 +175,15 @@ def quantity(name: str, part: str, values: Float[np.ndarray, "n"], resolution: i
         if (name == SDF) != in_world:  # the field itself is in world units, all else in voxel widths
             values = values * np.float32(resolution) if name == SDF else values / np.float32(resolution)
     return of_values(name, part, unit, name in _SIGNED or _goes_below_zero(values), values)
+
+
+def colours_of(name: str, values: Any) -> Float[np.ndarray, "n 3"] | None:
+    """The values as colours where they are meant as such; what isn't a number is shown as everywhere."""
+    table = np.asarray(values)
+    if name != PCA or table.ndim != 2 or table.shape[1] != 3:
+        return None
+    bad = ~np.isfinite(table).all(axis=1, keepdims=True)
+    return np.where(bad, np.float32(theme.NOT_A_NUMBER), np.clip(table, 0.0, 1.0)).astype(np.float32)
 
 
 def of_values(name: str, part: str, unit: str, signed: bool, values: Float[np.ndarray, "n"]) -> Quantity:

@@ -15,7 +15,7 @@ from workbench.layout import Rect, arranged, paired, view_axes
 from workbench.normals import normal_colours
 from workbench.pair import PREFIX
 from workbench.pruning_view import KINDS
-from workbench.scene_parts import cubes, field, surfaces
+from workbench.scene_parts import cubes, field, marks, surfaces
 from workbench.scene_parts.cuts import Cuts
 from workbench.scene_parts.frusta import draw_cameras, draw_frustum
 from workbench.snapshot import MeshArrays, Snapshot
@@ -34,7 +34,7 @@ PAIR_FOV_DEGREES = 12.0
 N_PLACES = 3
 """Places of one run: voxels with all that is drawn into them, the mesh, the target."""
 
-CAN_BE_CUT = {*CATEGORIES, *KINDS, "mesh", "target", "sdf"}
+CAN_BE_CUT = {*CATEGORIES, *KINDS, "mesh", "target", "sdf", "points"}
 
 Style = Callable[..., None]
 
@@ -72,6 +72,7 @@ class SceneView:
         """Draws what the layers ask for; view.frustum (or view.split) must be up to date."""
         view.field.update(view, snapshot)
         view.surfaces.update(view, snapshot)
+        view.points.update(view, snapshot)
         pair = view.pair
         if pair is not None:
             pair.update(view, snapshot)
@@ -91,6 +92,7 @@ class SceneView:
         self._update_cameras(snapshot, view)
         self._update_field(view)
         self._update_pruning(snapshot, view)
+        self._update_network(snapshot, view)
 
     def _update_voxels(self, view: ViewState) -> None:
         split, shades = view.split, view.shades
@@ -171,6 +173,17 @@ class SceneView:
             self._keep(kind, voxels and (voxels,), lambda full, shown=voxels: cubes.draw_set(full, shown), 0,
                        view.layers[kind])
             self._style(kind, cubes.style_voxels, kind, view.shades.colour(kind), view.shades.size(kind), None, True)
+
+    def _update_network(self, snapshot: Snapshot, view: ViewState) -> None:
+        """Input points where the target stands; the picked voxel and the region of an edit among the voxels."""
+        shown, shades = view.points.shown, view.shades
+        self._keep("points", shown and (shown,), lambda full: marks.draw_points(full, shown), 2, view.layers["points"])
+        self._style("points", marks.style_points, shades.colour("points"), shades.size("points"), view.points.colours)
+        picked, region = view.network.picked, view.latent.region(view, snapshot)
+        self._keep("picked voxel", picked and (picked.centre_world, picked.resolution, theme.TEXT),
+                   lambda full: marks.draw_frame(full, picked.centre_world, 1 / picked.resolution, theme.TEXT), 0, True)
+        self._keep("region", region and (*region, theme.FRUSTUM),
+                   lambda full: marks.draw_sphere(full, *region, theme.FRUSTUM), 0, True)
 
     def _update_mark(self, view: ViewState) -> None:
         """The probed point, in each place that shows something."""

@@ -67,6 +67,18 @@ class PastSummary:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Products:
+    """What the stages of an inference leave behind, see workbench.products: stages names those that leave voxels, in
+    their order; stage is the one whose products the snapshot's fields are, "" for the final surface. kinds, fields: all
+    of them as the run names them, STAGE/NAME; field_kinds and fields of the snapshot hold none of these names."""
+
+    stage: str = ""
+    stages: tuple[str, ...] = ()
+    kinds: Mapping[str, FieldKind] = dataclasses.field(default_factory=_empty)
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=_empty)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Snapshot:
     """A run at one moment between two stages.
 
@@ -82,6 +94,7 @@ class Snapshot:
     the whole recording's, field_iterations tells of fields that are older than iteration from which one they are,
     marks has iterations by what is to be marked there ("keyframes", "prunings", "changes"), and speed is that of
     playing, 1 the run's own pace and infinite for every iteration as fast as it can be drawn.
+    products: where the run's stages each leave voxels with something on them, which of them are shown.
     """
 
     serial: int = 0
@@ -117,6 +130,7 @@ class Snapshot:
     field_iterations: Mapping[str, int] = dataclasses.field(default_factory=_empty)
     marks: Mapping[str, Int[np.ndarray, "m"]] = dataclasses.field(default_factory=_empty)
     speed: float = 1.0
+    products: Products = Products()
 
     @property
     def iteration_under_way(self) -> bool:

@@ -29,6 +29,7 @@ MESH = rgb("#D9D6CF")
 TARGET = rgb("#8FA3BF")
 INSIDE = rgb("#8A6552")
 CAMERAS = rgb("#6E7B8F")
+POINTS = rgb("#56B4E9")
 NOT_A_NUMBER = rgb("#FF00FF")
 
 
@@ -128,6 +129,11 @@ def apply(im: Any, plot: Any | None = None, scale: float = 1.0) -> None:
 def mixed(a: Colour, b: Colour, share: float) -> Colour:
     """The colour that is `share` of b, the rest a."""
     return tuple((1 - share) * x + share * y for x, y in zip(a, b, strict=True))
+
+
+def faint() -> Colour:
+    """The colour of what is there but not meant: near the background."""
+    return mixed(_current.background, OUTSIDE, 0.3)
 
 
 def lit(colour: Colour) -> Colour:

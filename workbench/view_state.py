@@ -15,11 +15,14 @@ from workbench import theme
 from workbench.camera_view import CameraView, same_camera
 from workbench.field_view import FieldView
 from workbench.frustum_view import FrustumView
+from workbench.latent_view import LatentView
 from workbench.layer_view import LayerView
 from workbench.map_view import MapView
 from workbench.memory_view import MemoryView
+from workbench.network_view import NetworkView
 from workbench.palette import Palette
 from workbench.plot_view import PlotView
+from workbench.point_view import PointView
 from workbench.pruning_view import KINDS, PruningView
 from workbench.snapshot import Snapshot
 from workbench.split import Split
@@ -30,11 +33,11 @@ if TYPE_CHECKING:
     from workbench.pair import Pair
 
 LAYERS = ("active", "outside", "near_cut", "far_cut", "mesh", "target", "frustum", "cameras", "sdf", "slice", "vectors",
-          *KINDS)
+          *KINDS, "points")
 """Layers of the scene; number key k toggles the k-th, 0 the tenth."""
 
 LAYER_LABELS = ("Active", "Outside", "Near-cut", "Far-cut", "Mesh", "Target", "Frustum", "Cameras", "Corners", "Slice",
-                "δ arrows", "Pruned", "Born", "Wrongly kept", "Wrongly pruned")
+                "δ arrows", "Pruned", "Born", "Wrongly kept", "Wrongly pruned", "Input points")
 LAYER_TIPS = (
     "Voxels in the selected camera's frustum",
     "Voxels beside the frustum",
@@ -51,6 +54,7 @@ LAYER_TIPS = (
     "Voxels added there, where the target was seen though none was",
     "Voxels kept though the target does not come within a quarter voxel of them",
     "Voxels dropped though the target touches them",
+    "The points that an inference is given, coloured by what became of them",
 )
 HIDDEN_FIRST = ("cameras", "sdf", "slice", "vectors", *KINDS)
 
@@ -111,6 +115,9 @@ class ViewState:
     n_iterations: int = 10
     checkpoint_path: Path = Path("checkpoint.safetensors")
     pruning: PruningView = dataclasses.field(default_factory=PruningView)
+    network: NetworkView = dataclasses.field(default_factory=NetworkView)
+    latent: LatentView = dataclasses.field(default_factory=LatentView)
+    points: PointView = dataclasses.field(default_factory=PointView)
     plots: PlotView = dataclasses.field(default_factory=PlotView)
     edited: dict[str, float] = dataclasses.field(default_factory=dict)
     split: Split = dataclasses.field(default_factory=Split)
@@ -187,6 +194,6 @@ class ViewState:
         wanted = {"voxels"}  # the frustum panel counts them whatever the layers
         wanted |= {self.field_of(name, snapshot) for name in ("mesh", "target") if self.layers[name]}
         wanted |= self.field.scene_fields(self, snapshot) | self.surfaces.scene_fields(self)
-        wanted |= self.pruning.scene_fields(self)
+        wanted |= self.pruning.scene_fields(self) | self.points.scene_fields(self)
         wanted |= self.frustum.scene_fields(self, snapshot) | self.maps.scene_fields(self, snapshot)
         return frozenset(wanted & set(snapshot.field_kinds))

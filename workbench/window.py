@@ -15,7 +15,7 @@ import numpy as np
 
 from sparseflex.camera import Camera
 from sparseflex.training.run import Run
-from workbench import actions, panels, panes, theme
+from workbench import actions, panels, panes, products, theme
 from workbench.commands import Command, Pause, RequestFields
 from workbench.figure.capture import Figures, Screen
 from workbench.graphics import default_size, start_polyscope
@@ -113,7 +113,8 @@ class Window:
         """Makes a source the one that is shown; choices that aren't about a run stay as they are. pair: the run
         beside it."""
         self.engine, self.next = engine, None
-        self.snapshot: Snapshot = engine.snapshots.latest()
+        self.view.network.forget()
+        self.snapshot: Snapshot = self._latest()
         self._of_scene = self.snapshot  # the last one with all that the scene needs: it may come more rarely
         self._awaited: int | None = None
         self._names: frozenset[str] = frozenset()
@@ -122,6 +123,7 @@ class Window:
         if self.view.pair is not None:
             self.view.pair.view.worker.stop()
         self.view.pair, self.view.of_mesh = pair, subject.of_mesh
+        panels.bring_forward(self.view, self.snapshot)
         self.view.title, self.view.checkpoint_path, self.view.pinned = subject.title, subject.checkpoint_path, None
         if subject.home is not None:
             self.view.home_direction = tuple((-subject.home.forward_world).tolist())
@@ -204,12 +206,13 @@ class Window:
 
         What only the scene needs is asked for when the scene is to be redrawn: a whole surface has its price.
         """
-        latest, view = self.engine.snapshots.latest(), self.view
+        latest, view = self._latest(), self.view
         if self._awaited is not None and latest.answers > self._awaited:
             self._awaited = None
         names = panels.wanted_fields(view, latest)
         if self._pacer.scene_due(time.monotonic() + ASK_AHEAD_SECS, training):
             names |= view.scene_fields(latest)
+        names = products.run_names(latest, names)
         stale = latest.playing and latest.serial == self._drawn_serial
         if self._awaited is None and (stale or names != self._names):
             self._names, self._awaited = names, latest.answers
@@ -218,6 +221,10 @@ class Window:
             view.pair.follow(latest)
             view.pair.ask(self._pacer.scene_due(time.monotonic() + ASK_AHEAD_SECS, training))
 
+    def _latest(self) -> Snapshot:
+        """The latest snapshot as scene and panels see it."""
+        return self.view.network.look(self.view, self.engine.snapshots.latest())
+
     def _news(self) -> tuple[int, int]:
         """Grows with every snapshot and with every result of the worker."""
         more = (0, 0) if self.view.pair is None else self.view.pair.news
@@ -225,7 +232,7 @@ class Window:
 
     def _redraw(self, now: float, training: bool) -> None:
         self._drawn_news = self._news()
-        self.snapshot = self.engine.snapshots.latest()
+        self.snapshot = self._latest()
         self._drawn_serial = self.snapshot.serial
         started = time.monotonic()
         self._guarded(self._update_scene, self._pacer.scene_due(now, training))

@@ -82,7 +82,7 @@ class Figures:
                 picture.touch()  # Polyscope says nothing where it can't write
                 shoot(picture)
                 return f"saved {picture} without a recipe: a run of this kind must be recorded for that"
-            recipe.write_text(recipe_text(recipe_of_screen(view, table, screen)), "utf-8")
+            recipe.write_text(recipe_text(recipe_of_screen(view, table, screen, snapshot.products.stage)), "utf-8")
         except (OSError, ValueError) as error:
             return f"no figure: {error}"
         if checkpoint is not None:
@@ -142,8 +142,9 @@ def _source_of(snapshot: Snapshot, source: Source, stem: Path) -> tuple[SourceTa
     return None, None
 
 
-def recipe_of_screen(view: ViewState, source: SourceTable, screen: Screen) -> Recipe:
-    """The recipe that shows the part of the window without panels as it is now."""
+def recipe_of_screen(view: ViewState, source: SourceTable, screen: Screen, stage: str = "") -> Recipe:
+    """The recipe that shows the part of the window without panels as it is now; stage: of an inference, the shown one.
+    """
     width, height = screen.window
     x, y = screen.free[:2]
     wide, tall = (max(side, 1.0) for side in screen.free[2:])
@@ -155,7 +156,7 @@ def recipe_of_screen(view: ViewState, source: SourceTable, screen: Screen) -> Re
         up=tuple(screen.camera.up_world.tolist()), fov_y_degrees=screen.camera.fov_y_degrees,
         crop=() if crop == (0.0, 0.0, 1.0, 1.0) else crop,
     )
-    panel = panel_of(view, source, camera)
+    panel = panel_of(view, source, camera, stage)
     background = "#" + "".join(f"{round(255 * part):02X}" for part in theme.BACKGROUND)
     page = Page(
         width=max(round(wide), 64), aspect=min(max(wide / tall, 0.1), 10.0), margin=0.0, background=background,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from workbench import quantities, theme
+from workbench import products, quantities, theme
 from workbench.colour_maps import Scale
 from workbench.figure.recipe import CameraTable, Panel, Recipe
 from workbench.figure.subject import gather
@@ -17,10 +17,12 @@ from workbench.figure.view import aim_frustum, view_of
 from workbench.inputs import InputError
 from workbench.layout import view_axes
 from workbench.plate import framed
+from workbench.point_view import LOOKS
+from workbench.pruning_view import KINDS
 from workbench.quantities import Quantity
 from workbench.snapshot import Snapshot
 from workbench.split import CATEGORIES
-from workbench.view_state import HIDDEN_FIRST, LAYER_LABELS, LAYERS, ViewState
+from workbench.view_state import LAYER_LABELS, LAYERS, ViewState
 
 DEFAULT_DIRECTION = (0.75, 0.42, 1.0)
 LABELS = dict(zip(LAYERS, LAYER_LABELS, strict=True))
@@ -69,7 +71,7 @@ class Ready:
     def bars(self) -> tuple[Bar, ...]:
         if not self.panel.colouring.bar:
             return ()
-        found = [_bar(self.view, quantity) for quantity in shown_quantities(self.view)]
+        found = [_bar(self.view, quantity) for quantity in shown_quantities(self.view) if quantity.rgb is None]
         losses = self.view.cameras.loss_scale(self.snapshot) if self.view.layers["cameras"] else None
         if losses is not None:
             found.append(Bar("loss of a camera's view", losses))
@@ -86,11 +88,14 @@ class Ready:
                 if view.layers[name] and count and not coloured:
                     label = LABELS[name].lower() if view.split.camera is not None else "voxels"
                     found.append(Entry(f"{label} {count:,}", view.shades.colour(name)))
-            for name in HIDDEN_FIRST[-4:]:
+            for name in KINDS:
                 voxels = view.pruning.voxels(self.snapshot, name) if view.layers[name] else None
                 if voxels is not None and voxels.n_voxels:
                     found.append(Entry(f"{LABELS[name].lower()} {voxels.n_voxels:,}", view.shades.colour(name)))
-        bad = sum(quantity.n_nan + quantity.n_infinite for quantity in shown_quantities(view))
+            causes = view.points.counts(self.snapshot) if view.points.shown is not None else {}
+            found += [Entry(f"{LOOKS[code].label} {number:,}", LOOKS[code].colour or view.shades.colour("points"))
+                      for code, number in causes.items() if number and code in LOOKS]
+        bad = sum(quantity.n_bad for quantity in shown_quantities(view))
         return tuple(found + ([Entry(f"not a number {bad:,}", theme.NOT_A_NUMBER)] if bad else []))
 
     @property
@@ -122,18 +127,29 @@ def prepare(recipe: Recipe, folder: Path) -> list[Ready]:
     def names_for(number: int, snapshot: Snapshot) -> frozenset[str]:
         if recipe.panels[number].plot is not None:
             return frozenset()
-        _check_names(recipe.panels[number], snapshot, f"panel {number + 1}")
-        return views[number].scene_fields(snapshot)
+        panel, where = recipe.panels[number], f"panel {number + 1}"
+        _check_stage(panel, snapshot, where)
+        shown = products.seen(snapshot, panel.stage)
+        _check_names(panel, shown, where)
+        return products.run_names(shown, views[number].scene_fields(shown))
 
-    snapshots = gather(recipe.panels, folder, names_for)
+    snapshots = [products.seen(snapshot, panel.stage)
+                 for snapshot, panel in zip(gather(recipe.panels, folder, names_for), recipe.panels, strict=True)]
     ready = [Ready(*parts) for parts in zip(recipe.panels, snapshots, views, strict=True)]
     for one in ready:
         if one.panel.plot is None:
             aim_frustum(one.view, one.panel.frustum, one.snapshot)
             one.view.field.update(one.view, one.snapshot)
             one.view.surfaces.update(one.view, one.snapshot)
+            one.view.points.update(one.view, one.snapshot)
     _settle_ranges(ready, recipe.page.shared_ranges)
     return ready
+
+
+def _check_stage(panel: Panel, snapshot: Snapshot, where: str) -> None:
+    known = products.stages_of(snapshot.field_kinds)
+    if panel.stage and panel.stage not in (*known, *([products.BEGINNING] if known else [])):
+        raise InputError(f"{where}: stage must be one of {', '.join(known) or 'none'}, got {panel.stage!r}")
 
 
 def _check_names(panel: Panel, snapshot: Snapshot, where: str) -> None:
@@ -227,10 +243,12 @@ def points_of(ready: Ready) -> Float[np.ndarray, "P 3"]:
         found.append(view.surfaces.mesh.vertices)
     if view.layers["target"] and "target" in snapshot.fields:
         found.append(snapshot.fields["target"].vertices)
-    for name in HIDDEN_FIRST[-4:]:
+    for name in KINDS:
         pruned = view.pruning.voxels(snapshot, name) if view.layers[name] else None
         if pruned is not None:
             found.append(pruned.centers.numpy())
+    if view.points.shown is not None:
+        found.append(view.points.shown.places)
     if view.field.cut:
         plane = view.field.plane
         found = [part[part @ np.array(plane.normal) <= plane.offset] for part in found]

@@ -265,12 +265,14 @@ class PlotTable(Checked):
 @dataclasses.dataclass(frozen=True)
 class Panel(Checked):
     """One picture of the page. layers: by their name in view_state.LAYERS, those that are shown. ranges: by a
-    quantity's name, (low, high). scale_bar: its length in world units, 0 for none. legend: voxels counted by kind."""
+    quantity's name, (low, high). scale_bar: its length in world units, 0 for none. legend: voxels counted by kind.
+    stage: of an inference, the one whose voxels are shown, "" for the final surface's."""
 
     caption: str = ""
     legend: bool = False
     scale_bar: float = setting(0.0, 0, 4)
     scale_label: str = ""
+    stage: str = ""
     side_by_side: bool = setting(False, help="voxels, mesh and target in places of their own")
     source: SourceTable = SourceTable()
     camera: CameraTable = CameraTable()

@@ -20,6 +20,7 @@ from workbench.figure.recipe import (
 )
 from workbench.inputs import InputError
 from workbench.layer_view import DEFAULT_SIZES
+from workbench.point_view import LAYER as POINTS
 from workbench.quantities import SDF
 from workbench.snapshot import Snapshot
 from workbench.view_state import LAYERS, ViewState
@@ -49,6 +50,7 @@ def view_of(panel: Panel) -> ViewState:
     view.layers = {name: name in panel.layers for name in LAYERS}
     view.mesh_colour = panel.colouring.mesh
     view.pruning.chosen = panel.source.look or None
+    view.network.chosen = panel.stage
     for name, layer in panel.layers.items():
         if layer.colour:
             view.shades.colours[name] = layer.colour
@@ -107,11 +109,13 @@ def _run_camera(table: FrustumTable, snapshot: Snapshot) -> RunCamera | None:
 # What is on screen
 
 
-def panel_of(view: ViewState, source: SourceTable, camera: CameraTable) -> Panel:
-    """The panel that shows what a window shows: its layers, colours, ranges, plane and frustum, seen by `camera`."""
-    layers = {name: _layer(view, name) for name in LAYERS if view.layers[name]}
+def panel_of(view: ViewState, source: SourceTable, camera: CameraTable, stage: str = "") -> Panel:
+    """The panel that shows what a window shows: its layers, colours, ranges, plane and frustum, seen by `camera`; of an
+    inference, that stage."""
+    layers = {name: _layer(view, name) for name in LAYERS
+              if view.layers[name] and (name != POINTS or view.points.shown is not None)}
     source = dataclasses.replace(source, section_only=view.section_only, look=view.pruning.chosen or 0)
-    return Panel(source=source, camera=camera, side_by_side=view.side_by_side, layers=layers,
+    return Panel(source=source, camera=camera, stage=stage, side_by_side=view.side_by_side, layers=layers,
                  cut=_cut(view), colouring=_colouring(view), frustum=_frustum(view), ranges=_ranges(view))
 
 
@@ -147,7 +151,8 @@ def _ranges(view: ViewState) -> dict[str, tuple[float, float]]:
     """As they are drawn now, so that the figure's are the same."""
     field = view.field
     distance = view.surfaces.distance if view.mesh_colour == "distance" and view.layers["mesh"] else None
-    shown = [quantity for quantity in (field.corner, field.voxel, distance) if quantity is not None]
+    shown = [quantity for quantity in (field.corner, field.voxel, distance)
+             if quantity is not None and quantity.rgb is None]
     scales = {quantity.name: field.scale_of(quantity) for quantity in shown}
     return {name: (scale.low, scale.high) for name, scale in scales.items()}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from workbench.panels import cameras, field, frustum, layers, maps, memory, plots, pruning, scalars
+from workbench.panels import cameras, field, frustum, latent, layers, maps, memory, network, plots, pruning, scalars
 from workbench.snapshot import Snapshot
 from workbench.view_state import ViewState
 
@@ -14,15 +14,38 @@ COLUMNS: dict[str, dict[str, ModuleType]] = {
 }
 """By column, the tabs in their order: left what is shown, right what the run does."""
 
+OF_INFERENCE: dict[str, dict[str, ModuleType]] = {
+    "left": {"Network": network, "Layers": layers, "Field": field, "Frustum": frustum},
+    "right": {"Latent": latent, "Pruning": pruning, "Plots": plots, "Scalars": scalars},
+}
+"""Those of a run whose stages leave voxels behind: it has no cameras, and renders nothing."""
 
-def visible(view: ViewState) -> list[ModuleType]:
+
+def columns(snapshot: Snapshot) -> dict[str, dict[str, ModuleType]]:
+    """The tabs that suit a run."""
+    return OF_INFERENCE if snapshot.products.stages else COLUMNS
+
+
+def bring_forward(view: ViewState, snapshot: Snapshot) -> None:
+    """Puts an inference's first tabs in front, unless others of it were chosen before."""
+    if not snapshot.products.stages:
+        return
+    for column, tabs in columns(snapshot).items():
+        others_first = next(iter(COLUMNS[column]))
+        if view.tabs.get(column) == others_first or view.tabs.get(column) not in tabs:
+            view.tabs[column] = next(iter(tabs))
+
+
+def visible(view: ViewState, snapshot: Snapshot) -> list[ModuleType]:
     """The panels whose tabs are in front."""
-    return [tabs[view.tab(column, tuple(tabs))] for column, tabs in COLUMNS.items()] if view.show_panels else []
+    if not view.show_panels:
+        return []
+    return [tabs[view.tab(column, tuple(tabs))] for column, tabs in columns(snapshot).items()]
 
 
 def wanted_fields(view: ViewState, snapshot: Snapshot) -> frozenset[str]:
     """The fields that the visible panels need, of those that the run has."""
     names: set[str] = set()
-    for panel in visible(view):
+    for panel in visible(view, snapshot):
         names |= panel.fields(view, snapshot)
-    return frozenset(names & set(snapshot.field_kinds))
+    return frozenset(names & {*snapshot.field_kinds, *snapshot.products.kinds})

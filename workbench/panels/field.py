@@ -31,7 +31,7 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
         draw_plane(ui, view, "Plane of the slice")
         if quantities.DEFORM in snapshot.field_kinds:
             _draw_arrows(ui, view)
-    _draw_voxels(ui, view, snapshot, of_voxels)
+    draw_voxels(ui, view, snapshot, of_voxels)
     return []
 
 
@@ -84,6 +84,10 @@ def draw_range(ui: Ui, shown: FieldView, quantity: Quantity | None) -> None:
     if quantity is None:
         ui.text(shown.note or "Nothing to show yet.", theme.MUTED)
         return
+    if quantity.rgb is not None:
+        ui.wrapped("Red, green and blue are the first three components: like colours, like features.")
+        _draw_bad(ui, quantity)
+        return
     scale = shown.scale_of(quantity)
     values = quantity.values
     ui.text(ui.shortened(f"{quantity.label}", 0.62 * ui.width))
@@ -107,7 +111,14 @@ def draw_range(ui: Ui, shown: FieldView, quantity: Quantity | None) -> None:
             shown.lock(quantity, (typed, scale.high) if label == "low" else (scale.low, typed))
     n_good = len(values) - quantity.n_nan - quantity.n_infinite
     ui.text(f"{count(n_good)} values{f' from {low:.3g} to {high:.3g}' if n_good else ''}", theme.MUTED)
-    bad = [f"{count(n)} {what}" for n, what in ((quantity.n_nan, "NaN"), (quantity.n_infinite, "infinite")) if n]
+    if quantity.has_beside and quantity.n_nan:
+        ui.text(f"{count(quantity.n_nan)} beyond its window, faint", theme.MUTED)
+    _draw_bad(ui, quantity)
+
+
+def _draw_bad(ui: Ui, quantity: Quantity) -> None:
+    n_nan = 0 if quantity.has_beside else quantity.n_nan
+    bad = [f"{count(n)} {what}" for n, what in ((n_nan, "NaN"), (quantity.n_infinite, "infinite")) if n]
     if bad:
         ui.dot(theme.NOT_A_NUMBER)
         ui.text(", ".join(bad), theme.BAD)
@@ -191,9 +202,11 @@ def _draw_arrows(ui: Ui, view: ViewState) -> None:
         ui.text(f"{count(n)} of {count(n_all)} arrows" if n < n_all else f"{count(n)} arrows", theme.MUTED)
 
 
-def _draw_voxels(ui: Ui, view: ViewState, snapshot: Snapshot, names: list[str]) -> None:
+def draw_voxels(ui: Ui, view: ViewState, snapshot: Snapshot, names: list[str], titled: bool = True) -> None:
+    """What gives active voxels, and the mesh, their colours."""
     shown = view.field
-    ui.heading("Voxels coloured by")
+    if titled:
+        ui.heading("Voxels coloured by")
     shown.at_voxels = _choose(ui, "##voxels", names, shown.voxel_name(snapshot))
     _choose_part(ui, shown, shown.at_voxels, snapshot)
     left, half = ui.im.GetCursorPosX(), ui.width / 2
@@ -205,9 +218,10 @@ def _draw_voxels(ui: Ui, view: ViewState, snapshot: Snapshot, names: list[str]) 
     ui.tip("Colours the mesh by the voxel that each vertex lies in")
     if changed:
         view.mesh_colour = "field" if on_mesh else "clay"
-    at = MAGNITUDE_MAPS.index(shown.magnitudes) if shown.magnitudes in MAGNITUDE_MAPS else 0
-    shown.magnitudes = MAGNITUDE_MAPS[ui.choice(MAGNITUDE_MAPS, at, tips=(
-        "For magnitudes; what is signed has a map of its own about zero",) * 2)]
+    if shown.at_voxels != quantities.PCA:
+        at = MAGNITUDE_MAPS.index(shown.magnitudes) if shown.magnitudes in MAGNITUDE_MAPS else 0
+        shown.magnitudes = MAGNITUDE_MAPS[ui.choice(MAGNITUDE_MAPS, at, tips=(
+            "For magnitudes; what is signed has a map of its own about zero",) * 2)]
     if shown.wants_voxel(view):
         draw_range(ui, shown, shown.voxel)
         if view.mesh_colour == "field" and view.surfaces.note:

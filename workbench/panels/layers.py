@@ -22,12 +22,16 @@ GROUPS = (
     ("Cameras", ("frustum", "cameras")),
     ("Field", ("sdf", "slice", "vectors")),
     ("Pruning", KINDS),
+    ("Input", ("points",)),
 )
 SOURCES = {"mesh": "mesh", "target": "target", "sdf": "corner_sdf", "slice": "corner_sdf", "vectors": "corner_deform",
            "active": "voxels", "outside": "voxels", "near_cut": "voxels", "far_cut": "voxels",
-           **dict.fromkeys(KINDS, "prune")}
+           **dict.fromkeys(KINDS, "prune"), "points": "points"}
+OF_INFERENCE = ("Input",)
+"""Groups that runs of other kinds aren't bothered with."""
+
 SIZE_TIPS = {"frustum": "Thickness of the lines", "cameras": "Size of the pyramids", "sdf": "Width in voxel widths",
-             "vectors": "Thickness of the arrows"}
+             "vectors": "Thickness of the arrows", "points": "Width of the points, relative to the usual one"}
 
 
 def fields(view: ViewState, snapshot: Snapshot) -> set[str]:
@@ -39,6 +43,8 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     grouped = {name for _, names in GROUPS for name in names}
     others = tuple(name for name in LAYERS if name not in grouped)
     for index, (title, names) in enumerate((*GROUPS, *((("Others", others),) if others else ()))):
+        if title in OF_INFERENCE and not snapshot.products.stages:
+            continue
         ui.heading(title, "" if index else "keys")
         for name in names:
             _draw_layer(ui, view, snapshot, name)

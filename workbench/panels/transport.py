@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -44,7 +45,9 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     if recorded:
         return commands + draw_scrubber(ui, view, snapshot)
     chosen = snapshot.stages.index(snapshot.stage_next) if snapshot.stage_next in snapshot.stages else -1
-    ui.chips(snapshot.stages, chosen, [stage_tip(snapshot, stage) for stage in snapshot.stages])
+    first, last = stages_that_fit(ui, snapshot.stages, chosen)
+    shown_stages = snapshot.stages[first:last]
+    ui.chips(shown_stages, chosen - first, [stage_tip(snapshot, stage) for stage in shown_stages])
     made = produced(snapshot)
     if made:
         ui.im.SameLine(0.0, ui.em)
@@ -56,6 +59,25 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
         ui.im.NewLine()
         return commands
     return commands + draw_scrubber(ui, view, snapshot)
+
+
+def stages_that_fit(ui: Ui, stages: Sequence[str], chosen: int) -> tuple[int, int]:
+    """First and last but one of the stages around the chosen one that fit one line: a network has many."""
+    em = ui.em
+    with ui.sized(0.86):
+        wide = [ui.im.CalcTextSize(stage)[0] + 1.1 * em for stage in stages]
+    if sum(wide) <= ui.width:
+        return 0, len(stages)
+    first = last = max(chosen, 0)
+    room = ui.width - MIN_SCRUB_EM * em  # what the last stage made stands beside them
+    while last < len(stages) or first > 0:
+        # twice as many of those to come as of those that are done
+        ahead = last < len(stages) and (first == 0 or last - chosen <= 2 * (chosen - first))
+        more = wide[last] if ahead else wide[first - 1]
+        if more > room:
+            break
+        room, first, last = room - more, first - (not ahead), last + ahead
+    return first, max(last, first + 1)
 
 
 def draw_scrubber(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
