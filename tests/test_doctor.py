@@ -6,8 +6,10 @@ import json
 import sys
 
 import pytest
+import torch
 
 from sparseflex.rasterize.nvdiffrast_backend import INSTALL_COMMAND
+from sparseflex.sparse import spconv_backend
 from workbench import doctor, graphics, system_check
 from workbench.system_check import Need
 
@@ -28,7 +30,8 @@ def test_report_names_everything(quick, capsys):
     assert doctor.report() == 0
     said = capsys.readouterr().out
     for name in ("Python", "torch", "polyscope", "libX11.so.6", "libEGL.so.1", "libGL.so.1", "an OpenGL driver",
-                 "GL headless (EGL)", "GL window", "CUDA", "nvdiffrast", "spconv", "Xvfb", "xdotool", "scenes"):
+                 "GL headless (EGL)", "GL window", "CUDA", "nvdiffrast", "spconv", "sparse convolutions",
+                 "Xvfb", "xdotool", "scenes"):
         assert any(line.split(None, 1)[1].startswith(name) for line in said.splitlines() if " " in line.strip()), name
 
 
@@ -81,12 +84,31 @@ def test_without_a_display_the_window_is_optional(quick, monkeypatch):
 def test_optional_extras_carry_their_commands(quick, monkeypatch):
     pip = f"{sys.executable} -m pip"
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(spconv_backend, "is_usable", lambda: False)  # it would remember
     found = findings()
     assert found["spconv"].state == "optional" and found["spconv"].mend == f"{pip} install spconv-cu126"
     assert found["nvdiffrast"].mend == INSTALL_COMMAND.replace("pip install", f"{pip} install")
     assert found["nvdiffrast"].mend.startswith(pip) and "research" in found["nvdiffrast"].text
     monkeypatch.setitem(sys.modules, "sparseflex.rasterize.nvdiffrast_backend", None)
     assert findings()["nvdiffrast"].mend == "make install"
+
+
+@pytest.mark.parametrize(
+    ("cuda", "installed", "usable", "state", "said"),
+    [
+        (False, True, False, "ok", "torch (own) on the CPU"),
+        (True, False, False, "ok", "torch (own) on CUDA"),
+        (True, True, True, "ok", "spconv on CUDA"),
+        (True, True, False, "optional", "torch (own) on CUDA: the spconv that is installed was not built for CUDA"),
+    ],
+)
+def test_the_backend_of_sparse_convolutions_is_told(monkeypatch, cuda, installed, usable, state, said):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: installed or None)
+    monkeypatch.setattr(spconv_backend, "is_usable", lambda: usable)
+    (finding,) = doctor._convolutions()
+    assert (finding.name, finding.state) == ("sparse convolutions", state) and finding.text.startswith(said)
+    assert bool(finding.mend) == (state == "optional")
 
 
 def test_a_package_that_is_not_installed_is_missing(quick, monkeypatch):

@@ -45,8 +45,8 @@ class Finding:
 
 def examine() -> list[Finding]:
     """All findings, cheap ones first."""
-    findings = [_python(), *_packages(), _scenes(), *_libraries(), *_graphics(), _cuda(), *_extras(), *_programs()]
-    return findings
+    findings = [_python(), *_packages(), _scenes(), *_libraries(), *_graphics(), _cuda(), *_extras()]
+    return [*findings, *_convolutions(), *_programs()]
 
 
 def report(as_json: bool = False) -> int:
@@ -158,6 +158,24 @@ def _extras() -> list[Finding]:
         text = "installed" if there else f"not installed: {use}"
         found.append(Finding(name, "ok" if there else "optional", text, command))
     return found
+
+
+def _convolutions() -> list[Finding]:
+    """Which backend serves sparse convolutions on the best device that is here."""
+    try:
+        import torch
+
+        from sparseflex.sparse import backend_name
+    except (ImportError, OSError):  # told already
+        return []
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    backend = backend_name(device)
+    text = f"{backend if backend != 'torch' else 'torch (own)'} on {'CUDA' if device == 'cuda' else 'the CPU'}"
+    if device == "cpu" or backend == "spconv" or importlib.util.find_spec("spconv") is None:
+        return [Finding("sparse convolutions", "ok", text)]
+    why = "the spconv that is installed was not built for CUDA, or does not load"
+    mend = f"{sys.executable} -m pip install spconv-cu126"
+    return [Finding("sparse convolutions", "optional", f"{text}: {why}", mend)]
 
 
 def _programs() -> list[Finding]:
