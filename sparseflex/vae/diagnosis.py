@@ -96,7 +96,7 @@ def _diagnose_part(points: Float[Tensor, "p 3"], chain: _Chain, lattice: _Lattic
     found[nowhere] = lattice.at_voxel(ijk[nowhere], rows[nowhere])
     nowhere = nowhere[found[nowhere] == 0]
     found[nowhere] = lattice.around(ijk[nowhere])
-    found[((ijk < 0) | (ijk >= resolution)).any(dim=1)] = 0
+    found[((ijk < 0) | (ijk >= resolution)).any(dim=1)] = 0  # the border's faces are not for points beyond it
     open_edge = (found > 0) & (found < _FACE)
     causes = torch.where(open_edge, int(Cause.MISSING_NEIGHBOUR), int(Cause.NO_SIGN_CHANGE))
     causes = torch.where(fate > 0, fate, causes)
@@ -206,11 +206,11 @@ class _Lattice:
         some = self.of_voxel.nonzero().squeeze(1)
         if len(some) == 0 or len(ijk) == 0:
             return torch.zeros(len(ijk), dtype=torch.uint8, device=ijk.device)
-        side = self.voxels.resolution + 4  # cells from -2 on: all neighbours have keys, and none has another's
-        keys, order = torch.sort(lattice_keys(self.voxels.voxel_ijk[some] + 2, side))
+        side = self.voxels.resolution + 2  # cells from -1 on: neighbours have keys of their own
+        keys, order = torch.sort(lattice_keys(self.voxels.voxel_ijk[some] + 1, side))
         values = torch.cat([self.of_voxel[some][order], torch.zeros(3, dtype=torch.uint8, device=ijk.device)])
         keys = torch.cat([keys, torch.full((3,), torch.iinfo(keys.dtype).max, dtype=keys.dtype, device=keys.device)])
-        cells, back = torch.unique(lattice_keys(ijk + 2, side), return_inverse=True)
+        cells, back = torch.unique(lattice_keys(ijk + 1, side), return_inverse=True)
         highest = torch.zeros(len(cells), dtype=torch.uint8, device=ijk.device)
         for step in (x * side * side + y * side for x, y in itertools.product((-1, 0, 1), repeat=2)):
             lowest = cells + (step - 1)
