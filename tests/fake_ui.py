@@ -50,9 +50,12 @@ class FakeModule:
             if name == "InputTextWithHint":
                 used = self._uses.get(arguments[0])
                 return (used is not None, arguments[2] if used is None else used)
-            if name in ("IsKeyPressed", "IsKeyDown", "IsMouseReleased", "IsPlotHovered", "IsMouseClicked",
-                        "IsItemActive", "IsItemDeactivated"):
+            if name in ("IsKeyPressed", "IsKeyDown", "IsMouseDown", "IsMouseReleased", "IsPlotHovered",
+                        "IsMouseClicked", "IsItemActive", "IsItemDeactivated"):
                 return self._uses.get(name, False)
+            if name == "DragLineX":
+                used = self._uses.get(name)
+                return (used is not None, arguments[1] if used is None else used)
             if name == "GetPlotMousePos":
                 return self._uses.get(name, (0.0, 0.0))
             if name in ("Checkbox", "InputInt", "InputFloat", "SliderFloat", "SliderInt", "ColorEdit3", "Combo"):

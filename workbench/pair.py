@@ -121,7 +121,8 @@ class Pair:
             setattr(own, name, getattr(view, name))
         for name in _FRUSTUM:
             setattr(own.frustum, name, getattr(view.frustum, name))
-        own.pruning.chosen, own.network.chosen = view.pruning.chosen, view.network.chosen
+        own.pruning.chosen, own.pruning.level = view.pruning.chosen, view.pruning.level
+        own.network.chosen = view.network.chosen
         own.field.take_choices(view.field, (view.field.corner, view.field.voxel, view.surfaces.distance))
         camera, known = view.split.camera, view.selected_camera(a)
         if camera is None or known is None:

@@ -50,16 +50,20 @@ class LevelRow:
 
 @dataclasses.dataclass
 class PruningView:
-    """chosen: the iteration of the look that is shown, None for the latest; log_counts: logarithmic counts."""
+    """chosen: the iteration of the look that is shown, None for the latest; level: its level, None for any;
+    log_counts: logarithmic counts."""
 
     KEPT: ClassVar[tuple[str, ...]] = ("log_counts",)
 
     chosen: int | None = None
+    level: int | None = None
     log_counts: bool = True
     _known: dict[str, tuple[PruneEvent, SparseVoxels]] = dataclasses.field(default_factory=dict)
 
     def event(self, events: Sequence[PruneEvent]) -> PruneEvent | None:
         """The look that is shown: the chosen one, or the latest where that has been forgotten."""
+        if self.level is not None:
+            events = [event for event in events if event.level == self.level]
         found = [event for event in events if event.iteration == self.chosen]
         return found[-1] if found else (events[-1] if events else None)
 

@@ -13,6 +13,7 @@ from sparseflex.camera import Camera
 from sparseflex.training.run import RunCamera
 from workbench import theme
 from workbench.camera_view import CameraView, same_camera
+from workbench.decision_view import DecisionView
 from workbench.field_view import FieldView
 from workbench.frustum_view import FrustumView
 from workbench.latent_view import LatentView
@@ -116,6 +117,7 @@ class ViewState:
     checkpoint_path: Path = Path("checkpoint.safetensors")
     pruning: PruningView = dataclasses.field(default_factory=PruningView)
     network: NetworkView = dataclasses.field(default_factory=NetworkView)
+    decisions: DecisionView = dataclasses.field(default_factory=DecisionView)
     latent: LatentView = dataclasses.field(default_factory=LatentView)
     points: PointView = dataclasses.field(default_factory=PointView)
     plots: PlotView = dataclasses.field(default_factory=PlotView)

@@ -122,6 +122,7 @@ class SourceTable(Checked):
     iteration: int = setting(-1, -1, 10_000_000, help="-1: the last one; a scene or mesh is fitted as far (-1: not)")
     look: int = setting(0, 0, 10_000_000, help="iteration of the look at the voxels that pruning layers show; 0: the "
                                                "latest")
+    level: int = setting(0, 0, 64, help="the level whose look that is; 0: whichever")
     up: str = setting("y", choices=("y", "z"), help="of a mesh file")
     section_only: bool = setting(False, help="the mesh of the active section, where the source has the whole one too")
     fit: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -49,7 +49,7 @@ def view_of(panel: Panel) -> ViewState:
     view = ViewState(worker=AtOnce(), side_by_side=panel.side_by_side, section_only=panel.source.section_only)
     view.layers = {name: name in panel.layers for name in LAYERS}
     view.mesh_colour = panel.colouring.mesh
-    view.pruning.chosen = panel.source.look or None
+    view.pruning.chosen, view.pruning.level = panel.source.look or None, panel.source.level or None
     view.network.chosen = panel.stage
     for name, layer in panel.layers.items():
         if layer.colour:
@@ -114,7 +114,8 @@ def panel_of(view: ViewState, source: SourceTable, camera: CameraTable, stage: s
     inference, that stage."""
     layers = {name: _layer(view, name) for name in LAYERS
               if view.layers[name] and (name != POINTS or view.points.shown is not None)}
-    source = dataclasses.replace(source, section_only=view.section_only, look=view.pruning.chosen or 0)
+    source = dataclasses.replace(source, section_only=view.section_only, look=view.pruning.chosen or 0,
+                                 level=view.pruning.level or 0)
     return Panel(source=source, camera=camera, stage=stage, side_by_side=view.side_by_side, layers=layers,
                  cut=_cut(view), colouring=_colouring(view), frustum=_frustum(view), ranges=_ranges(view))
 

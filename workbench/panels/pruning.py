@@ -9,6 +9,7 @@ import numpy as np
 from sparseflex.training.pruning import PruneEvent
 from workbench import theme
 from workbench.commands import ChangeSetting, Command
+from workbench.panels import decisions
 from workbench.panels.plots import thinned
 from workbench.plot_axes import setup_axes
 from workbench.pruning_view import KINDS, counts_of, level_rows, reasons_of
@@ -29,10 +30,13 @@ _HEADING_TIPS = (
 
 
 def fields(view: ViewState, snapshot: Snapshot) -> set[str]:
-    return {"prune", "occupancy"}
+    return decisions.fields(view, snapshot) if snapshot.products.stages else {"prune", "occupancy"}
 
 
 def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
+    if snapshot.products.stages:
+        return decisions.draw(ui, view, snapshot)
+    view.pruning.level = None
     if snapshot.field_kinds.get("prune") != "prune":
         ui.heading("Pruning")
         ui.wrapped("This run has one level and prunes nothing. A fit that goes coarse to fine: "
