@@ -201,11 +201,10 @@ def test_odd_points():
     found = diagnose(corners, full, levels, flex)
     assert found.causes.tolist() == [MISSING, NO_SIGN_CHANGE, MISSING]  # edges at the box's end have no fourth voxel
     assert found.neighbour_causes.tolist() == [NO_INPUT, 0, NO_INPUT]
-    levels, flex = decoded(full, all_kept, all_kept, sdf=lambda ijk: ijk[:, 1] - 3.5)
-    beside = torch.tensor([[0.49, -0.0625, 0.1], [0.51, -0.0625, 0.1], [float("nan"), -0.0625, 0.1]])
-    assert diagnose(beside, full, levels, flex).causes.tolist() == [MISSING, NO_INPUT, NO_INPUT]
-    beside[:, 0] -= 0.08  # a voxel further in
-    assert diagnose(beside, full, levels, flex).causes.tolist() == [COVERED, COVERED, NO_INPUT]
+    # a face that comes up to the border is none for what lies beyond it
+    levels, flex = decoded(full, all_kept, all_kept, sdf=lambda ijk: torch.where(ijk[:, 0] < 8, ijk[:, 1] - 3.5, 1.0))
+    beside = torch.tensor([[0.49, -0.075, 0.1], [0.51, -0.075, 0.1], [float("nan"), -0.075, 0.1]])
+    assert diagnose(beside, full, levels, flex).causes.tolist() == [COVERED, NO_INPUT, NO_INPUT]
 
 
 def test_levels_that_do_not_follow_are_refused():
