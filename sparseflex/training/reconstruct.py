@@ -65,6 +65,7 @@ class ReconstructRun:
 
     name = "reconstruct"
     record_every = 1
+    plays_once = True
 
     def __init__(
         self, model: SparseFlexVAE, points: Float[Tensor, "points 3"], normals: Float[Tensor, "points 3"], *,
@@ -267,7 +268,9 @@ class ReconstructRun:
             return None
         mesh = Mesh(state["vertices"], state["faces"]) if "vertices" in state else None
         voxels = SparseVoxels(state["voxel_ijk"], self.model.config.resolution) if "voxel_ijk" in state else None
-        return self._shape(state["points"], state["normals"], mesh, voxels)
+        shape = self._shape(state["points"], state["normals"], mesh, voxels)
+        # the normals as they were: bringing them to unit length once more would change their last digits
+        return dataclasses.replace(shape, normals=state["normals"].to(self.device))
 
     @classmethod
     def from_state_dict(

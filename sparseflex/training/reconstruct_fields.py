@@ -65,7 +65,7 @@ def read_surface(chain: StageChain, name: str) -> Any:
     """A field of the final surface; None where it isn't there yet."""
     head, extracted = chain.products.get("head"), chain.products.get("extract")
     if name in ("mesh", "point_cause"):
-        return None if extracted is None else extracted.made.mesh if name == "mesh" else extracted.made.causes
+        return None if extracted is None else extracted.made.mesh if name == "mesh" else extracted.made.diagnosis.causes
     if head is None:
         return None
     made = head.made

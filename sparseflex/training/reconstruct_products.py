@@ -7,15 +7,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sparseflex.mesh import Mesh
 from sparseflex.representation import SparseFlex
 from sparseflex.sparse import VoxelBatch
 from sparseflex.training.pruning import PruneEvent
+from sparseflex.training.reconstruct_release import ReleasePass
 from sparseflex.vae.colours import principal_colours
 from sparseflex.vae.config import VAEConfig
+from sparseflex.vae.diagnosis import Diagnosis
 from sparseflex.vae.latent_edits import Edited
 from sparseflex.vae.model import Posterior
 from sparseflex.vae.preprocess import input_voxels
@@ -66,10 +68,12 @@ class Latent:
 
 @dataclasses.dataclass(eq=False)
 class Children:
-    """All children of a level with their logits. held: those whose features are kept, all of them where None."""
+    """All children of a level with their logits. held: those whose features are kept, all of them where None. release:
+    the pass in the release's chunks that they are from; then there are no features."""
 
     logits: Float[Tensor, "children"]
     held: Bool[Tensor, "children"] | None
+    release: ReleasePass | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,12 +88,12 @@ class Kept:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Surface:
-    """mesh: None up to its extraction; occupancy_logit: of the voxels; causes: of each point, once extracted."""
+    """occupancy_logit: of the voxels. mesh, and diagnosis of the points: once extracted."""
 
     flex: SparseFlex
     occupancy_logit: Float[Tensor, "voxels"]
     mesh: Mesh | None = None
-    causes: UInt8[Tensor, "points"] | None = None
+    diagnosis: Diagnosis | None = None
 
 
 @dataclasses.dataclass(eq=False)

@@ -12,7 +12,7 @@ from torch import Tensor
 from sparseflex.extraction import extract_mesh
 from sparseflex.representation import SparseFlex
 from sparseflex.sparse import VoxelBatch, attention_of_row
-from sparseflex.training.reconstruct_levels import judged, level_scalars, prune_event, warning_of
+from sparseflex.training.reconstruct_levels import cause_scalars, level_scalars, prune_event, warning_of
 from sparseflex.training.reconstruct_products import (
     Attention,
     Children,
@@ -24,12 +24,17 @@ from sparseflex.training.reconstruct_products import (
     posterior_on,
     stage_names,
 )
+from sparseflex.training.reconstruct_release import in_order_of, release_pass
 from sparseflex.training.reconstruct_settings import ReconstructSettings
+from sparseflex.vae.decisions import Decisions, holds_point
 from sparseflex.vae.decoding import decide, upsample, upsample_and_prune
+from sparseflex.vae.diagnosis import Diagnosis, diagnose, open_edges
 from sparseflex.vae.latent_edits import Latents
 from sparseflex.vae.model import Posterior, SparseFlexVAE
 from sparseflex.vae.transformer import Trunk
 from sparseflex.voxels import SparseVoxels
+
+_BLOCKS = ("point features", "encoder", "trunk")
 
 KEPT_BYTES = 1_000_000_000
 """What blocks gave is kept up to so much in all, and made again from what came before where it is asked for."""
@@ -77,6 +82,8 @@ class StageChain:
             sampled = (settings.seed,) if settings["sample_posterior"] else ()
             return (*before, sampled, settings.edits.key)
         if stage.startswith("upsample"):
+            if settings.release_chunks:  # decoded all at once, in the first of the stages
+                return (*before, settings.thresholds if settings.prune else ())
             return (*before, settings.chunk_voxels)
         if stage.startswith("prune"):
             return (*before, settings.thresholds[int(stage[-1]) - 1] if settings.prune else None)
@@ -133,9 +140,15 @@ class StageChain:
 
     def _make_upsample(self, key: tuple, level: int) -> Product:
         before = self.before(f"upsample {level}")
-        parents, x = self.products[before].batch, self.output(before)
+        parents = self.products[before].batch
+        x = None if self.settings.release_chunks and level > 1 else self.output(before)
         block, chunk = self.model.decoder.upsample[level - 1], self.settings.chunk_voxels
-        if chunk is None:
+        if self.settings.release_chunks:
+            batch, features = parents.subdivide(), None
+            done = release_pass(self.model, x, parents, self.settings) if level == 1 else (
+                self.products["upsample 1"].made.release)
+            made = Children(done.logits(level, batch.sets[0]), None, done)
+        elif chunk is None:
             batch = parents.subdivide()
             features, logits = upsample(block, x, parents)
             made = Children(logits, None)
@@ -158,10 +171,11 @@ class StageChain:
         held = children.made.held
         if held is not None and bool((kept & ~held).any()):
             self.products[f"upsample {level}"] = self._with_more_features(children, level)
-        found = judged(children.batch.sets[0], kept, self.shape.points)
-        event = prune_event(level, children.batch.sets[0], logits, found, settings.prune)
+        truth = holds_point(children.batch.sets[0], self.shape.points)
+        event = prune_event(level, children.batch.sets[0], logits, kept, truth, settings.prune)
         warning = warning_of(level, logits, kept, threshold)
-        return Product(key, batch, None, Kept(kept, logits[kept], event, warning), level_scalars(level, found), token)
+        scalars = level_scalars(level, kept, truth)
+        return Product(key, batch, None, Kept(kept, logits[kept], event, warning), scalars, token)
 
     def _with_more_features(self, known: Product, level: int) -> Product:
         """A level in chunks has the features of those alone that were kept when it ran: here of those kept now."""
@@ -169,16 +183,35 @@ class StageChain:
         return dataclasses.replace(known, features=more.features, made=more.made, colours=None, norms=None)
 
     def _make_head(self, key: tuple, _: int) -> Product:
-        kept = self.products["prune 2"]
-        flex = SparseFlex.from_features(kept.batch.sets[0], self.model.head(self.output("prune 2")))
-        return Product(key, kept.batch, made=Surface(flex, kept.made.logits), scalars={
-            "voxels": float(kept.batch.n_voxels)})
+        kept, release = self.products["prune 2"], self.products["upsample 2"].made.release
+        if release is None:
+            flex = SparseFlex.from_features(kept.batch.sets[0], self.model.head(self.output("prune 2")))
+            made, batch = Surface(flex, kept.made.logits), kept.batch
+        else:
+            flex = release.flex
+            rows = kept.batch.sets[0].find(flex.voxels.voxel_ijk)
+            made, batch = Surface(flex, kept.made.logits[rows]), VoxelBatch((flex.voxels,))
+        return Product(key, batch, made=made, scalars={"voxels": float(batch.n_voxels)})
 
     def _make_extract(self, key: tuple, _: int) -> Product:
         head = self.products["head"]
         mesh = extract_mesh(head.made.flex)
-        scalars = {"vertices": float(mesh.n_vertices), "faces": float(mesh.n_faces)}
-        return Product(key, head.batch, made=dataclasses.replace(head.made, mesh=mesh), scalars=scalars)
+        found = self._diagnosis(head.made.flex)
+        scalars = {"vertices": float(mesh.n_vertices), "faces": float(mesh.n_faces),
+                   "open_edges": float(open_edges(mesh)), **cause_scalars(found)}
+        return Product(key, head.batch, made=dataclasses.replace(head.made, mesh=mesh, diagnosis=found),
+                       scalars=scalars)
+
+    def _diagnosis(self, flex: SparseFlex) -> Diagnosis:
+        """What became of each input point."""
+        decisions = []
+        for level, threshold in enumerate(self.settings.thresholds, start=1):
+            children = self.products[f"upsample {level}"]
+            decisions.append(Decisions(children.batch.sets[0], children.made.logits,
+                                       self.products[f"prune {level}"].made.kept, threshold))
+        kept = self.products["prune 2"].batch.sets[0]
+        flex = flex if flex.voxels is kept else in_order_of(kept, flex)
+        return diagnose(self.shape.points, self.products["latent"].batch.sets[0], decisions, flex)
 
     # -- features -----------------------------------------------------------------------------------------------
 
@@ -226,14 +259,16 @@ class StageChain:
     def _drop_features(self, newest: str) -> None:
         """Keeps what blocks gave, the newest whatever it takes, within the bound."""
         blocks = [self.products[stage] for stage in self.stages if stage != newest and stage in self.products
-                  and stage.startswith(("point features", "encoder", "trunk"))]
-        total = sum(product.feature_bytes for product in [*blocks, self.products[newest]])
+                  and stage.startswith(_BLOCKS)]
+        newest_bytes = self.products[newest].feature_bytes if newest.startswith(_BLOCKS) else 0
+        total = newest_bytes + sum(product.feature_bytes for product in blocks)
         for product in blocks:
             if total <= self.kept_bytes:
                 break
             if product.features is not None:
                 total -= product.feature_bytes
-                product.show(product.features)
+                if product.colours is None:
+                    product.show(product.features)
                 product.features = None
 
     def shown(self, stage: str) -> Product | None:
@@ -242,9 +277,10 @@ class StageChain:
         if product.colours is None:
             if product.features is None and not self.is_current(stage):
                 return None
-            held = product.made.held if isinstance(product.made, Children) else None
-            features = self.output(stage)
-            product.show(features, held)
+            level = self.products[stage.replace("prune", "upsample")]
+            if isinstance(level.made, Children) and level.features is None:
+                return None
+            product.show(self.output(stage), product.made.held if isinstance(product.made, Children) else None)
         return product
 
     # -- attention ----------------------------------------------------------------------------------------------
