@@ -240,7 +240,8 @@ def test_autocast_decides_the_precision(batch):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = conv(x, batch)
         attended = windowed_attention(x.view(-1, 3, 1, 2), batch.windows(4, 0))
-    assert out.dtype == torch.bfloat16 and attended.dtype == torch.bfloat16
+        kept = windowed_attention(x.double().view(-1, 3, 1, 2), batch.windows(4, 0))
+    assert out.dtype == torch.bfloat16 and attended.dtype == torch.bfloat16 and kept.dtype == torch.float64
     out.sum().backward()
     assert conv.weight.grad.dtype == torch.float32
 

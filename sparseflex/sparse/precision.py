@@ -7,6 +7,7 @@ from torch import Tensor
 
 
 def working_dtype(tensor: Tensor) -> torch.dtype:
-    """Autocast's precision where it is on for the tensor's device, else the tensor's."""
+    """Autocast's precision where it is on for the tensor's device, else the tensor's; float64 always stays."""
     kind = tensor.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype
+    cast = torch.is_autocast_enabled(kind) and tensor.dtype != torch.float64
+    return torch.get_autocast_dtype(kind) if cast else tensor.dtype
