@@ -27,7 +27,7 @@ from sparseflex.voxels import SparseVoxels
 
 _HASHED_AT_ONCE = 1 << 22
 
-Points = tuple[Float[Tensor, "points 3"], Float[Tensor, "points 3"]]
+Points = tuple[Float[Tensor, "others 3"], Float[Tensor, "others 3"]]
 
 
 @dataclasses.dataclass(frozen=True)
