@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from workbench.cli_record import HeadlessRecordOptions
-from workbench.inputs import InputError, Opened, choose_device, writable_folder
+from workbench.inputs import InputError, Opened, choose_device, network_file, writable_folder
 
 if TYPE_CHECKING:
     from workbench.cli import View
@@ -42,7 +42,8 @@ class Reconstruct(ShapeOptions, HeadlessRecordOptions):
     what: tyro.conf.Positional[str]
     """A mesh (.obj .ply .glb .off .stl), a scene's name or .toml, or a point cloud with normals (.ply .npz)."""
     checkpoint: Path
-    """The weights: the release's .safetensors, the workbench's own, or a .pt, of which nothing is executed."""
+    """The weights: the release's .safetensors, the workbench's own, or a .pt, of which nothing is executed; tiny_vae is
+    a small network that comes along."""
     headless: bool = False
     """No window: a progress bar, then mesh.ply, figure.png, metrics.json and checkpoint.safetensors."""
     out: Path | None = None
@@ -115,13 +116,14 @@ def open_with(command: Reconstruct | View, what: str, checkpoint: Path, device: 
     """The run of a command's options. Raises InputError."""
     from workbench.reconstruction import Network, open_reconstruction
 
-    network = Network(checkpoint, command.config, command.resolution, device, command.dtype)
+    network = Network(network_file(checkpoint), command.config, command.resolution, device, command.dtype)
     return open_reconstruction(network, what, other=command.other_shape, n_points=command.points,
                                seed=command.seed or 0, up=command.up, settings=settings)
 
 
 def is_network(what: str) -> bool:
     """Whether a file is a VAE's checkpoint: by its suffix, a .safetensors by its header."""
+    what = str(network_file(what))
     if what.lower().endswith(NETWORK_SUFFIXES):
         return True
     if not what.lower().endswith(".safetensors"):

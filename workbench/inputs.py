@@ -58,6 +58,15 @@ def scene_folders() -> list[Path]:
     return [folder for folder in (here.parent / "scenes", here / "scenes") if folder.is_dir()]
 
 
+def network_file(what: str | Path) -> Path:
+    """The weights of a network by the name of a file beside the scenes, such as tiny_vae; any path is itself."""
+    path = Path(what)
+    if path.suffix or path.name != str(path) or path.exists():
+        return path
+    known = (folder / f"{path.name}.safetensors" for folder in scene_folders())
+    return next((file for file in known if file.is_file()), path)
+
+
 def choose_device(name: str) -> str:
     """The torch device of a --device flag: auto takes CUDA where there is one."""
     import torch
@@ -172,7 +181,7 @@ def _open_checkpoint(path: Path, device: str, iterations: int | None, input_fram
                          f"{path}` makes one")
     with input_errors():
         run = load_run(path, device)
-        if iterations is not None:
+        if iterations is not None and hasattr(run, "config"):
             run.config = dataclasses.replace(run.config, iterations=iterations)
     try:
         beside = _about_checkpoint(path.parent, run)

@@ -15,7 +15,7 @@ from sparseflex.mesh import Mesh
 from sparseflex.point_clouds import READABLE_POINTS, is_point_cloud, load_points, pick_points
 from sparseflex.scene import ViewConfig, load_scene
 from sparseflex.vae.memory import check_memory
-from sparseflex.vae.preprocess import check_resolution, input_voxels, sample_points
+from sparseflex.vae.preprocess import check_resolution, input_voxels, into_box, sample_points
 from workbench.inputs import InputError, Opened, input_errors, scene_folders
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Shape:
         """Points and unit normals: sampled from the mesh, or at most n_points of the cloud."""
         generator = torch.Generator().manual_seed(seed)
         if self.mesh is not None:
-            return sample_points(self.mesh, n_points, generator)
+            return sample_points(into_box(self.mesh), n_points, generator)  # as the release samples
         cloud = pick_points(self.cloud, n_points, generator)
         return cloud.points, cloud.normals
 
