@@ -154,6 +154,13 @@ def test_neighbours_at_the_border_of_large_grids(resolution):
     assert some.neighbours.tolist() == table_by_dictionary(some)
 
 
+def test_a_missing_neighbour_whose_key_is_the_largest_of_all():
+    side, key = MAX_RESOLUTION + 2, 2**63 - 1
+    missing = torch.tensor([key // side**2, key // side % side, key % side]) - 1
+    some = batch_of(torch.stack([missing - torch.tensor([1, 0, 0]), missing - torch.tensor([1, 1, 0])]), MAX_RESOLUTION)
+    assert some.neighbours.tolist() == table_by_dictionary(some)
+
+
 def test_plans_are_made_once():
     some = batch_of(torch.tensor([[0, 0, 0], [9, 9, 9]]))
     assert some.neighbours is some.neighbours
