@@ -160,6 +160,30 @@ def test_a_mesh_changed_in_place_is_copied_again(start: StartEngine) -> None:
     assert np.allclose(ask(engine, "target").fields["target"].vertices, first.vertices * 0.5)
 
 
+def test_points_are_copied_only_where_they_changed(start: StartEngine) -> None:
+    class Pointed(FakeRun):
+        points = torch.rand(5, 3)
+
+        @property
+        def fields(self):
+            return {**super().fields, "points": "points", "cause": "point"}
+
+        def read_field(self, name):
+            return self.points if name == "points" else self.points[:, 0] if name == "cause" else super().read_field(name)
+
+    run = Pointed()
+    engine = start(run)
+    first = ask(engine, "points", "cause").fields
+    engine.send(NextStage())
+    at_rest(engine, 0, "render")
+    second = ask(engine, "points", "cause").fields
+    assert second["points"] is first["points"] and np.array_equal(second["cause"], run.points[:, 0].numpy())
+    run.points.mul_(0.5)
+    engine.send(NextStage())
+    at_rest(engine, 0, "update")
+    assert np.allclose(ask(engine, "points").fields["points"], first["points"] * 0.5)
+
+
 def test_an_older_snapshot_never_changes(start: StartEngine) -> None:
     engine = start(FakeRun())
     engine.send(RunIterations(2))

@@ -33,9 +33,11 @@ from workbench.recording.reader import Recording
 from workbench.snapshot import MeshArrays
 
 META = {"schema": layout.SCHEMA, "version": layout.VERSION, "uid": "0", "name": "test", "title": "a test",
-        "stages": ["step"], "streams": [*layout.OWN_STREAMS, "voxels", "value", "corner", "mesh"],
-        "field_kinds": {"voxels": "voxels", "value": "voxel", "corner": "corner", "mesh": "mesh"}, "settings": {},
-        "parent": None}
+        "stages": ["step"],
+        "field_kinds": {"voxels": "voxels", "value": "voxel", "corner": "corner", "mesh": "mesh", "points": "points",
+                        "cause": "point", "stage 1/voxels": "voxels", "stage 1/value": "voxel"},
+        "settings": {}, "parent": None}
+META["streams"] = [*layout.OWN_STREAMS, *META["field_kinds"]]
 
 
 def keys(*values: int) -> dict:
@@ -109,6 +111,26 @@ def test_a_value_of_voxels_holds_only_as_long_as_these(tmp_path: Path) -> None:
         assert [older for _, older in found] == [{}, {"value": 0}, {}, {}, {}, {}]
         assert recording.read("voxels", 5)[0].voxel_ijk.tolist() == [[0, 2, 1], [0, 0, 1]]  # in the order of its rows
         assert recording.read("mesh", 3) is None and recording.read("no such", 3) is None
+
+
+def test_rows_belong_to_the_voxels_of_their_stage_and_to_the_points(tmp_path: Path) -> None:
+    builder = Builder(tmp_path / "run.h5", META)
+    rows = np.arange(6, dtype=np.float32).reshape(2, 3)
+    builder.commit(0, {"voxels": keys(1), "value": numbers(1), "stage 1/voxels": keys(1, 5),
+                       "stage 1/value": numbers(1, 2), "points": rows, "cause": np.array([3, 4], np.uint8)})
+    builder.commit(1, {"voxels": keys(2)})
+    builder.commit(2, {"stage 1/voxels": keys(7), "points": rows[:1]})
+    builder.commit(3, {"stage 1/value": numbers(8), "cause": np.array([5], np.uint8)})
+    with Recording(builder.close()) as recording:
+        found = [recording.snapshot_fields(META["field_kinds"], at) for at in range(4)]
+        assert [sorted(fields) for fields, _ in found] == [
+            ["cause", "points", "stage 1/value", "stage 1/voxels", "value", "voxels"],
+            ["cause", "points", "stage 1/value", "stage 1/voxels", "voxels"],
+            ["points", "stage 1/voxels", "voxels"], ["cause", "points", "stage 1/value", "stage 1/voxels", "voxels"]]
+        assert found[1][0]["stage 1/value"].tolist() == [1, 2] and found[3][0]["cause"].tolist() == [5]
+        assert found[1][1] == {"stage 1/value": 0, "cause": 0} and found[3][1] == {}  # points hold until others come
+        assert found[0][0]["points"] is found[1][0]["points"] and equal(found[0][0]["points"], rows)
+        assert len(list(recording.verify())) == recording.n_entries
 
 
 def test_a_run_that_went_back_is_read_along_its_last_way(tmp_path: Path) -> None:
@@ -353,6 +375,8 @@ WRONG_VALUES = {
                {"keys": np.array([1], np.int32), "resolution": 1 << 40}, {"keys": numbers(1), "resolution": 4}],
     "value": [numbers(1), numbers(1, 2, 3), "text", np.zeros((2, 2, 2), np.float32), {"a": 1}],
     "corner": [numbers(1, 2), 7],
+    "stage 1/value": [numbers(1, 2), numbers(1)], "points": [numbers(1, 2, 3), np.zeros((2, 2), np.float32), 7],
+    "cause": [numbers(1), np.zeros((1, 1, 1), np.float32)],
     "mesh": [{"vertices": np.zeros((2, 3), np.float32), "faces": np.array([[0, 1, 2]], np.int32)},
              {"vertices": np.zeros((2, 3), np.float32), "faces": np.array([[-1, 1, 0]], np.int32)},
              {"vertices": np.zeros((6,), np.float32), "faces": np.array([[0, 1, 0]], np.int32)}, numbers(1), [mesh(1)]],
