@@ -169,7 +169,9 @@ def test_points_are_copied_only_where_they_changed(start: StartEngine) -> None:
             return {**super().fields, "points": "points", "cause": "point"}
 
         def read_field(self, name):
-            return self.points if name == "points" else self.points[:, 0] if name == "cause" else super().read_field(name)
+            if name == "cause":
+                return self.points[:, 0]
+            return self.points if name == "points" else super().read_field(name)
 
     run = Pointed()
     engine = start(run)
