@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from fake_inference import FakeInference
 from fake_run import FakeRun, icosphere_like
 
 from sparseflex.mesh import Mesh
@@ -40,19 +41,23 @@ class OneCamera(FakeRun):
         return super().cameras()[:1]
 
 
+def spoiled(value: Any, share: float) -> Any:
+    """A field of which this share of all values is NaN or infinite."""
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        return value
+    value, bad = value.clone(), torch.arange(len(value)) < share * len(value)
+    value[bad] = float("nan")
+    value[bad & (torch.arange(len(value)) % 3 == 0)] = float("inf")
+    return value
+
+
 class NotANumber(FakeRun):
     """share of all values in every field and map is NaN or infinite, and so is the loss."""
 
     share = 0.2
 
     def read_field(self, name: str) -> Any:
-        value = super().read_field(name)
-        if isinstance(value, torch.Tensor) and value.is_floating_point():
-            value = value.clone()
-            spoiled = torch.arange(len(value)) < self.share * len(value)
-            value[spoiled] = float("nan")
-            value[spoiled & (torch.arange(len(value)) % 3 == 0)] = float("inf")
-        return value
+        return spoiled(super().read_field(name), self.share)
 
     def scalars(self) -> dict[str, float]:
         return {**super().scalars(), "loss": float("nan"), "grad_norm": float("inf")}
@@ -60,6 +65,24 @@ class NotANumber(FakeRun):
 
 class AllNotANumber(NotANumber):
     share = 1.0
+
+
+class BadInference(FakeInference):
+    """A fifth of all values that can be seen is NaN or infinite; a voxel is attended."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 300)
+        self.change_setting("attended_voxel", 7)
+
+    def read_field(self, name: str) -> Any:
+        return spoiled(super().read_field(name), 0.2)
+
+
+def nothing_kept() -> FakeInference:
+    """Every child is pruned, so that the stages after it have no voxels."""
+    run = FakeInference(8, 300)
+    run.change_setting("threshold_1", 10)
+    return run
 
 
 def coarse_to_fine() -> FitRun:
@@ -71,4 +94,5 @@ def coarse_to_fine() -> FitRun:
 HARD_RUNS: dict[str, Callable[[], Run]] = {
     "plain": FakeRun, "no voxels": NoVoxels, "no faces": NoFaces, "one camera": OneCamera, "some NaN": NotANumber,
     "all NaN": AllNotANumber, "only scalars": lambda: FakeRun(only_scalars=True), "coarse to fine": coarse_to_fine,
+    "inference": lambda: FakeInference(8, 400), "nothing kept": nothing_kept, "inference, some NaN": BadInference,
 }

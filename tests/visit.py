@@ -12,7 +12,7 @@ from hard_runs import HARD_RUNS
 from workbench import actions, pacing
 from workbench.app import open_window
 from workbench.commands import NextStage, RunIterations
-from workbench.panels import COLUMNS
+from workbench.panels import columns
 from workbench.view_state import LAYERS
 from workbench.window import Subject, Window
 
@@ -35,7 +35,8 @@ def steps(window: Window, pictures: Path | None) -> Iterator[str]:
         for _ in range(6):
             yield f"picture {name}"
         window.screenshot(pictures / f"{name}.png")
-    for left, right in itertools.zip_longest(COLUMNS["left"], COLUMNS["right"]):
+    tabs = columns(window.snapshot)
+    for left, right in itertools.zip_longest(tabs["left"], tabs["right"]):
         view.tabs["left"], view.tabs["right"] = left or view.tabs["left"], right or view.tabs["right"]
         for _ in range(3):
             yield f"tabs {left}, {right}"
@@ -45,6 +46,10 @@ def steps(window: Window, pictures: Path | None) -> Iterator[str]:
     for _ in window.snapshot.stages:
         window.engine.send(NextStage())
         yield "stage by stage"
+    view.tabs["left"] = "Network"
+    for stage in window.snapshot.products.stages:
+        view.network.chosen = stage
+        yield f"stage {stage}"
     for action in actions.ACTIONS:
         if action.name not in KEEPS_THE_WINDOW:
             for command in action.does(window) or []:

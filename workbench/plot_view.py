@@ -11,6 +11,7 @@ from workbench import theme
 from workbench.snapshot import History
 
 LOSSES, COUNTS, PLANES, SECONDS, BYTES = "Losses", "Counts", "Planes", "Seconds per stage", "Peak bytes per stage"
+CHILDREN, CAUSES = "Voxels by level", "Input points by cause"
 
 MARK_COLOURS: dict[str, theme.Colour] = {"keyframes": theme.rgb("#808890"), "prunings": theme.rgb("#D55E00"),
                                          "changes": theme.rgb("#F0E442")}
@@ -18,6 +19,8 @@ MARK_COLOURS: dict[str, theme.Colour] = {"keyframes": theme.rgb("#808890"), "pru
 
 _COUNTS = ("voxels", "active", "section", "vertices", "faces", "pruned", "born")
 _PLANES = ("near", "far")
+_OF_LEVELS = ("children_", "kept_", "wrongly_kept_", "wrongly_pruned_")
+_OF_POINTS = ("points_covered", "points_lost_")
 
 
 @dataclasses.dataclass
@@ -55,6 +58,8 @@ def groups(history: History) -> dict[str, list[str]]:
         LOSSES: [name for name in names if name == "loss" or name.startswith("loss_")],
         COUNTS: [name for name in names if name in _COUNTS],
         PLANES: [name for name in names if name in _PLANES],
+        CHILDREN: [name for name in names if name.startswith(_OF_LEVELS)],
+        CAUSES: [name for name in names if name.startswith(_OF_POINTS)],
         SECONDS: [name for name in names if name.startswith(SECS_PREFIX)],
         BYTES: [name for name in names if name.startswith(BYTES_PREFIX)],
     }
@@ -77,4 +82,6 @@ def line_label(name: str) -> str:
     for prefix in ("loss_", SECS_PREFIX, BYTES_PREFIX):
         if name.startswith(prefix):
             return name.removeprefix(prefix)
+    if name.startswith((*_OF_LEVELS, *_OF_POINTS)):
+        return name.removeprefix("points_").removeprefix("lost_").replace("_", " ")
     return "total" if name == "loss" else name

@@ -55,7 +55,10 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     commands = _draw_planes(ui, view, snapshot)
     selected, look = view.selected_camera(snapshot), view.frustum.look
     if selected is None:
-        ui.text("No camera yet: the first stage makes one.", theme.MUTED)
+        if snapshot.products.stages:
+            ui.wrapped("An inference has no cameras: take the view itself.")
+        else:
+            ui.text("No camera yet: the first stage makes one.", theme.MUTED)
         return commands
     # the camera that the counts below belong to: while the run plays, the scene follows more slowly than the panels
     camera = view.split.camera or selected.camera

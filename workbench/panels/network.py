@@ -102,8 +102,7 @@ def _draw_stage(ui: Ui, view: ViewState, snapshot: Snapshot, place: int, stage: 
         draw.AddRectFilled((left, y), (left + 0.18 * em, y + tall), packed(theme.ACCENT), 0.0)
         if view.network.scroll_to == snapshot.products.stage and view.network.scroll_to:
             im.SetScrollHereY(0.5)
-    _draw_mark(ui, (left + 0.85 * em, y + tall / 2), done, place == next_place and snapshot.playing or (
-        place == next_place and snapshot.iteration_under_way))
+    _draw_mark(ui, (left + 0.85 * em, y + tall / 2), done, place == next_place and not whole)
     colour = packed(theme.TEXT if done else theme.MUTED)
     at = y + (tall - im.GetTextLineHeight()) / 2
     draw.AddText((left + 1.7 * em, at), colour, stage)
@@ -163,6 +162,11 @@ def short_bytes(n_bytes: float) -> str:
 
 def _draw_looked_at(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
     stage = snapshot.products.stage
+    if not (snapshot.iteration or snapshot.iteration_under_way):
+        ui.heading("No pass yet")
+        ui.wrapped("Space, or the right arrow, runs one; with Shift, one stage of it. "
+                   "What the stages leave can be looked at afterwards, too.")
+        return
     voxels = snapshot.fields.get("voxels")
     aside = "" if voxels is None else f"{count(voxels.n_voxels)} voxels, {voxels.resolution}³"
     ui.heading(stage or "final surface", aside)

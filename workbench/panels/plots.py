@@ -18,6 +18,8 @@ from workbench.view_state import ViewState
 
 MAX_POINTS = 1024
 MAX_MARKS = 256
+FEW_POINTS = 24
+"""So many values, and fewer, are marked one by one."""
 
 
 def fields(view: ViewState, snapshot: Snapshot) -> set[str]:
@@ -83,6 +85,9 @@ def _draw_lines(ui: Ui, title: str, snapshot: Snapshot, names: list[str], height
     limits = setup_axes(ui, curves + beside, log)
     for index, (name, (xs, ys)) in enumerate(zip(names, curves, strict=True)):
         plot.SetNextLineStyle((*_colour(index), 1.0), (0.14 if name == "loss" else 0.09) * ui.em)
+        if len(xs) <= FEW_POINTS:  # a line through one point is nothing
+            colour = (*_colour(index), 1.0)
+            plot.SetNextMarkerStyle(int(plot.ImPlotMarker_Circle), 0.2 * ui.em, colour, 0.0, colour)
         plot.PlotLine(name, xs, ys)
     for name, curve in zip(shared, beside, strict=True):
         plot.SetNextLineStyle((*_colour(names.index(name)), 1.0), (0.14 if name == "loss" else 0.09) * ui.em)

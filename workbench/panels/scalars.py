@@ -9,7 +9,12 @@ from workbench.snapshot import Snapshot
 from workbench.ui import Ui, count, megabytes, milliseconds
 from workbench.view_state import ViewState
 
-WHOLE = ("iteration", "voxels", "active", "section", "vertices", "faces", "work_voxels")
+WHOLE = ("iteration", "voxels", "active", "section", "vertices", "faces", "work_voxels", "points",
+         "latent_voxels", "open_edges")
+
+WHOLE_BY_LEVEL = ("children_", "kept_", "wrongly_kept_", "wrongly_pruned_", "points_")
+WIDE = 22
+"""Longer names than these have lines of their own."""
 
 SHOWN_ELSEWHERE = ("iteration", "near", "far")
 
@@ -20,7 +25,7 @@ def shown(name: str, value: float) -> str:
         return megabytes(value)
     if name == "stage_secs" or name.startswith(SECS_PREFIX):
         return milliseconds(value)
-    return count(value) if name in WHOLE else f"{value:.3g}"
+    return count(value) if name in WHOLE or name.startswith(WHOLE_BY_LEVEL) else f"{value:.3g}"
 
 
 def fields(view: ViewState, snapshot: Snapshot) -> set[str]:
@@ -33,7 +38,8 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     if not names:
         return []
     ui.heading("Scalars")
-    if not ui.im.BeginTable("scalars", 2, int(ui.im.ImGuiTableFlags_SizingStretchSame)):
+    n_columns = 1 if max(map(len, names)) > WIDE else 2
+    if not ui.im.BeginTable("scalars", n_columns, int(ui.im.ImGuiTableFlags_SizingStretchSame)):
         return []
     for name in names:
         ui.im.TableNextColumn()

@@ -21,10 +21,11 @@ _EDGES = np.array([[0, 1], [0, 2], [0, 4], [1, 3], [1, 5], [2, 3], [2, 6], [3, 7
 
 
 def draw_points(name: str, shown: ShownPoints) -> list[Any]:
-    """Points as flat quads that face the viewer."""
+    """Points, round where they are few enough for that."""
     if len(shown.places) == 0:
         return []
-    return [ps.register_point_cloud(name, shown.places, material="flat", point_render_mode="quad")]
+    mode = "sphere" if len(shown.places) <= _FEW else "quad"  # flat ones are cut by the surface that they lie on
+    return [ps.register_point_cloud(name, shown.places, material="flat", point_render_mode=mode)]
 
 
 def style_points(points: Any, colour: Colour, size: float, colours: Float[np.ndarray, "n 3"] | None) -> None:
