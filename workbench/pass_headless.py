@@ -58,11 +58,12 @@ def reconstruct_headless(opened: Opened, out: Path, input_frame: bool = False,
     if request.signal_number is not None:
         say("stopped before the end of the pass: no surface")
         return 128 + request.signal_number
-    for text in warnings_of(run):
+    for text in getattr(run, "warnings", ()):  # such as that nothing was kept at a level
         say(f"{opened.name}: {text}")
     secs = time.perf_counter() - start
     try:
         mesh = write_mesh(opened, out, input_frame)
+        has_surface = _has_surface(opened.name, run, mesh)
         quality = quality_of(run, mesh)
         write_metrics(opened, out, {"finished": True, "elapsed_secs": secs, "frame": frame_name(input_frame),
                                     "quality": quality})
@@ -74,7 +75,7 @@ def reconstruct_headless(opened: Opened, out: Path, input_frame: bool = False,
     written = {MESH: mesh is not None, FIGURE: drawn, METRICS: True, CHECKPOINT: saved}
     for name in (name for name, there in written.items() if there):
         print(out / name)
-    return 0 if saved and drawn and _has_surface(mesh) else 1
+    return 0 if saved and drawn and has_surface else 1
 
 
 def one_pass(run: Run, request: StopRequest, label: str, recorder: LateRecorder) -> None:
@@ -92,13 +93,14 @@ def one_pass(run: Run, request: StopRequest, label: str, recorder: LateRecorder)
     recorder.iteration_ended(run, scalars_row(run))
 
 
-def warnings_of(run: Run) -> tuple[str, ...]:
-    """What a pass has to say of itself, such as that nothing was kept at a level."""
-    return tuple(getattr(run, "warnings", ()))
-
-
-def _has_surface(mesh: Mesh | None) -> bool:
-    return mesh is not None and mesh.n_faces > 0
+def _has_surface(name: str, run: Run, mesh: Mesh | None) -> bool:
+    """Says so in a line where there is none though voxels were kept."""
+    if mesh is not None and mesh.n_faces:
+        return True
+    kept = run.scalars().get("voxels", 0)
+    if kept:
+        say(f"{name}: no surface: the signed distance changes its sign in none of the {kept:,.0f} voxels kept")
+    return False
 
 
 def _memory_ran_out(error: Any) -> bool:

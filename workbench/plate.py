@@ -17,11 +17,14 @@ from sparseflex.camera import Camera
 from sparseflex.frustum import adapt_frustum
 from sparseflex.mesh import Mesh
 from sparseflex.render import render_maps
+from sparseflex.training.pruning import PruneEvent
 from sparseflex.training.run import Run
+from sparseflex.voxels import SparseVoxels
 from workbench import theme
 from workbench.field_copies import SURFACE, fields_of, read_field
 from workbench.graphics import check_graphics, start_polyscope
 from workbench.layout import view_axes
+from workbench.point_view import CAUSE, LOOKS, MAX_POINTS, POINTS, ShownPoints, colours_of, evenly
 from workbench.snapshot import MeshArrays
 from workbench.split import Split
 
@@ -30,6 +33,9 @@ HOME_DIRECTION = (0.75, 0.42, 1.0)
 SUPERSAMPLING = 2
 ASIDE = 40.0
 """Where figures are drawn, in world units to the right: out of sight of what a window shows."""
+
+_PRUNED_CAUSES = {1: 2, 2: 3}
+"""By level: what a point is called whose voxel was pruned there."""
 
 INK, FAINT = "#22262E", "#6B7280"
 PAPER = (255, 255, 255)
@@ -45,6 +51,8 @@ class Subject:
     surface: Mesh | None
     target: Mesh | None
     iteration: int
+    points: PointsShown | None = None
+    pruned: tuple[PruneEvent, ...] = ()
 
     @classmethod
     def of(cls, run: Run, home: Camera) -> Subject:
@@ -62,7 +70,44 @@ class Subject:
         split.update(voxels, camera)
         surface = read.get(SURFACE, read.get("mesh"))
         surface, target = (None if mesh is None else mesh.detach().to("cpu") for mesh in (surface, read.get("target")))
-        return cls(run.name, split, camera, surface, target, run.iteration)
+        points = PointsShown.of(run)
+        pruned = read_field(run, "prune") if points is not None and run.iteration else None
+        return cls(run.name, split, camera, surface, target, run.iteration, points, tuple(pruned or ()))
+
+
+@dataclasses.dataclass(frozen=True)
+class PointsShown:
+    """The points that an inference began with, as many as are drawn, in the colours of what became of them."""
+
+    shown: ShownPoints
+    colours: Float[np.ndarray, "n 3"] | None
+    n_points: int
+    counts: dict[int, int]
+
+    @classmethod
+    def of(cls, run: Run) -> PointsShown | None:
+        """None for a run without such a field."""
+        if fields_of(run).get(POINTS) != "points" or (points := read_field(run, POINTS)) is None:
+            return None
+        copies = {POINTS: points.detach().cpu().numpy()}
+        cause = read_field(run, CAUSE) if run.iteration and CAUSE in fields_of(run) else None
+        if cause is not None and cause.shape == points.shape[:1]:
+            copies[CAUSE] = cause.cpu().numpy()
+        places = copies[POINTS]
+        rows = evenly(np.flatnonzero(np.isfinite(places).all(axis=1)), MAX_POINTS)
+        shown = ShownPoints(places[rows], rows, len(places))
+        if CAUSE not in copies:
+            return cls(shown, None, len(points), {})
+        counts = np.bincount(copies[CAUSE], minlength=len(LOOKS))
+        return cls(shown, colours_of(copies[CAUSE][shown.rows], theme.POINTS), len(points),
+                   {code: int(n) for code, n in enumerate(counts) if n})
+
+    def legend(self) -> list[tuple[str, theme.Colour]]:
+        """The causes that there are, the most frequent first; four fit below a tile."""
+        if not self.counts:
+            return [(f"{self.n_points:,} points", theme.POINTS)]
+        often = sorted(self.counts.items(), key=lambda item: -item[1])[:4]
+        return [(f"{n:,} {LOOKS[code].label}", LOOKS[code].colour or theme.POINTS) for code, n in often]
 
 
 def render_figure(
@@ -128,16 +173,24 @@ class Plate:
 
     def _tiles(self) -> list[Tile]:
         subject, tiles = self._subject, []
-        if subject.split.n_voxels:
+        if subject.points is not None:
+            tiles.append(Tile("Input points", subject.points.legend(), self._points))
+        if subject.pruned and subject.split.n_voxels + sum(event.n_pruned for event in subject.pruned):
+            tiles.append(Tile("Voxels, cut open", [(label, colour) for label, colour, _ in self._decided()],
+                              self._voxels_cut))
+        elif subject.split.n_voxels:
             counts = subject.split.counts
             legend = [(f"{label} {counts[name]:,}", theme.CATEGORY_COLOURS[name]) for name, label in (
                 ("active", "active"), ("near_cut", "near-cut"), ("far_cut", "far-cut"), ("outside", "outside"))
                 if counts[name]]
             title = "Voxels and frustum" if subject.camera is not None else "Voxels"
             tiles.append(Tile(title, legend, self._voxels))
+        when = f"iteration {subject.iteration:,}" if subject.points is None else f"pass {subject.iteration:,}"
+        # beside a surface the points tell what the target is
+        shown = subject.surface is not None and subject.surface.n_faces
+        target = None if subject.points is not None and shown else subject.target
         for caption, mesh, colour in (
-            (f"Surface, iteration {subject.iteration:,}", subject.surface, theme.MESH),
-            ("Target", subject.target, theme.TARGET),
+            (f"Surface, {when}", subject.surface, theme.MESH), ("Target", target, theme.TARGET),
         ):
             if mesh is not None and mesh.n_faces:
                 legend = [(f"{mesh.n_faces:,} faces", colour)]
@@ -166,6 +219,49 @@ class Plate:
         points.append(camera.frustum_corners_world(max(near - 0.3, 0.1 * near), far).numpy())
         return self._scene(draw, np.concatenate(points), width, height)
 
+    def _points(self, width: int, height: int) -> Image.Image:
+        from workbench.scene_parts.marks import draw_points, style_points
+
+        found = self._subject.points
+
+        def draw() -> list[Any]:
+            parts = draw_points("figure points", found.shown)
+            for part in parts:
+                style_points(part, theme.POINTS, 1.0, found.colours)
+            return parts
+
+        return self._scene(draw, self._frame(), width, height)
+
+    def _decided(self) -> list[tuple[str, theme.Colour, SparseVoxels]]:
+        """What was kept in the end, and what each level pruned, in the colours of the points."""
+        kept = self._subject.split.voxels
+        sets = [] if kept is None else [(f"{kept.n_voxels:,} kept", theme.POINTS, kept)]
+        for event in self._subject.pruned:
+            colour = LOOKS[_PRUNED_CAUSES[event.level]].colour
+            sets.append((f"{event.n_pruned:,} pruned at level {event.level}", colour, event.pruned))
+        return [found for found in sets if found[2].n_voxels]
+
+    def _voxels_cut(self, width: int, height: int) -> Image.Image:
+        """The half behind a plane through the middle that faces the viewer, so that what was pruned hides nothing."""
+        from workbench.scene_parts.cubes import draw_set, style_voxels
+
+        axis = int(np.abs(self._direction).argmax())
+        side = float(np.sign(self._direction[axis]))
+
+        behind = [(label, colour, voxels.prune(side * voxels.centers[:, axis] <= 0))
+                  for label, colour, voxels in self._decided()]
+
+        def draw() -> list[Any]:
+            parts = []
+            for label, colour, voxels in behind:
+                for part in draw_set(f"figure {label}", voxels):
+                    style_voxels(part, "active", colour, 0.92, None, True)
+                    parts.append(part)
+            return parts
+
+        points = np.concatenate([self._frame(), *(voxels.centers.numpy() for _, _, voxels in behind)])
+        return self._scene(draw, points, width, height)
+
     def _mesh(self, mesh: Mesh, colour: theme.Colour, width: int, height: int) -> Image.Image:
         from workbench.scene_parts.surfaces import draw_mesh
 
@@ -175,12 +271,17 @@ class Plate:
         def draw() -> list[Any]:
             return draw_mesh("figure mesh", arrays, colour, creased=creased)
 
-        return self._scene(draw, self._frame(), width, height)
+        points = self._frame()
+        if self._subject.points is not None:  # what a network makes may reach beyond them
+            points = np.concatenate([points, mesh.vertices.numpy()])
+        return self._scene(draw, points, width, height)
 
     def _frame(self) -> Float[np.ndarray, "P 3"]:
-        """Points that surface and target share a frame by, so that they are seen alike."""
-        known = self._subject.target if self._subject.target is not None else self._subject.surface
-        return known.vertices.numpy()
+        """Points that all tiles but that of the frustum share a frame by, so that they are seen alike."""
+        subject = self._subject
+        if subject.target is None and subject.points is not None:
+            return subject.points.shown.places
+        return (subject.surface if subject.target is None else subject.target).vertices.numpy()
 
     def _scene(self, draw: Any, points: Float[np.ndarray, "P 3"], width: int, height: int) -> Image.Image:
         eye, centre = framed(points, self._direction, width / height)
@@ -210,8 +311,15 @@ class Plate:
         title, small = (ImageFont.load_default(round(size * self._unit)) for size in (23, 19))
         pen.text((x + (width - pen.textlength(caption, title)) / 2, y), caption, INK, title)
         dot, gap = 13 * self._unit, 9 * self._unit
-        lengths = [dot + gap + pen.textlength(label, small) for label, _ in legend]
-        at = x + (width - sum(lengths) - 3 * gap * (len(legend) - 1)) / 2
+
+        def lengths_in(font: Any) -> list[float]:
+            return [dot + gap + pen.textlength(label, font) for label, _ in legend]
+
+        room = width - 3 * gap * (len(legend) - 1)
+        while sum(lengths_in(small)) > room and small.size > 8:
+            small = small.font_variant(size=small.size - 1)
+        lengths = lengths_in(small)
+        at = x + (room - sum(lengths)) / 2
         top = y + 32 * self._unit
         for (label, colour), length in zip(legend, lengths, strict=True):
             middle = top + 12 * self._unit

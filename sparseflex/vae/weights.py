@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+import re
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -81,10 +83,14 @@ def _read_safetensors(path: Path) -> tuple[VAEConfig | None, dict[str, Tensor]]:
 def _read_pickled(path: Path) -> dict[str, Tensor]:
     """A state dict as torch saves it, alone or under a key such as state_dict; weights only."""
     try:
-        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong with a file is told in one line
+            found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = " ".join(str(error).split())[:160]
-        raise ValueError(f"{path}: holds more than weights, which is never executed: {reason}") from None
+        # of what torch has to say, what it met; not how to execute it nevertheless
+        met = re.search(r"(?:Can only build|Unsupported|Trying to) [^\n]*?(?=\. |\.?\n|\.?$| was not)", str(error))
+        reason = f": {met[0][:120]}" if met else ""
+        raise ValueError(f"{path}: holds more than weights, which is never executed{reason}") from None
     except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise ValueError(f"{path}: can't be read as weights, cut off or no such file: {reason}") from None
