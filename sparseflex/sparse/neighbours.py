@@ -35,28 +35,29 @@ def neighbour_table(voxels: SparseVoxels, first_row: int = 0) -> Int[Tensor, "27
     table = torch.full((27, n), -1, dtype=torch.int32, device=device)
     side = voxels.resolution + 2  # a rim of cells that are never there: no key wraps from one line into the next
     keys = lattice_keys(voxels.voxel_ijk + 1, side)
-    rows = torch.arange(n, dtype=torch.int32, device=device)
+    order = None
     if not bool((keys[1:] > keys[:-1]).all()):
         keys, order = torch.sort(keys)
-        rows = order.to(torch.int32)
+    rows = torch.arange(n, device=device) if order is None else order
+    global_rows = (rows + first_row).to(torch.int32)
     ends = torch.cat([keys, keys.new_full((1,), torch.iinfo(keys.dtype).max)])
-    global_rows = rows + first_row
 
     def fill(tap: int, here: Tensor, there: Tensor) -> None:
         """here and there: places among the sorted keys of voxels that are tap apart."""
-        table[tap, rows[here].long()] = global_rows[there]
-        table[26 - tap, rows[there].long()] = global_rows[here]
+        for t, at, found in ((tap, here, there), (26 - tap, there, here)):
+            at_rows = at if order is None else order.index_select(0, at)
+            table[t].index_copy_(0, at_rows, global_rows.index_select(0, found))
 
-    table[CENTRE, rows.long()] = global_rows
+    table[CENTRE].index_copy_(0, rows, global_rows)
     here = (keys[1:] == keys[:-1] + 1).nonzero().squeeze(1)
     fill(tap_of((0, 0, 1)), here, here + 1)
     for x, y in _COLUMNS:
         wanted = keys + ((x * side + y) * side - 1)
         place = torch.searchsorted(ends, wanted)
         for z in (-1, 0, 1):
-            hit = (ends[place] == wanted) & (place < n)
+            hit = (ends.index_select(0, place) == wanted) & (place < n)
             here = hit.nonzero().squeeze(1)
-            fill(tap_of((x, y, z)), here, place[here])
+            fill(tap_of((x, y, z)), here, place.index_select(0, here))
             place += hit
             wanted += 1
     return table
