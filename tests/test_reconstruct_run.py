@@ -487,6 +487,27 @@ def test_logits_of_nan_keep_nothing(model, few, make_run, monkeypatch) -> None:
     all_fields(run)
 
 
+def test_a_stage_that_failed_runs_again(model, few, make_run, monkeypatch) -> None:
+    run = make_run()
+    run.run_pass()
+    run.change_setting("chunk_voxels", 60)
+    judge = model.decoder.upsample[0].judge
+
+    def fail(features: torch.Tensor) -> torch.Tensor:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(model.decoder.upsample[0], "judge", fail)
+    with pytest.raises(MemoryError):
+        run.run_pass()
+    all_fields(run)
+    monkeypatch.setattr(model.decoder.upsample[0], "judge", judge)
+    run.load_state_dict(run.state_dict())
+    run.change_setting("chunk_voxels", 0)
+    run.run_pass()
+    assert run.iteration == 2
+    equals(run, model.reconstruct(*few))
+
+
 def test_costs_and_history_are_kept(make_run) -> None:
     run = make_run()
     run.run_pass()

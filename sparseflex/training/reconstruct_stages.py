@@ -60,9 +60,14 @@ class StageChain:
         key = self._key(stage)
         known = self.products.get(stage)
         if known is None or known.key != key:
+            if known is not None and not stage.startswith("prune"):
+                del self.products[stage]  # before the memory is needed for the new one
+                known.features = None
             kind, _, number = stage.rpartition(" ") if stage[-1].isdigit() else (stage, "", "0")
             product = getattr(self, f"_make_{kind.replace(' ', '_')}")(key, int(number))
             self.products[stage] = product
+            if known is not None and known.token is not product.token:
+                self._drop_features_after(stage)
             self._drop_features(stage)
         return self.products[stage]
 
@@ -255,6 +260,12 @@ class StageChain:
             product.attention = _attention(trunk, number, x, batch, row)
         product.features = trunk.blocks[number - 1](x, batch)
         return product
+
+    def _drop_features_after(self, stage: str) -> None:
+        """Those of later stages, which have to run again."""
+        for later in self.stages[self.stages.index(stage) + 1 :]:
+            if later in self.products:
+                self.products[later].features = None
 
     def _drop_features(self, newest: str) -> None:
         """Keeps what blocks gave, the newest whatever it takes, within the bound."""
