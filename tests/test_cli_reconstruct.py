@@ -25,6 +25,8 @@ from sparseflex.voxels import SparseVoxels
 from workbench import cli, pass_headless
 from workbench.commands import Play
 from workbench.engine import Engine
+from workbench.figure.make import open_recipe
+from workbench.figure.subject import gather
 from workbench.headless import CHECKPOINT, FIGURE, MESH, METRICS
 from workbench.recording.reader import Recording
 from workbench.recording.recorder import RUN_FILE
@@ -340,6 +342,29 @@ def test_points_outside_the_box_are_refused_by_the_api(weights):
     run = ReconstructRun(model, torch.zeros(1, 3), up)  # a single point inside is no error
     run.run_pass()
     assert run.scalars()["points"] == 1
+
+
+def test_a_recipe_names_a_network_and_its_settings(files, figures, capsys):
+    Path("r.toml").write_text('[source]\npath = "ball.obj"\nnetwork = "vae.safetensors"\n'
+                              '[[panels]]\n[[panels]]\n[panels.source]\nsettings = {threshold_2 = 0.2}\n')
+    recipe = open_recipe(Path("r.toml"))
+    snapshots = gather(recipe.panels, Path("."), lambda number, snapshot: frozenset({"mesh", "prune 2/voxels"}))
+    assert reconstruct("ball.obj", "--out", "o", "--threshold", "0", "0.2") == 0
+    n_faces = [len(snapshot.fields["mesh"].faces) for snapshot in snapshots]
+    assert n_faces[1] == metrics_in("o")["scalars"]["faces"] != n_faces[0]
+    assert [snapshot.iteration for snapshot in snapshots] == [1, 1]
+    capsys.readouterr()
+    for source, said in (
+        ('path = "ball.obj"\nsettings = {threshold_2 = "a"}', "settings must be a table of finite numbers"),
+        ('path = "ball.obj"\nsettings = {threshold_2 = 1}', "settings go with network"),
+        ('path = "ball.obj"\nnetwork = "tiny_vae"\nfit = {resolution = 9}', "fit and network can't both be given"),
+        ('path = "ball.obj"\nnetwork = "vae.safetensors"\nsettings = {threshold_9 = 1}', "setting must be one of prune"),
+        ('path = "ball.obj"\nnetwork = "none"', "none: no such file"),
+        ('path = "vae.safetensors"\nnetwork = "tiny_vae"', "source.network goes with a mesh, a scene or a point cloud"),
+        ('path = "vae.safetensors"', "holds the weights of a VAE and no run"),
+    ):
+        Path("bad.toml").write_text(f"[source]\n{source}\n")
+        assert said in refused(capsys, "figure", "bad.toml"), source
 
 
 def test_view_refuses_what_does_not_go_together(files, capsys):

@@ -78,8 +78,9 @@ def reconstruct_headless(opened: Opened, out: Path, input_frame: bool = False,
     return 0 if saved and drawn and has_surface else 1
 
 
-def one_pass(run: Run, request: StopRequest, label: str, recorder: LateRecorder) -> None:
+def one_pass(run: Run, request: StopRequest, label: str, recorder: LateRecorder | None = None) -> None:
     """All stages in order, up to a request to stop."""
+    recorder = recorder or LateRecorder(None)
     pause_secs = 0.1 if sys.stderr.isatty() else 10.0  # a log file needs no animation
     recorder.iteration_started(run)
     with tqdm(total=len(run.stages), desc=label, unit="stage", dynamic_ncols=True, mininterval=pause_secs,

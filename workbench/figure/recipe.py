@@ -126,8 +126,19 @@ class SourceTable(Checked):
     up: str = setting("y", choices=("y", "z"), help="of a mesh file")
     section_only: bool = setting(False, help="the mesh of the active section, where the source has the whole one too")
     fit: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    network: str = setting("", help="weights of a VAE, relative to the recipe, or a name such as tiny_vae: a scene, "
+                                    "mesh or point cloud is reconstructed by them, not fitted")
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def _check(self) -> None:
+        good = isinstance(self.settings, Mapping) and all(
+            isinstance(value, int | float) and math.isfinite(value) for value in self.settings.values())
+        if not good:
+            raise ValueError(f"settings must be a table of finite numbers, got {self.settings!r}")
+        if self.settings and not self.network:
+            raise ValueError("settings go with network: they are those of an inference")
+        if self.fit and self.network:
+            raise ValueError("fit and network can't both be given")
         known = {field.name for field in dataclasses.fields(FitConfig)}
         if not isinstance(self.fit, Mapping):
             raise ValueError(f"fit must be a table, got {self.fit!r}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sparseflex.scene import scene_names
 from workbench.figure.recipe import Panel, SourceTable
-from workbench.inputs import InputError, Opened, open_what, scene_folders
+from workbench.inputs import InputError, Opened, network_file, open_what, scene_folders
 from workbench.moment import Moment, of_opened, open_moment
 from workbench.snapshot import Snapshot, frozen
 
@@ -33,7 +33,7 @@ def gather(panels: Sequence[Panel], folder: Path, names_for: NamesFor) -> list[S
         numbers.sort(key=lambda number: (panels[number].source.iteration, number))
         source = panels[numbers[0]].source
         what = _located(source.path, folder)
-        opened = None if what.endswith(RECORDING) else _open(what, source)
+        opened = None if what.endswith(RECORDING) else _open(what, source, folder)
         for number in numbers:
             wanted = panels[number].source.iteration
             if opened is None:
@@ -46,7 +46,8 @@ def gather(panels: Sequence[Panel], folder: Path, names_for: NamesFor) -> list[S
 
 
 def _same_run(source: SourceTable) -> str:
-    return json.dumps([source.path, source.up, dict(source.fit)], sort_keys=True, default=str)
+    made_by = [source.network, dict(source.settings)] if source.network else []
+    return json.dumps([source.path, source.up, dict(source.fit), *made_by], sort_keys=True, default=str)
 
 
 def _located(path: str, folder: Path) -> str:
@@ -61,9 +62,30 @@ def _located(path: str, folder: Path) -> str:
     raise InputError(f"source.path: {beside}: no such file, and no scene of that name")
 
 
-def _open(what: str, source: SourceTable) -> Opened:
+def _open(what: str, source: SourceTable, folder: Path) -> Opened:
+    if source.network:
+        return _reconstructed(what, source, folder)
     return open_what(what, device="cpu", up=None if not _is_fresh(what) or source.up == "y" else source.up,
                      overrides=dict(source.fit))
+
+
+def _reconstructed(what: str, source: SourceTable, folder: Path) -> Opened:
+    """After one pass."""
+    from workbench.headless import stop_on_signals
+    from workbench.pass_headless import one_pass
+    from workbench.reconstruction import Network, open_reconstruction
+
+    if not _is_fresh(what):
+        raise InputError(f"source.network goes with a mesh, a scene or a point cloud, got {what}")
+    beside = folder / source.network
+    network = Network(beside if beside.exists() else network_file(source.network))
+    settings = {name: float(value) for name, value in source.settings.items()}
+    opened = open_reconstruction(network, what, up=None if source.up == "y" else source.up, settings=settings)
+    with stop_on_signals() as request:
+        one_pass(opened.run, request, f"reconstruct {opened.name}")
+        if request.signal_number is not None:
+            raise KeyboardInterrupt
+    return opened
 
 
 def _advance(opened: Opened, what: str, wanted: int) -> None:
@@ -82,7 +104,7 @@ def _advance(opened: Opened, what: str, wanted: int) -> None:
 
 
 def _is_fresh(what: str) -> bool:
-    """Whether it is a scene or a mesh, which can be fitted as far as one likes, and no checkpoint."""
+    """Whether it is a scene, a mesh or a point cloud, which a run can be made of, and no checkpoint."""
     return not (what.endswith(".safetensors") or (Path(what) / "checkpoint.safetensors").is_file())
 
 
