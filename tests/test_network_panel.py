@@ -21,6 +21,7 @@ from workbench.engine import Engine
 from workbench.network_view import Picked, another_pass, voxel_on_ray
 from workbench.panels import decisions, latent, network, pruning, scalars, transport
 from workbench.point_view import LOOKS, MAX_POINTS, PointView, evenly
+from workbench.preferences import kept
 from workbench.slices import Plane
 from workbench.snapshot import Products, Snapshot, frozen
 from workbench.view_state import Click, ViewState
@@ -261,6 +262,18 @@ def test_logits_are_coloured_about_the_threshold_even_where_all_are_above(raw: S
     assert (view.field.voxel.values >= 0).all()
     scale = view.field.scale_of(view.field.voxel)
     assert scale.name == "diverging" and scale.low == -scale.high
+
+
+def test_other_runs_keep_their_own_choices(raw: Snapshot, view: ViewState) -> None:
+    before = kept(view)
+    view.field.at_voxels = "gamma"
+    shown(view, raw, "trunk 1")
+    view.pruning.level = 2
+    assert (view.field.at_voxels, view.field.voxels_coloured) == ("pca", True)
+    assert kept(view) == {**before, "field.at_voxels": "gamma"}
+    view.network.forget(view)
+    assert (view.field.at_voxels, view.field.voxels_coloured, view.pruning.level) == ("gamma", False, None)
+    assert kept(view) == {**before, "field.at_voxels": "gamma"}
 
 
 # Latent

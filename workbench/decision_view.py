@@ -53,7 +53,7 @@ class DecisionView:
     """level: the one looked at."""
 
     level: int = 1
-    _logits: dict[int, Any] = dataclasses.field(default_factory=dict)
+    _logits: dict[int, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, str]:
@@ -81,9 +81,10 @@ class DecisionView:
 
     def _known_logits(self, logits: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
         """The array of last time where this is an equal copy: every stage of a run gives a new one."""
-        known = self._logits.get(self.level)
-        if known is None or not np.array_equal(known, logits, equal_nan=True):
-            self._logits[self.level] = known = logits
+        latest, known = self._logits.get(self.level, (None, None))
+        if logits is not latest:
+            known = known if known is not None and np.array_equal(known, logits, equal_nan=True) else logits
+            self._logits[self.level] = (logits, known)
         return known
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ ATTENDED = "attended_voxel"
 """The run's setting: a row of the latents' voxels, -1 for none."""
 
 LATENT_VOXELS = "latent/voxels"
+_GIVE_WAY = ("at_voxels", "voxels_coloured")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,12 +53,14 @@ class Picked:
 @dataclasses.dataclass
 class NetworkView:
     """chosen: a stage, or FOLLOW; recent: what voxels were coloured by at the user's wish, the latest first; picked:
-    the voxel that was clicked; scroll_to: the stage that its list has to bring into sight."""
+    the voxel that was clicked; scroll_to: the stage that its list has to bring into sight; before: the view's choices
+    that gave way to an inference, by their names in the preferences: they are those of other runs."""
 
     chosen: str = FOLLOW
     recent: list[str] = dataclasses.field(default_factory=list)
     picked: Picked | None = None
     scroll_to: str = ""
+    before: dict[str, Any] = dataclasses.field(default_factory=dict)
     _seen: products.Seen = dataclasses.field(default_factory=products.Seen)
     _settled: tuple[str, str] | None = None  # the stage shown, and the colours that it was given
 
@@ -71,6 +74,7 @@ class NetworkView:
     def _settle_colours(self, view: ViewState, snapshot: Snapshot) -> None:
         names, field, stage = quantities.voxel_names(snapshot.field_kinds), view.field, snapshot.products.stage
         if self._settled is None:
+            self.before = {f"field.{name}": getattr(field, name) for name in _GIVE_WAY}
             field.voxels_coloured = True
         elif self._settled[0] == stage:
             if field.at_voxels != self._settled[1] and field.at_voxels in names:
@@ -100,9 +104,11 @@ class NetworkView:
         self.chosen = known[min(max(place, 0), len(known) - 1)]
         self.scroll_to = self.chosen
 
-    def forget(self) -> None:
-        """Another run begins."""
-        self.chosen, self.picked, self._settled = FOLLOW, None, None
+    def forget(self, view: ViewState) -> None:
+        """Another run begins, with the choices that there were before this one."""
+        for name, value in self.before.items():
+            setattr(view.field, name.removeprefix("field."), value)
+        self.chosen, self.picked, self.before, self._settled, view.pruning.level = FOLLOW, None, {}, None, None
 
     def pick(self, view: ViewState, snapshot: Snapshot) -> None:
         """Takes the voxel that was clicked; a click beside all of them lets it go."""

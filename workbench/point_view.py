@@ -41,7 +41,7 @@ LOOKS = {
         "pruned at level 2", "The second upsampling pruned the child that holds the point", theme.ACTIVE),
     Cause.NO_SIGN_CHANGE: CauseLook(
         "no sign change", "Its voxel is there, but the SDF has one sign at all corners of it and those around it",
-        theme.rgb("#4C8FD0")),
+        theme.BORN),
     Cause.MISSING_NEIGHBOUR: CauseLook(
         "missing neighbour", "The sign changes near it, but an edge lacks one of its four voxels, and with it its face",
         theme.WRONGLY_KEPT),

@@ -113,7 +113,7 @@ class Window:
         """Makes a source the one that is shown; choices that aren't about a run stay as they are. pair: the run
         beside it."""
         self.engine, self.next = engine, None
-        self.view.network.forget()
+        self.view.network.forget(self.view)
         self.snapshot: Snapshot = self._latest()
         self._of_scene = self.snapshot  # the last one with all that the scene needs: it may come more rarely
         self._awaited: int | None = None
