@@ -73,7 +73,7 @@ def _python() -> Finding:
 
 def _packages() -> list[Finding]:
     found = []
-    for name in ("torch", "numpy", "scipy", "trimesh", "safetensors", "polyscope", "platformdirs", "tyro"):
+    for name in ("torch", "numpy", "scipy", "trimesh", "safetensors", "polyscope", "platformdirs", "tyro", "pyyaml"):
         try:
             found.append(Finding(name, "ok", importlib.metadata.version(name)))
         except importlib.metadata.PackageNotFoundError:

@@ -90,6 +90,8 @@ def write_mesh(moment: Moment, path: Path, choice: MeshChoice) -> str:
     if name in moment.older:
         scale_note += f", as recorded at iteration {moment.older[name]}"
     word = next((word for word, field in MESHES.items() if field == name), name)
+    if name == MESHES["section"] and SURFACE not in moment.kinds:  # of a run that works on all of it at once
+        word = "surface"
     note = f"; {n_bad:,} vertices without a place were left out" if n_bad else ""
     return f"{word}, {mesh.n_vertices:,} vertices, {mesh.n_faces:,} faces{scale_note}{note}"
 
@@ -97,7 +99,7 @@ def write_mesh(moment: Moment, path: Path, choice: MeshChoice) -> str:
 def _named_mesh(moment: Moment, word: str) -> tuple[str, MeshArrays]:
     if word not in MESHES:
         raise ValueError(f"mesh must be one of auto, {', '.join(MESHES)}, got {word!r}")
-    name = MESHES[word]
+    name = MESHES["section" if word == "surface" and SURFACE not in moment.kinds else word]
     mesh = moment.field(name) if moment.kinds.get(name) == "mesh" else None
     if mesh is None:
         raise ValueError(f"{moment.name} has no {word} mesh at iteration {moment.iteration}")
