@@ -59,6 +59,7 @@ class PruningView:
     level: int | None = None
     log_counts: bool = True
     _known: dict[str, tuple[PruneEvent, SparseVoxels]] = dataclasses.field(default_factory=dict)
+    _summary: tuple[PruneEvent, Summary] | None = None
 
     def event(self, events: Sequence[PruneEvent]) -> PruneEvent | None:
         """The look that is shown: the chosen one, or the latest where that has been forgotten."""
@@ -66,6 +67,13 @@ class PruningView:
             events = [event for event in events if event.level == self.level]
         found = [event for event in events if event.iteration == self.chosen]
         return found[-1] if found else (events[-1] if events else None)
+
+    def summary(self, event: PruneEvent) -> Summary:
+        """Counts and reasons of the event looked at; counted once: of a million voxels it takes milliseconds."""
+        if self._summary is None or self._summary[0] is not event:
+            reasons = {kind: reasons_of(event, kind) for kind in KINDS}
+            self._summary = (event, Summary(counts_of(event), reasons))
+        return self._summary[1]
 
     def scene_fields(self, view: ViewState) -> set[str]:
         return {"prune"} if any(view.layers[kind] for kind in KINDS) else set()
@@ -80,6 +88,14 @@ class PruningView:
             found = event.pruned.prune(event.wrongly_pruned) if kind == "wrongly_pruned" else getattr(event, kind)
             known = self._known[kind] = (event, found)
         return known[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """Voxels of an event by kind, and of each kind by reason."""
+
+    counts: dict[str, int]
+    reasons: dict[str, list[tuple[str, int]]]
 
 
 def counts_of(event: PruneEvent) -> dict[str, int]:

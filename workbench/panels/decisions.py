@@ -10,7 +10,7 @@ from workbench.decision_view import LEVELS, Decided, percent
 from workbench.network_view import another_pass
 from workbench.panels.network import drawn_points
 from workbench.point_view import CAUSE, LAYER, LOOKS, POINTS
-from workbench.pruning_view import KINDS, counts_of, reasons_of
+from workbench.pruning_view import KINDS
 from workbench.snapshot import Snapshot
 from workbench.ui import Ui, count
 from workbench.view_state import LAYER_LABELS, LAYERS, ViewState
@@ -172,7 +172,7 @@ def _draw_layers(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
     if not events:
         ui.text(f"Not pruned yet at level {view.decisions.level}.", theme.MUTED)
         return
-    counts = counts_of(events[-1])
+    found = view.pruning.summary(events[-1])
     for kind in SHOWN_KINDS:
         place = LAYERS.index(kind)
         changed, _ = ui.im.Checkbox(f"##layer {kind}", view.layers[kind])
@@ -180,10 +180,10 @@ def _draw_layers(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
             view.toggle_layer(kind)
         ui.im.SameLine(0.0, 0.4 * ui.em)
         ui.dot(view.shades.colour(kind), framed=True)
-        reasons = reasons_of(events[-1], kind)
+        reasons = found.reasons[kind]
         ui.text(LAYER_LABELS[place].lower())
         ui.tip("\n".join([_LAYER_TIPS[kind], *(f"{reason}: {count(number)}" for reason, number in reasons)]))
-        ui.text_right(count(counts[kind]))
+        ui.text_right(count(found.counts[kind]))
         if kind == "pruned":
             with ui.sized(0.85):
                 for reason, number in reasons:

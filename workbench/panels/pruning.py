@@ -12,7 +12,7 @@ from workbench.commands import ChangeSetting, Command
 from workbench.panels import decisions
 from workbench.panels.plots import thinned
 from workbench.plot_axes import setup_axes
-from workbench.pruning_view import KINDS, counts_of, level_rows, reasons_of
+from workbench.pruning_view import KINDS, level_rows
 from workbench.snapshot import Snapshot
 from workbench.ui import Ui, count
 from workbench.view_state import LAYER_LABELS, LAYER_TIPS, LAYERS, ViewState
@@ -124,7 +124,7 @@ def _draw_event(ui: Ui, view: ViewState, events: Sequence[PruneEvent]) -> None:
     ui.tip("Which look at the voxels is shown; at the right end the latest, also of those to come")
     if changed:
         pruning.chosen = None if at == len(events) - 1 else events[at].iteration
-    counts = counts_of(event)
+    found = pruning.summary(event)
     ui.shares([(event.n_kept, theme.ACTIVE), (event.n_pruned, view.shades.colour("pruned"))], 0.5 * ui.em)
     for kind in KINDS:
         place = LAYERS.index(kind)
@@ -135,9 +135,9 @@ def _draw_event(ui: Ui, view: ViewState, events: Sequence[PruneEvent]) -> None:
         ui.dot(view.shades.colour(kind), framed=True)
         ui.text(LAYER_LABELS[place].lower())
         ui.tip(LAYER_TIPS[place])
-        ui.text_right(count(counts[kind]))
+        ui.text_right(count(found.counts[kind]))
         with ui.sized(0.85):
-            for reason, number in reasons_of(event, kind):
+            for reason, number in found.reasons[kind]:
                 ui.im.Dummy((1.9 * ui.em, 0.0))
                 ui.im.SameLine()
                 ui.pair(reason, count(number))
