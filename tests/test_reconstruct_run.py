@@ -174,6 +174,26 @@ def test_every_field_has_the_rows_that_it_says(make_run) -> None:
         run.read_field("nothing")
 
 
+@pytest.mark.parametrize("kept_bytes", [0, 10**9])
+def test_at_every_stage_of_every_pass_the_rows_belong_together(make_run, ball, kept_bytes) -> None:
+    run = make_run(other=ball, kept_bytes=kept_bytes, settings={"attended_voxel": 3})
+    for change in ({}, {"interpolate": 0.5}, {"release_chunks": 1, "threshold_1": 0.2}, {"release_chunks": 0},
+                   {"interpolate": 0, "threshold_1": 9}):
+        for name, value in change.items():
+            run.change_setting(name, value)
+        for place, stage in enumerate(run.stages):
+            run.run_stage(stage)
+            for name, kind in run.fields.items():
+                value, owner = run.read_field(name), rows_of(name, kind)
+                if value is not None and owner is not None:
+                    rows = run.read_field(owner)
+                    wanted = rows.n_corners if kind == "corner" else len(rows) if kind == "point" else rows.n_voxels
+                    assert len(value) == wanted, (change, stage, name)
+            # of blocks that have yet to run again nothing is known of an attention
+            waits = "release_chunks" not in change and place < run.stages.index("trunk 2")
+            assert (run.read_field("trunk 2/attention") is None) == waits, (change, stage)
+
+
 # -- what isn't run again --------------------------------------------------------------------------------------------
 
 
