@@ -9,10 +9,12 @@ from torch import Tensor
 from sparseflex.memory import VOXELS_PER_AREA, available_bytes, in_words, surface_area
 from sparseflex.mesh import Mesh
 from sparseflex.vae.config import VAEConfig
+from sparseflex.vae.point_encoder import POINTS_AT_ONCE
 from sparseflex.voxels import lattice_keys
 
 # measured on a sphere at 32³ and 64³ with the tiny widths, in numbers of 4 bytes
-_FLOATS_PER_POINT = 13  # of the point encoder, for each hidden channel
+_FLOATS_PER_POINT = 3  # of the point encoder, for each hidden channel
+_FLOATS_PER_POINT_AT_WORK = 13  # and of those that go through its layers at once
 _FLOATS_IN_BLOCK = 13  # of a transformer block, for each voxel and channel
 _FLOATS_IN_LEVEL = 15  # of an upsampling, for each child and channel
 _FLOATS_KEPT = 3  # of the same, while it goes in chunks of parents
@@ -43,7 +45,8 @@ def expected_bytes(
     """About how many bytes a pass takes at its peak, weights left out. chunk_voxels: 0 where it decodes whole."""
     blocks = config.n_encoder_blocks + config.n_decoder_blocks
     each = 4 * n_voxels * config.model_channels
-    peaks = [4 * _FLOATS_PER_POINT * config.hidden_channels * n_points, _FLOATS_IN_BLOCK * each]
+    at_work = _FLOATS_PER_POINT_AT_WORK * min(n_points, POINTS_AT_ONCE)
+    peaks = [4 * config.hidden_channels * (_FLOATS_PER_POINT * n_points + at_work), _FLOATS_IN_BLOCK * each]
     parents = n_voxels
     for channels, kept in zip(config.level_channels, _KEPT, strict=True):
         at_once = min(_CHUNK_AND_RING * chunk_voxels, parents) if chunk_voxels else parents

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -11,6 +13,9 @@ from sparseflex.sparse import VoxelBatch
 from sparseflex.vae.config import VAEConfig
 
 _INSIDE = 1e-6  # points are kept so far from the box's ends
+
+POINTS_AT_ONCE = 1 << 16
+"""More points go through the layers so many at a time: 819,200 at once would take 10 GB at the release's widths."""
 
 
 class PointBlock(nn.Module):
@@ -40,19 +45,25 @@ class PointEncoder(nn.Module):
         self, inputs: Float[Tensor, "points 6"], rows: Int[Tensor, "points"], n_voxels: int
     ) -> Float[Tensor, "voxels channels"]:
         """Features of n_voxels voxels; rows says in which each point lies. A voxel without a point gets zeros."""
-        x = self.blocks[0](self.fc_pos(inputs))
+        starts = range(0, max(len(rows), 1), POINTS_AT_ONCE)
+        parts = [slice(start, start + POINTS_AT_ONCE) for start in starts]
+        x = torch.cat([self.blocks[0](self.fc_pos(inputs[part])) for part in parts])
         for block in self.blocks[1:]:
-            x = block(torch.cat([x, voxel_means(x, rows, n_voxels)[rows]], dim=1))
-        return voxel_means(self.fc_c(x), rows, n_voxels)
+            means = voxel_means([x], [rows], n_voxels)
+            x = torch.cat([block(torch.cat([x[part], means[rows[part]]], dim=1)) for part in parts])
+        return voxel_means((self.fc_c(x[part]) for part in parts), [rows[part] for part in parts], n_voxels)
 
 
-def voxel_means(
-    values: Float[Tensor, "points k"], rows: Int[Tensor, "points"], n_voxels: int
-) -> Float[Tensor, "voxels k"]:
-    """The mean of the points of each voxel, 0 where it has none."""
-    total = values.new_zeros(n_voxels, values.shape[1]).index_add(0, rows, values)
-    count = torch.bincount(rows, minlength=n_voxels).clamp(min=1).to(values.dtype)
-    return total / count[:, None]
+def voxel_means(values: Iterable[Tensor], rows: Sequence[Tensor], n_voxels: int) -> Float[Tensor, "voxels k"]:
+    """The mean of the points of each voxel, 0 where it has none. values: (points, k) each, with the voxels' rows."""
+    total = count = torch.zeros(0)
+    for own_rows, part in zip(rows, values, strict=True):
+        if total.ndim == 1:
+            total = part.new_zeros(n_voxels, part.shape[1])
+            count = torch.zeros(n_voxels, dtype=torch.int64, device=part.device)
+        total.index_add_(0, own_rows, part)  # a million voxels of 1,024 channels aren't copied for each part
+        count += torch.bincount(own_rows, minlength=n_voxels)
+    return total / count.clamp(min=1).to(total.dtype)[:, None]
 
 
 def point_inputs(

@@ -1,0 +1,48 @@
+"""The point encoder in parts: the same features and gradients as all points at once, and less memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sparseflex.training.measure import StageMeter
+from sparseflex.vae import VAEConfig, point_encoder
+from sparseflex.vae.point_encoder import PointEncoder
+
+
+def sizes(width: int) -> VAEConfig:
+    return VAEConfig(resolution=8, hidden_channels=width, point_channels=2 * width, n_point_blocks=3,
+                     model_channels=256, n_heads=4)
+
+
+@pytest.mark.parametrize("n_points, at_once", [(0, 4), (1, 4), (4, 4), (5, 4), (300, 7), (300, 299)])
+def test_parts_give_what_the_whole_gives(monkeypatch, n_points, at_once):
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    encoder = PointEncoder(sizes(16))
+    inputs = torch.randn(n_points, 6, generator=generator, requires_grad=True)
+    rows = torch.randint(0, 20, (n_points,), generator=generator)  # points of a voxel lie in several parts
+    found = []
+    for number in (10**6, at_once):
+        monkeypatch.setattr(point_encoder, "POINTS_AT_ONCE", number)
+        features = encoder(inputs, rows, 21)
+        gradients = torch.autograd.grad(features.square().sum(), [inputs, *encoder.parameters()])
+        found.append((features.detach(), *gradients))
+    for whole, parts in zip(*found, strict=True):
+        torch.testing.assert_close(parts, whole, atol=2e-5, rtol=1e-4)
+    assert bool((found[1][0][20] == 0).all())  # a voxel without a point
+
+
+def test_memory_is_bounded_by_the_parts(monkeypatch):
+    encoder = PointEncoder(sizes(64)).requires_grad_(False)
+    inputs, rows = torch.randn(60_000, 6), torch.randint(0, 500, (60_000,))
+    meter, peaks = StageMeter(), []
+    for number in (10**6, 2_000, 10**6, 2_000):
+        monkeypatch.setattr(point_encoder, "POINTS_AT_ONCE", number)
+        start = meter.settled_bytes()
+        meter.start()
+        encoder(inputs, rows, 500)
+        peaks.append(meter.stop().peak_bytes - start)
+    if not all(peak == peak for peak in peaks):
+        pytest.skip("this system doesn't tell the memory in use")
+    assert peaks[3] < 0.6 * peaks[2], peaks
