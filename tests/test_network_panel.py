@@ -139,6 +139,19 @@ def test_the_list_names_every_stage_with_its_numbers_and_a_click_looks_at_it(raw
     assert view.network.chosen == ""
 
 
+def test_where_shapes_are_mixed_each_stage_has_its_own_voxels(raw: Snapshot, view: ViewState) -> None:
+    union = SparseVoxels(torch.tensor([[0, 0, 0], [1, 2, 3]], dtype=torch.int32), 8)
+    scalars_now = frozen({**raw.scalars, "latent_voxels": 2.0})
+    found = shown(view, dataclasses.replace(raw, scalars=scalars_now, fields=frozen(
+        {**raw.fields, "latent/voxels": union})))
+    own = raw.fields["voxels/voxels"].n_voxels
+    assert [network.n_voxels(found, stage) for stage in ("voxels", "point features", "encoder 2")] == [own] * 3
+    assert [network.n_voxels(found, stage) for stage in ("latent", "trunk 1")] == [2.0] * 2
+    bare = shown(view, dataclasses.replace(raw, fields=frozen({})))
+    assert network.n_voxels(bare, "encoder 1") == raw.scalars["latent_voxels"]
+    assert np.isnan(network.n_voxels(Snapshot(), "upsample 1"))
+
+
 def test_stages_to_come_are_told_from_those_that_are_done(engine: Engine, view: ViewState) -> None:
     def colours(snapshot: Snapshot) -> dict[str, Any]:
         ui = FakeUi()
@@ -297,6 +310,8 @@ def test_a_slider_is_decoded_once_it_is_let_go(raw: Snapshot, view: ViewState) -
     ({"replaced by": 3}, [("replace", 3.0)]),
     ({"to the other##interpolate": 0.25}, [("interpolate", 0.25)]),
     ({"Around a place": True}, [("region_radius", latent.DEFAULT_RADIUS)]),
+    ({"##chunk voxels": 1}, [("chunk_voxels", 4096.0)]),
+    ({"As the release does": True}, [("release_chunks", 1.0)]),
 ])
 def test_edits_change_settings(raw: Snapshot, view: ViewState, uses: dict[str, Any], expected: list) -> None:
     commands = latent.draw(FakeUi(uses), view, shown(view, raw))

@@ -27,7 +27,7 @@ FIRST_COLOURS = (LOGIT, PCA, "n_points")
 ATTENDED = "attended_voxel"
 """The run's setting: a row of the latents' voxels, -1 for none."""
 
-LATENT_VOXELS = "latent/voxels"
+INPUT_VOXELS, LATENT_VOXELS = "voxels/voxels", "latent/voxels"
 _GIVE_WAY = ("at_voxels", "voxels_coloured")
 
 

@@ -14,6 +14,7 @@ from workbench.view_state import ViewState
 
 REPLACEMENTS = ("nothing", "zeros", "a sample of N(0, 1)", "the other shape's")
 OTHER = 3
+CHUNKS = (0, 4096, 16384, 65536)
 DEFAULT_RADIUS = 0.15
 NO_OTHER = "no other shape: --other MESH gives one"
 _LABEL_EM = 5.0
@@ -32,9 +33,10 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     else:
         _draw_channels(ui, view, found)
     changes = _draw_edits(ui, view, snapshot) + _draw_region(ui, view, snapshot)
-    commands: list[Command] = [ChangeSetting(name, value) for name, value in changes]
     ui.heading("Decode")
     _draw_edited(ui, snapshot)
+    changes += _draw_chunks(ui, snapshot)
+    commands: list[Command] = [ChangeSetting(name, value) for name, value in changes]
     _, view.latent.at_once = ui.im.Checkbox("After each change", view.latent.at_once)
     ui.tip("Decodes as soon as a slider is let go; else when the button is pressed.\n"
            "Stages before the latents keep what they made")
@@ -179,6 +181,26 @@ def _centred(snapshot: Snapshot, centre: tuple[float, float, float]) -> Changes:
     """What moves the region there; nothing where it is there already."""
     return [(name, part) for name, part in zip(CENTRE, centre, strict=True)
             if name in snapshot.settings and abs(snapshot.settings[name].value - part) > 1e-6]
+
+
+def _draw_chunks(ui: Ui, snapshot: Snapshot) -> Changes:
+    """Whether levels are upsampled whole or in parts, and whether as the release does it."""
+    changes: Changes = []
+    if "chunk_voxels" in snapshot.settings:
+        now = int(snapshot.settings["chunk_voxels"].value)
+        sizes = sorted({*CHUNKS, now})
+        ui.im.SetNextItemWidth(ui.width)
+        _, chosen = ui.im.Combo("##chunk voxels", sizes.index(now), [
+            f"in chunks of {count(size)} voxels" if size else "all voxels at once" for size in sizes])
+        ui.tip("Upsampling in chunks takes less memory and gives the same: normalisations go over all voxels\n"
+               "either way")
+        changes += [("chunk_voxels", float(sizes[chosen]))] if sizes[chosen] != now else []
+    if "release_chunks" in snapshot.settings:
+        used, wanted = ui.im.Checkbox("As the release does", snapshot.settings["release_chunks"].value > 0)
+        ui.tip("In overlapping chunks, each normalised on its own: compatible with the public release's results,\n"
+               "which differ from decoding the whole")
+        changes += [("release_chunks", float(wanted))] if used else []
+    return changes
 
 
 def _draw_edited(ui: Ui, snapshot: Snapshot) -> None:

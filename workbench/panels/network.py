@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from workbench import quantities, theme
 from workbench.commands import ChangeSetting, Command
-from workbench.network_view import ATTENDED, LATENT_VOXELS, Picked, another_pass, attended_row, has_attention
+from workbench.network_view import (
+    ATTENDED,
+    INPUT_VOXELS,
+    LATENT_VOXELS,
+    Picked,
+    another_pass,
+    attended_row,
+    has_attention,
+)
 from workbench.panels.field import draw_voxels
 from workbench.products import BEGINNING, FOLLOW
 from workbench.quantities import ATTENTION
@@ -18,12 +26,13 @@ FEWEST_ROWS = 8
 _BELOW_EM = 19.5
 """Room that is left below the list of stages."""
 
+_OF_INPUT, _OF_LATENTS = ("voxels", "point", "encoder"), ("latent", "trunk")
 FOLLOW_TIP = ("Looks at the newest stage of a pass while it runs, and at the final surface once it is whole.\n"
               "Down arrow beyond the last stage follows too")
 
 
 def fields(view: ViewState, snapshot: Snapshot) -> set[str]:
-    return {"voxels", LATENT_VOXELS}
+    return {"voxels", INPUT_VOXELS, LATENT_VOXELS}
 
 
 def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
@@ -34,8 +43,12 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
 
 
 def n_voxels(snapshot: Snapshot, stage: str) -> float:
-    """How many voxels a stage has to do with, by the run's scalars; of "points" the points. NaN where not known yet."""
+    """How many voxels a stage has to do with; of "points" the points. NaN where that isn't known yet."""
     kind, _, number = stage.partition(" ")
+    own = INPUT_VOXELS if kind in _OF_INPUT else LATENT_VOXELS  # others where shapes are mixed
+    known = snapshot.products.fields.get(own) if kind in (*_OF_INPUT, *_OF_LATENTS) else None
+    if known is not None:
+        return float(known.n_voxels)
     if stage == BEGINNING:
         name = "points"
     elif kind in ("upsample", "prune"):
