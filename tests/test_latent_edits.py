@@ -156,6 +156,10 @@ def test_a_run_decodes_both_ends_as_the_shapes_themselves(model, few, ball, make
     run.run_pass()
     n = run.read_field("latent/voxels").n_voxels
     assert n > max(run.read_field("voxels/voxels").n_voxels, alone.read_field("voxels/voxels").n_voxels)
+    union = run.read_field("latent/voxels"), run.read_field("upsample 1/voxels")
+    run.change_setting("interpolate", 0.6)
+    run.run_pass()
+    assert run.read_field("latent/voxels") is union[0] and run.read_field("upsample 1/voxels") is union[1]
     for name in ("mean", "std", "edited"):
         assert bool(run.read_field(f"latent/{name}").isfinite().all()) and len(run.read_field(f"latent/{name}")) == n
     # voxels that the first shape lacks are attended in the decoder alone

@@ -80,6 +80,7 @@ class Children:
 class Kept:
     """kept: of the level's children; logits: of the kept ones; event: of iteration 0."""
 
+    children: VoxelBatch
     kept: Bool[Tensor, "children"]
     logits: Float[Tensor, "kept"]
     event: PruneEvent

@@ -52,7 +52,10 @@ class StageChain:
         self.stages = stage_names(model.config)
         self.settings = ReconstructSettings({}, other is not None)
         self.products: dict[str, Product] = {}
+        self._known_posterior: tuple[object, Posterior] | None = None
         self._other_posterior: tuple[SparseVoxels, Posterior] | None = None
+        self._edited_batch: VoxelBatch | None = None
+        self._children: dict[int, tuple[VoxelBatch, VoxelBatch]] = {}
 
     @torch.no_grad()
     def run(self, stage: str) -> Product:
@@ -116,7 +119,7 @@ class StageChain:
 
     def _make_latent(self, key: tuple, _: int) -> Product:
         settings, batch = self.settings, self.products["voxels"].batch
-        posterior = self.model.encoder.posterior(self.output(self.before("latent")))
+        posterior = self._posterior()
         first, other = Latents(batch.sets[0], self._latent_of(posterior)), None
         if settings.edits.need_other:
             voxels, others = self._posterior_of_other()
@@ -124,10 +127,19 @@ class StageChain:
         edited = settings.edits.apply(first, other)
         shown, voxels = posterior, edited.latents.voxels
         if voxels is not batch.sets[0]:
-            batch = VoxelBatch((voxels,))
+            if self._edited_batch is None or not _same_voxels(self._edited_batch.sets[0], voxels):
+                self._edited_batch = VoxelBatch((voxels,))
+            batch = self._edited_batch
             shown = posterior_on(voxels, first.voxels, posterior, other.voxels, others)
         scalars = {"latent_voxels": float(voxels.n_voxels), "loss_kl": float(posterior.kl())}
         return Product(key, batch, edited.latents.values, Latent(shown, edited), scalars)
+
+    def _posterior(self) -> Posterior:
+        """Found once, so that edits don't need what the encoder's last block gave."""
+        last = self.products[self.before("latent")].token
+        if self._known_posterior is None or self._known_posterior[0] is not last:
+            self._known_posterior = last, self.model.encoder.posterior(self.output(self.before("latent")))
+        return self._known_posterior[1]
 
     def _latent_of(self, posterior: Posterior) -> Float[Tensor, "voxels latent"]:
         if not self.settings["sample_posterior"]:
@@ -148,29 +160,38 @@ class StageChain:
         parents = self.products[before].batch
         x = None if self.settings.release_chunks and level > 1 else self.output(before)
         block, chunk = self.model.decoder.upsample[level - 1], self.settings.chunk_voxels
+        batch = self._children_of(parents, level)
         if self.settings.release_chunks:
-            batch, features = parents.subdivide(), None
+            features = None
             done = release_pass(self.model, x, parents, self.settings) if level == 1 else (
                 self.products["upsample 1"].made.release)
             made = Children(done.logits(level, batch.sets[0]), None, done)
         elif chunk is None:
-            batch = parents.subdivide()
             features, logits = upsample(block, x, parents)
             made = Children(logits, None)
         else:
             settings = self.settings
             found = upsample_and_prune(block, x, parents, prune=settings.prune,
                                        threshold=settings.thresholds[level - 1], chunk_voxels=chunk)
-            batch, features, made = found.batch, found.features, Children(found.occupancy_logits, found.kept)
+            features, made = found.features, Children(found.occupancy_logits, found.kept)
         return Product(key, batch, features, made, {f"children_{level}": float(batch.n_voxels)})
+
+    def _children_of(self, parents: VoxelBatch, level: int) -> VoxelBatch:
+        """The same object for the same parents: voxels that didn't change aren't drawn anew."""
+        known = self._children.get(level)
+        if known is None or known[0] is not parents:
+            known = self._children[level] = parents, parents.subdivide()
+        return known[1]
 
     def _make_prune(self, key: tuple, level: int) -> Product:
         settings, children = self.settings, self.products[f"upsample {level}"]
         logits, threshold = children.made.logits, settings.thresholds[level - 1]
         kept = decide(logits, settings.prune, threshold)
         known = self.products.get(f"prune {level}")
-        if known is not None and known.key[0] is key[0] and torch.equal(known.made.kept, kept):
-            batch, token = known.batch, known.token  # the same voxels: nothing after them has to run again
+        if known is not None and known.made.children is children.batch and torch.equal(known.made.kept, kept):
+            batch = known.batch
+            # if even their features are the same, nothing after them has to run again
+            token = known.token if known.key[0] is key[0] else object()
         else:
             batch, token = children.batch.prune(kept), object()
         held = children.made.held
@@ -180,7 +201,8 @@ class StageChain:
         event = prune_event(level, children.batch.sets[0], logits, kept, truth, settings.prune)
         warning = warning_of(level, logits, kept, threshold)
         scalars = level_scalars(level, kept, truth)
-        return Product(key, batch, None, Kept(kept, logits[kept], event, warning), scalars, token)
+        made = Kept(children.batch, kept, logits[kept], event, warning)
+        return Product(key, batch, None, made, scalars, token)
 
     def _with_more_features(self, known: Product, level: int) -> Product:
         """A level in chunks has the features of those alone that were kept when it ran: here of those kept now."""
@@ -333,6 +355,10 @@ class StageChain:
             return attended
         row = int(batch.sets[0].find(voxels.voxel_ijk[attended : attended + 1]))
         return row if row >= 0 else None
+
+
+def _same_voxels(a: SparseVoxels, b: SparseVoxels) -> bool:
+    return a is b or torch.equal(a.voxel_ijk, b.voxel_ijk)
 
 
 def _attention(trunk: Trunk, number: int, x: Tensor, batch: VoxelBatch, row: int) -> Attention:
