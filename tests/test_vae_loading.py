@@ -137,13 +137,63 @@ def test_wrong_keys_and_shapes_are_named(tmp_path, weights):
     assert "1 of another shape (encoder.out_layer.bias (17,) instead of (16,))" in text
 
 
+def test_keys_under_another_prefix_are_listed(tmp_path, weights):
+    save_file({f"module.{key}": tensor for key, tensor in weights.items()}, tmp_path / "prefix.safetensors")
+    text = refusal(tmp_path / "prefix.safetensors", TINY_YAML)
+    assert "97 tensors are wanted, of which 97 missing (" in text and "97 unexpected (module." in text
+    text = refusal(tmp_path / "prefix.safetensors")
+    assert "257 missing" in text and "97 unexpected" in text
+    save_file({**weights, "a\nb" + 400 * "c": torch.zeros(1)}, tmp_path / "odd.safetensors")
+    assert "1 unexpected (a?bccc" in refusal(tmp_path / "odd.safetensors", TINY_YAML)
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (torch.Tensor.to_sparse, "must hold its values, got a torch.sparse_coo tensor"),
+    (lambda x: x.to("meta"), "must hold its values, got a torch.strided tensor on meta"),
+    (lambda x: x.to(torch.float8_e4m3fn), "must be of floating point .*, got torch.float8_e4m3fn"),
+    (lambda x: x.flatten()[:1].clone().expand(x.shape), "must hold 8,192 values, got 4 bytes"),
+])
+def test_pt_with_tensors_of_other_kinds(tmp_path, weights, change, said):
+    torch.save({**weights, "local_pc_encoder.fc_c.weight": change(weights["local_pc_encoder.fc_c.weight"])},
+               tmp_path / "odd.pt")
+    with pytest.raises(ValueError, match=f"fc_c.weight {said}"):
+        raise ValueError(refusal(tmp_path / "odd.pt", TINY_YAML))
+
+
+def test_pt_that_asks_for_more_memory_than_there_is(tmp_path):
+    with torch.device("meta"):
+        state = SparseFlexVAE(VAEConfig(model_channels=1 << 20, n_heads=1 << 14)).state_dict()
+    torch.save({key: torch.zeros(1).expand(tensor.shape) for key, tensor in state.items()}, tmp_path / "huge.pt")
+    assert "values, got 4 bytes" in refusal(tmp_path / "huge.pt")
+
+
+NESTED = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9))
+MERGED = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}\n" for n in range(1, 9))
+
+
+@pytest.mark.parametrize(("before", "old", "new"), [
+    (NESTED, "use_normals: true", "use_normals: *a8"), (NESTED, "resolution: 32", "resolution: *a8"),
+    (MERGED, "", ""), ("", "resolution: 32", "resolution: &a [*a]"), ("", "resolution: 32", "resolution: 2001-99-99"),
+    ("", "resolution: 32", f"resolution: {'9' * 5000}"), ("", "resolution: 32", "resolution: !!timestamp x"),
+    ("", "resolution: 32", "resolution: !!int x"), ("", "resolution: 32", f'resolution: "{"x " * 9000}"'),
+    ("", "resolution: 32", "resolution: !!python/object/apply:os.system [ls]"), ("z: " + "[" * 9000 + "\n", "", ""),
+    ("", "num_heads: 4", f"num_heads: [{'0, ' * 9000}]"), ("# " + "x" * 100_000 + "\n", "", ""),
+], ids=range(13))
+def test_hostile_yaml(tmp_path, checkpoint, before, old, new):
+    text = TINY_YAML.read_text()
+    (tmp_path / "c.yaml").write_text(before + (text.replace(old, new) if old else text))
+    assert "c.yaml" in refusal(checkpoint, tmp_path / "c.yaml")
+
+
 def test_values_must_be_finite_numbers(tmp_path, weights):
     bad = weights["decoder.out_layer.bias"].clone()
     bad[3] = torch.nan
     save_file({**weights, "decoder.out_layer.bias": bad}, tmp_path / "nan.safetensors")
     assert "decoder.out_layer.bias must be finite" in refusal(tmp_path / "nan.safetensors", TINY_YAML)
     save_file({**weights, "decoder.out_layer.bias": bad.nan_to_num().int()}, tmp_path / "int.safetensors")
-    assert "must be of floating point, got torch.int32" in refusal(tmp_path / "int.safetensors", TINY_YAML)
+    assert "), got torch.int32" in refusal(tmp_path / "int.safetensors", TINY_YAML)
 
 
 def test_other_files_are_refused(tmp_path, checkpoint):
@@ -152,7 +202,8 @@ def test_other_files_are_refused(tmp_path, checkpoint):
     (tmp_path / "a.bin").write_bytes(b"")
     assert "unknown checkpoint type '.bin'" in refusal(tmp_path / "a.bin")
     save_file({"x": torch.zeros(2)}, tmp_path / "x.safetensors")
-    assert "is no SparseFlex VAE, it has no tensor" in refusal(tmp_path / "x.safetensors")
+    text = refusal(tmp_path / "x.safetensors")
+    assert "is no SparseFlex VAE: 257 tensors are wanted, of which 257 missing (" in text and "1 unexpected (x)" in text
     assert is_vae_checkpoint(checkpoint) and not is_vae_checkpoint(tmp_path / "x.safetensors")
     assert not is_vae_checkpoint(tmp_path / "none.safetensors") and not is_vae_checkpoint(tmp_path / "a.bin")
 
@@ -173,7 +224,8 @@ def test_hostile_safetensors_headers(tmp_path):
     assert "can't be read as safetensors" in refusal(tmp_path / "h.safetensors")
 
 
-@pytest.mark.parametrize("config", ['{"resolution": "x"}', "[", '{"surprise": 1}', "3"])
+@pytest.mark.parametrize("config", ['{"resolution": "x"}', "[", '{"surprise": 1}', "3", "[" * 100_000,
+                                    '{"resolution": ' + "9" * 4000 + "}", '{"resolution": "' + r"9\n" * 9000 + '"}'])
 def test_own_metadata_must_hold_sizes(tmp_path, weights, config):
     save_file(weights, tmp_path / "own.safetensors", metadata={"format": "sparseflex-vae-1", "config": config})
     assert "its metadata hold no sizes of a VAE" in refusal(tmp_path / "own.safetensors")

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sparseflex.voxels import MAX_RESOLUTION
+
+if TYPE_CHECKING:
+    import yaml
 
 UPSCALE = 4
 """Two upsamplings: latents at resolution R give a surface at 4R."""
 
 MAX_LATENT_RESOLUTION = MAX_RESOLUTION // UPSCALE
-_MAX_YAML_BYTES = 1_000_000
+_MAX_YAML_BYTES = 100_000
+# what a scalar raises that claims a tag it isn't of, and what is nested too deep
+_UNREADABLE = (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +51,13 @@ class VAEConfig:
             value = getattr(self, field.name)
             if field.name == "prune":
                 if not isinstance(value, bool):
-                    raise ValueError(f"prune must be true or false, got {value!r}")
+                    raise ValueError(f"prune must be true or false, got {reprlib.repr(value)}")
             elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{field.name} must be a whole number of at least 1, got {value!r}")
+                got = reprlib.repr(value)  # of a file: it may be of any length
+                raise ValueError(f"{field.name} must be a whole number of at least 1, got {got}")
         if self.resolution > MAX_LATENT_RESOLUTION:
             raise ValueError(f"resolution must be at most {MAX_LATENT_RESOLUTION}, so that keys of the voxels at "
-                             f"{UPSCALE} times that fit 64 bits, got {self.resolution}")
+                             f"{UPSCALE} times that fit 64 bits, got {reprlib.repr(self.resolution)}")
         if self.model_channels % self.n_heads:
             raise ValueError(f"n_heads must divide model_channels {self.model_channels}, got {self.n_heads}")
         if self.model_channels % 256:  # 32 groups at an eighth of the width
@@ -78,25 +85,32 @@ def config_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> VAEConfig:
             raise ValueError(f"{key} must have {n_axes} axes, got shape {found}")
         return found
 
-    def count(prefix: str) -> int:
-        # only numbers that follow each other: a name may claim any
-        number = 0
-        while any(key.startswith(f"{prefix}{number}.") for key in shapes):
-            number += 1
-        return number
-
     width = shape("encoder.input_layer.weight", 2)[0]
     return VAEConfig(
         hidden_channels=shape("local_pc_encoder.fc_c.weight", 2)[1],
         point_channels=shape("local_pc_encoder.fc_c.weight", 2)[0],
-        n_point_blocks=count("local_pc_encoder.blocks."),
+        n_point_blocks=block_count(shapes, "n_point_blocks"),
         model_channels=width,
         latent_channels=shape("decoder.input_layer.weight", 2)[1],
-        n_encoder_blocks=count("encoder.blocks."),
-        n_decoder_blocks=count("decoder.blocks."),
+        n_encoder_blocks=block_count(shapes, "n_encoder_blocks"),
+        n_decoder_blocks=block_count(shapes, "n_decoder_blocks"),
         n_heads=max(width // 64, 1),
         mlp_ratio=max(shape("encoder.blocks.0.mlp.mlp.0.weight", 2)[0] // max(width, 1), 1),
     )
+
+
+BLOCKS = {"n_point_blocks": "local_pc_encoder.blocks.", "n_encoder_blocks": "encoder.blocks.",
+          "n_decoder_blocks": "decoder.blocks."}
+"""What the keys of each kind of block begin with."""
+
+
+def block_count(keys: Iterable[str], size: str) -> int:
+    """How many blocks of one of BLOCKS there are: only numbers that follow each other, a name may claim any."""
+    ends = (key.removeprefix(BLOCKS[size]).partition(".") for key in keys if key.startswith(BLOCKS[size]))
+    there, number = {number for number, dot, _ in ends if dot}, 0
+    while str(number) in there:
+        number += 1
+    return number
 
 
 def config_from_yaml(path: str | Path, base: VAEConfig) -> VAEConfig:
@@ -113,8 +127,8 @@ def config_from_yaml(path: str | Path, base: VAEConfig) -> VAEConfig:
     if path.stat().st_size > _MAX_YAML_BYTES:
         raise ValueError(f"{path}: a config must be at most {_MAX_YAML_BYTES:,} bytes, got {path.stat().st_size:,}")
     try:
-        table = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        table = yaml.load(path.read_text("utf-8"), _loader())
+    except (yaml.YAMLError, *_UNREADABLE) as error:
         raise ValueError(f"{path}: not a YAML config: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(table, dict) or not isinstance(table.get("encoder"), dict):
         raise ValueError(f"{path}: a config must be a table with encoder, decoder and local_pc_encoder")
@@ -123,6 +137,19 @@ def config_from_yaml(path: str | Path, base: VAEConfig) -> VAEConfig:
         return dataclasses.replace(base, **_sizes(table))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def _loader() -> type[yaml.SafeLoader]:
+    """Plain values alone. Without aliases: nested ones make a table of a few hundred bytes endless."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError(f"it must have no aliases, got *{self.peek_event().anchor[:40]}")
+            return super().compose_node(parent, index)
+
+    return Loader
 
 
 _SIZES = {
@@ -156,13 +183,14 @@ def _refuse_unknown(table: Mapping[str, Any]) -> None:
     for place, allowed in _FIXED.items():
         value = _look_up(table, place)
         if value is not None and value != allowed:
-            raise ValueError(f"{place} must be {allowed!r}, got {value!r}")
+            raise ValueError(f"{place} must be {allowed!r}, got {reprlib.repr(value)}")
     for part in ("encoder", "decoder"):
         width, heads, each = (_look_up(table, f"{part}.{name}") for name in
                               ("model_channels", "num_heads", "num_head_channels"))
-        if None not in (width, heads, each) and heads * each != width:
-            raise ValueError(f"{part}.num_heads × num_head_channels must be model_channels {width}, got "
-                             f"{heads} × {each}")
+        if None not in (width, heads, each) and not (isinstance(heads, int) and isinstance(each, int)
+                                                     and heads * each == width):
+            raise ValueError(f"{part}.num_heads × num_head_channels must be model_channels {reprlib.repr(width)}, "
+                             f"got {reprlib.repr(heads)} × {reprlib.repr(each)}")
 
 
 def _sizes(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,6 +200,7 @@ def _sizes(table: Mapping[str, Any]) -> dict[str, Any]:
         if value is None:
             continue
         if name in found and found[name] != value:
-            raise ValueError(f"{place} must be {found[name]!r} as elsewhere in the file, got {value!r}")
+            raise ValueError(f"{place} must be {reprlib.repr(found[name])} as elsewhere in the file, got "
+                             f"{reprlib.repr(value)}")
         found[name] = value
     return found

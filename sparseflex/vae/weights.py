@@ -17,13 +17,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sparseflex.vae.config import VAEConfig, config_from_shapes, config_from_yaml
+from sparseflex.vae.config import BLOCKS, VAEConfig, block_count, config_from_shapes, config_from_yaml
 
 if TYPE_CHECKING:
     from sparseflex.vae.model import SparseFlexVAE
 
 FORMAT = "sparseflex-vae-1"
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
+PRECISIONS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+"""What weights may be stored in."""
+
 _NAMED = 3
 """How many keys an error names of each kind."""
 
@@ -76,8 +79,9 @@ def _read_safetensors(path: Path) -> tuple[VAEConfig | None, dict[str, Tensor]]:
         return VAEConfig(**table), tensors
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: can't be read as safetensors, cut off or no such file: {error}") from None
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: its metadata hold no sizes of a VAE: {error}") from None
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path}: its metadata hold no sizes of a VAE: {reason}") from None
 
 
 def _read_pickled(path: Path) -> dict[str, Tensor]:
@@ -105,11 +109,12 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
 def _sizes(
     path: Path, own: VAEConfig | None, config: str | Path | VAEConfig | None, shapes: Mapping[str, tuple[int, ...]]
 ) -> VAEConfig:
-    """What the weights themselves tell is believed first, so that no config can ask for sizes of its own."""
+    """What the weights themselves tell is believed first, so that no config can ask for sizes of its own. Where they
+    lack the keys that tell it, the release's sizes: what else they lack is seen beside those."""
     try:
         told = config_from_shapes(shapes)
-    except KeyError as error:
-        raise ValueError(f"{path}: is no SparseFlex VAE, it has no tensor {error}") from None
+    except KeyError:
+        told = VAEConfig()
     except ValueError as error:
         raise ValueError(f"{path}: is no SparseFlex VAE: {error}") from None
     if isinstance(config, VAEConfig):
@@ -120,15 +125,14 @@ def _sizes(
 
 
 def _check(path: Path, sizes: VAEConfig, tensors: Mapping[str, Tensor]) -> None:
-    """Raises ValueError where keys or shapes aren't those of this network, or a value is not finite."""
+    """Raises ValueError where keys or shapes aren't those of this network, or values can't be used."""
     from sparseflex.vae.model import SparseFlexVAE
 
-    told = config_from_shapes({key: tuple(tensor.shape) for key, tensor in tensors.items()})
-    for name in ("n_point_blocks", "n_encoder_blocks", "n_decoder_blocks"):
+    for name in BLOCKS:
         # networks are built of as many blocks as there are, whatever a config says
-        if getattr(sizes, name) > getattr(told, name) + 100:
-            raise ValueError(f"{path}: {name} must be {getattr(told, name)} as in the weights, got "
-                             f"{getattr(sizes, name)}")
+        there = block_count(tensors, name)
+        if getattr(sizes, name) > there + 100:
+            raise ValueError(f"{path}: {name} must be {there} as in the weights, got {getattr(sizes, name)}")
     try:
         with torch.device("meta"):
             wanted = {key: tuple(tensor.shape) for key, tensor in SparseFlexVAE(sizes).state_dict().items()}
@@ -141,15 +145,28 @@ def _check(path: Path, sizes: VAEConfig, tensors: Mapping[str, Tensor]) -> None:
     faults = [f"{len(found)} {what} ({_listed(found)})" for what, found in (
         ("missing", missing), ("unexpected", unexpected), ("of another shape", other)) if found]
     if faults:
-        raise ValueError(f"{path}: {len(wanted)} tensors are wanted, of which {', '.join(faults)}")
+        whose = "is no SparseFlex VAE: " if len(missing) > len(wanted) // 2 else ""
+        raise ValueError(f"{path}: {whose}{len(wanted)} tensors are wanted, of which {', '.join(faults)}")
     for key, tensor in tensors.items():
-        if not tensor.is_floating_point():
-            raise ValueError(f"{path}: {key} must be of floating point, got {tensor.dtype}")
-        if not bool(torch.isfinite(tensor).all()):
-            raise ValueError(f"{path}: {key} must be finite, got NaN or infinity in it")
+        _check_values(f"{path}: {key}", tensor)
+
+
+def _check_values(name: str, tensor: Tensor) -> None:
+    """Raises ValueError for what isn't plain finite numbers, each of them in the file."""
+    if tensor.dtype not in PRECISIONS:
+        raise ValueError(f"{name} must be of floating point ({', '.join(str(p)[6:] for p in PRECISIONS)}), got "
+                         f"{tensor.dtype}")
+    if tensor.layout != torch.strided or tensor.device.type != "cpu":
+        raise ValueError(f"{name} must hold its values, got a {tensor.layout} tensor on {tensor.device}")
+    if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+        # a value that stands for many: a small file could ask for any memory
+        raise ValueError(f"{name} must hold {tensor.numel():,} values, got {tensor.untyped_storage().nbytes():,} bytes")
+    if not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"{name} must be finite, got NaN or infinity in it")
 
 
 def _listed(names: Iterable[str]) -> str:
-    names = list(names)
+    # a file may call its tensors anything
+    names = ["".join(c if c.isprintable() else "?" for c in name[:120]) for name in names]
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more
