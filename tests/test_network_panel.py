@@ -139,6 +139,18 @@ def test_the_list_names_every_stage_with_its_numbers_and_a_click_looks_at_it(raw
     assert view.network.chosen == ""
 
 
+def test_the_list_scrolls_to_what_is_looked_at_but_not_under_the_mouse(raw: Snapshot, view: ViewState) -> None:
+    def scrolls(stage: str, **uses: Any) -> int:
+        ui = FakeUi({f"##stage {name}": value for name, value in uses.items()})
+        network.draw(ui, view, shown(view, raw, stage))
+        return sum(call[0] == "SetScrollHereY" for call in ui.calls)
+
+    assert scrolls("latent") == 1 and scrolls("latent") == 0
+    assert scrolls("latent", head=True) == 0 and scrolls("") == 1  # extract is what shows the surface
+    view.network.chosen = "voxels"
+    assert scrolls("voxels", latent=True) == 1 and scrolls("latent") == 0  # it was clicked: it is in sight
+
+
 def test_where_shapes_are_mixed_each_stage_has_its_own_voxels(raw: Snapshot, view: ViewState) -> None:
     union = SparseVoxels(torch.tensor([[0, 0, 0], [1, 2, 3]], dtype=torch.int32), 8)
     scalars_now = frozen({**raw.scalars, "latent_voxels": 2.0})

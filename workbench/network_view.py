@@ -53,13 +53,13 @@ class Picked:
 @dataclasses.dataclass
 class NetworkView:
     """chosen: a stage, or FOLLOW; recent: what voxels were coloured by at the user's wish, the latest first; picked:
-    the voxel that was clicked; scroll_to: the stage that its list has to bring into sight; before: the view's choices
+    the voxel that was clicked; in_sight: the stage that the list was scrolled to last; before: the view's choices
     that gave way to an inference, by their names in the preferences: they are those of other runs."""
 
     chosen: str = FOLLOW
     recent: list[str] = dataclasses.field(default_factory=list)
     picked: Picked | None = None
-    scroll_to: str = ""
+    in_sight: str = ""
     before: dict[str, Any] = dataclasses.field(default_factory=dict)
     _seen: products.Seen = dataclasses.field(default_factory=products.Seen)
     _settled: tuple[str, str] | None = None  # the stage shown, and the colours that it was given
@@ -102,7 +102,6 @@ class NetworkView:
             return
         place = known.index(snapshot.products.stage) + steps
         self.chosen = known[min(max(place, 0), len(known) - 1)]
-        self.scroll_to = self.chosen
 
     def forget(self, view: ViewState) -> None:
         """Another run begins, with the choices that there were before this one."""

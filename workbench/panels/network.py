@@ -75,7 +75,6 @@ def _draw_stages(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
             _draw_stage(ui, view, snapshot, place, stage, ends)
     ui.im.EndChild()
     ui.im.PopStyleVar(1)
-    view.network.scroll_to = ""
 
 
 Ends = tuple[float, float, float]
@@ -105,7 +104,7 @@ def _draw_stage(ui: Ui, view: ViewState, snapshot: Snapshot, place: int, stage: 
     left, y = im.GetCursorScreenPos()
     width, tall = ui.width, ROW_EM * em
     if im.InvisibleButton(f"##stage {stage}", (width, tall)):
-        view.network.chosen = _choice(snapshot, stage)
+        view.network.chosen, view.network.in_sight = _choice(snapshot, stage), stage
     if im.IsItemHovered() or looked_at:
         fill = packed(theme.RAISED if looked_at else theme.RAISED_HOVER, 1.0 if looked_at else 0.5)
         draw.AddRectFilled((left, y), (left + width, y + tall), fill, 0.25 * em)
@@ -113,8 +112,9 @@ def _draw_stage(ui: Ui, view: ViewState, snapshot: Snapshot, place: int, stage: 
         im.SetTooltip(_tip(snapshot, stage, done))
     if looked_at:
         draw.AddRectFilled((left, y), (left + 0.18 * em, y + tall), packed(theme.ACCENT), 0.0)
-        if view.network.scroll_to == snapshot.products.stage and view.network.scroll_to:
+        if view.network.in_sight != stage:
             im.SetScrollHereY(0.5)
+            view.network.in_sight = stage
     _draw_mark(ui, (left + 0.85 * em, y + tall / 2), done, place == next_place and not whole)
     colour = packed(theme.TEXT if done else theme.MUTED)
     at = y + (tall - im.GetTextLineHeight()) / 2
