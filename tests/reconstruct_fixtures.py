@@ -42,7 +42,7 @@ def cloud() -> Points:
 def few() -> Points:
     """A small piece of them."""
     table = torch.from_numpy(np.load(GOLDEN / "tiny" / "inputs.npz")["points_normals"]).float()
-    table = table[(table[:, :3] - table[0, :3]).norm(dim=1) < 0.1][::2]
+    table = table[(table[:, :3] - table[0, :3]).norm(dim=1) < 0.08][::2]
     return table[:, :3].contiguous(), table[:, 3:].contiguous()
 
 

@@ -167,6 +167,22 @@ def test_a_checkpoint_opens(make_run, weights, tmp_path) -> None:
     same_scalars(run, again)
 
 
+@pytest.mark.parametrize("change", [
+    {"settings": None}, {"settings": {"prune": 7}}, {"settings": {"alpha": 1}}, {"ran": [1]}, {"input": {}},
+    {"input": {"points": torch.zeros(2, 2), "normals": torch.zeros(2, 2)}}, {"config": {"resolution": 1 << 40}},
+    {"config": {"nothing": 1}}, {"weights": {"path": "x"}}, {"weights": {"path": "/dev/zero", "sha256": "0"}},
+    {"iteration": "many"}, {"history": {"names": ["a"], "rows": torch.zeros(1, 3)}},
+])
+def test_a_checkpoint_that_was_tampered_with_is_one_line(make_run, weights, tmp_path, change) -> None:
+    run = make_run(checkpoint=weights)
+    state = run.state_dict()
+    run.state_dict = lambda: {**state, **change}
+    save_checkpoint(tmp_path / "checkpoint.safetensors", run)
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors ") as caught:
+        load_run(tmp_path / "checkpoint.safetensors")
+    assert "\n" not in str(caught.value)
+
+
 def test_an_export_has_the_final_surface_s_fields_alone(recorded, tmp_path) -> None:
     with Recording(recorded) as recording:
         moment = of_recording(recording, 2)

@@ -91,7 +91,7 @@ def test_a_pass_is_reconstruct_bit_for_bit(model, cloud) -> None:
     ({"threshold_1": -0.2, "threshold_2": 0.3}, {"thresholds": (-0.2, 0.3)}),
     ({"prune": 0}, {"prune": False}),
     ({"sample_posterior": 1, "latent_seed": 5}, {"sample_posterior": True}),
-    ({"chunk_voxels": 60}, {"chunk_voxels": 60}),
+    ({"chunk_voxels": 50}, {"chunk_voxels": 50}),
 ])
 def test_so_is_a_pass_with_other_settings(model, few, make_run, settings, options) -> None:
     if "sample_posterior" in options:
@@ -227,7 +227,7 @@ class Counted:
     ("sample_posterior", 1, {"trunk 1", "trunk 2", "upsample 1", "upsample 2", "head"}),
     ("latent_seed", 7, set()),  # nothing is random
     ("region_radius", 0.1, set()),  # nothing is edited
-    ("chunk_voxels", 60, {"upsample 1", "upsample 2", "head"}),
+    ("chunk_voxels", 50, {"upsample 1", "upsample 2", "head"}),
 ])
 def test_only_what_depends_on_a_change_runs_again(model, few, make_run, name, value, ran) -> None:
     run = make_run()
@@ -250,7 +250,7 @@ def test_only_what_depends_on_a_change_runs_again(model, few, make_run, name, va
 
 def test_chunks_keep_no_more_features_than_are_kept_and_make_them_again_for_a_lower_threshold(model, few, make_run
                                                                                               ) -> None:
-    run = make_run(settings={"chunk_voxels": 60, "threshold_1": 0.2})
+    run = make_run(settings={"chunk_voxels": 50, "threshold_1": 0.2})
     run.run_pass()
     colours = run.read_field("upsample 1/pca")
     held = ~colours[:, 0].isnan()
@@ -260,10 +260,10 @@ def test_chunks_keep_no_more_features_than_are_kept_and_make_them_again_for_a_lo
         run.change_setting("threshold_1", 0.4)
         run.run_pass()
         assert "upsample 1" not in calls
-    equals(run, model.reconstruct(*few, chunk_voxels=60, thresholds=(0.4, 0.0)))
+    equals(run, model.reconstruct(*few, chunk_voxels=50, thresholds=(0.4, 0.0)))
     run.change_setting("threshold_1", -0.1)
     run.run_pass()
-    equals(run, model.reconstruct(*few, chunk_voxels=60, thresholds=(-0.1, 0.0)))
+    equals(run, model.reconstruct(*few, chunk_voxels=50, thresholds=(-0.1, 0.0)))
 
 
 @pytest.mark.parametrize("kept_bytes", [0, 250_000])
@@ -276,7 +276,7 @@ def test_what_is_dropped_is_made_again(model, few, make_run, kept_bytes) -> None
             and products[stage].features is not None]
     assert sum(products[stage].features.nbytes for stage in held) <= kept_bytes and len(held) < 5
     same_fields(run, fresh)
-    for name, value in (("attended_voxel", 5), ("chunk_voxels", 70)):
+    for name, value in (("attended_voxel", 5), ("chunk_voxels", 55)):
         for each in (run, fresh):
             each.change_setting(name, value)
             each.run_pass()
@@ -460,7 +460,7 @@ def test_decisions_against_the_truth(make_run, few) -> None:
 
 
 @pytest.mark.parametrize(("level", "chunk_voxels", "release"), [
-    (1, 0, 0), (2, 0, 0), (1, 60, 0), (2, 60, 0), (2, 0, 1)])
+    (1, 0, 0), (2, 0, 0), (1, 50, 0), (2, 50, 0), (2, 0, 1)])
 def test_a_level_that_keeps_nothing_is_told_and_the_run_goes_on(make_run, level, chunk_voxels, release) -> None:
     run = make_run(settings={f"threshold_{level}": 10, "chunk_voxels": chunk_voxels, "release_chunks": release,
                              "attended_voxel": 0})
@@ -509,7 +509,7 @@ def test_logits_of_nan_keep_nothing(model, few, make_run, monkeypatch) -> None:
 def test_a_stage_that_failed_runs_again(model, few, make_run, monkeypatch) -> None:
     run = make_run()
     run.run_pass()
-    run.change_setting("chunk_voxels", 60)
+    run.change_setting("chunk_voxels", 50)
     judge = model.decoder.upsample[0].judge
 
     def fail(features: torch.Tensor) -> torch.Tensor:

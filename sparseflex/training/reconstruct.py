@@ -232,6 +232,8 @@ class ReconstructRun:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over a state of a run with the same weights; ValueError where they are others."""
+        if type(state["iteration"]) is not int or state["iteration"] < 0:
+            raise ValueError(f"iteration must be a whole number of at least 0, got {str(state['iteration'])[:40]!r}")
         weights, sizes, own = state["weights"], dataclasses.asdict(self.model.config), self.checkpoint
         if own is not None and weights and weights["sha256"] != own.sha256:
             raise ValueError(f"the state is of other weights: {weights['path']} with SHA-256 "
@@ -247,7 +249,7 @@ class ReconstructRun:
         self._wanted = ReconstructSettings(state["settings"], has_other)
         self._ran = ReconstructSettings(state["ran"], has_other) if state["ran"] else None
         self.iteration, self._next = state["iteration"], 0
-        self._scalars = dict(state["scalars"])
+        self._scalars = {str(name): float(value) for name, value in state["scalars"].items()}
         self._scalars_at_start = dict(self._scalars)
         columns = state["history"]["rows"].T.tolist()
         self.history = dict(zip(state["history"]["names"], columns, strict=True))
