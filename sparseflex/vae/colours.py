@@ -34,11 +34,11 @@ def principal_colours(features: Float[Tensor, "rows channels"]) -> Float[Tensor,
     if len(sample) == 0:
         return torch.full((n, 3), torch.nan, device=features.device)
     axes = principal_axes(sample)
-    found = features @ axes.to(features.dtype)
+    found = features.float() @ axes
     low, high = torch.quantile(sample @ axes, torch.tensor(_SHARES, device=sample.device), dim=0)
     # what is no more than rounding is no variation
     flat = high - low <= 1e-5 * sample.abs().amax().clamp(min=1e-30)
-    scaled = ((found.float() - low) / torch.where(flat, 1.0, high - low)).clamp(0, 1)
+    scaled = ((found - low) / torch.where(flat, 1.0, high - low)).clamp(0, 1)
     colours = torch.where(flat & torch.isfinite(scaled), 0.5, scaled)
     return torch.nn.functional.pad(colours, (0, 3 - colours.shape[1]), value=0.5)
 
