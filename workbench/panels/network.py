@@ -75,6 +75,7 @@ def _draw_stages(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
             _draw_stage(ui, view, snapshot, place, stage, ends)
     ui.im.EndChild()
     ui.im.PopStyleVar(1)
+    ui.im.Dummy((0.0, 0.15 * ui.em))
 
 
 Ends = tuple[float, float, float]
