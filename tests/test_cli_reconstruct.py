@@ -12,7 +12,9 @@ import pytest
 import torch
 from cli_fixtures import refused
 from fake_inference import FakeInference
+from PIL import Image
 
+from sparseflex.camera import Camera
 from sparseflex.data import load_mesh, save_mesh, transform_mesh
 from sparseflex.mesh import Mesh
 from sparseflex.quality import voxel_hull
@@ -22,12 +24,13 @@ from sparseflex.vae import SparseFlexVAE, VAEConfig
 from sparseflex.vae import memory as vae_memory
 from sparseflex.vae.preprocess import input_voxels, into_box, sample_points
 from sparseflex.voxels import SparseVoxels
-from workbench import cli, pass_headless
+from workbench import cli, pass_headless, theme
 from workbench.commands import Play
 from workbench.engine import Engine
 from workbench.figure.make import open_recipe
 from workbench.figure.subject import gather
 from workbench.headless import CHECKPOINT, FIGURE, MESH, METRICS
+from workbench.plate import Plate, Subject, Tile, render_figure
 from workbench.recording.reader import Recording
 from workbench.recording.recorder import RUN_FILE
 
@@ -65,6 +68,11 @@ def files(weights):
 
 def reconstruct(*arguments: str) -> int:
     return cli.main(["reconstruct", *arguments, "--checkpoint", "vae.safetensors", "--headless", "--device", "cpu"])
+
+
+def run_pass(run: FakeInference) -> None:
+    for stage in run.stages:
+        run.run_stage(stage)
 
 
 def metrics_in(folder: str) -> dict:
@@ -215,6 +223,38 @@ def test_windows_open_on_the_run(files, figures, monkeypatch):
     title = "ball, reconstructed"
     assert seen == [(ReconstructRun, title, Path("recordings/reconstruct/ball"), False, 0),
                     (ReconstructRun, title, Path("recordings/view/ball"), True, 0)]
+
+
+def test_the_plate_shows_points_by_cause_and_what_was_pruned():
+    run = FakeInference(resolution=6, n_points=400)
+    home = Camera.look_at((0.0, 0, 2), (0, 0, 0))
+
+    def tiles() -> list[Tile]:
+        return Plate(Subject.of(run, home), -home.forward_world.numpy(), 800, 600)._tiles()
+
+    assert [tile.caption for tile in tiles()] == ["Input points", "Target"]
+    run_pass(run)
+    points, voxels, *others = tiles()
+    assert [tile.caption for tile in others] == ["Surface, pass 1", "Normals: surface, target"]
+    causes, scalars = run.read_field("point_cause").bincount().tolist(), run.scalars()
+    assert dict(points.legend) == {f"{causes[0]:,} covered": theme.POINTS,
+                                   f"{causes[3]:,} pruned at level 2": theme.ACTIVE}
+    n_pruned = [scalars[f"children_{level}"] - scalars[f"kept_{level}"] for level in (1, 2)]
+    assert dict(voxels.legend) == {f"{scalars['kept_2']:,.0f} kept": theme.POINTS,
+                                   f"{n_pruned[0]:,.0f} pruned at level 1": theme.PRUNED,
+                                   f"{n_pruned[1]:,.0f} pruned at level 2": theme.ACTIVE}
+
+
+def test_the_plate_is_drawn(tmp_path):
+    run = FakeInference(resolution=6, n_points=400)
+    run_pass(run)
+    render_figure(run, tmp_path / "plate.png", 640, 480)
+    pixels = np.asarray(Image.open(tmp_path / "plate.png"), np.float32)
+    for tile, wanted in ((pixels[:180, :310], [theme.POINTS]), (pixels[:180, 330:], [theme.PRUNED, theme.ACTIVE])):
+        hues = tile / np.maximum(tile.max(axis=-1, keepdims=True), 1)
+        for colour in wanted:  # shaded or not: by its hue
+            off = np.abs(hues - np.array(colour) / max(colour)).max(axis=-1)
+            assert (off < 0.15).sum() > 30, colour
 
 
 def test_playing_such_a_run_stops_after_the_pass():

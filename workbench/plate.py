@@ -19,6 +19,7 @@ from sparseflex.mesh import Mesh
 from sparseflex.render import render_maps
 from sparseflex.training.pruning import PruneEvent
 from sparseflex.training.run import Run
+from sparseflex.vae.diagnosis import Cause
 from sparseflex.voxels import SparseVoxels
 from workbench import theme
 from workbench.field_copies import SURFACE, fields_of, read_field
@@ -34,7 +35,7 @@ SUPERSAMPLING = 2
 ASIDE = 40.0
 """Where figures are drawn, in world units to the right: out of sight of what a window shows."""
 
-_PRUNED_CAUSES = {1: 2, 2: 3}
+_PRUNED_CAUSES = {1: Cause.PRUNED_1, 2: Cause.PRUNED_2}
 """By level: what a point is called whose voxel was pruned there."""
 
 INK, FAINT = "#22262E", "#6B7280"
