@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -10,6 +11,9 @@ from sparseflex.sparse import VoxelBatch, WindowPlan, position_embedding, window
 from sparseflex.vae.config import VAEConfig
 
 _NORM_EPS = 1e-6
+
+HIDDEN_NUMBERS = {"cpu": 1 << 21, "cuda": 1 << 26}
+"""Numbers between a FeedForward's two layers at once: more rows go through it so many at a time."""
 
 
 class Attention(nn.Module):
@@ -36,7 +40,9 @@ class FeedForward(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, out))
 
     def forward(self, x: Float[Tensor, "voxels channels"]) -> Float[Tensor, "voxels out"]:
-        return self.mlp(x)
+        limit = HIDDEN_NUMBERS.get(x.device.type, HIDDEN_NUMBERS["cuda"])
+        rows = max(64, limit // self.mlp[0].out_features)
+        return self.mlp(x) if len(x) <= rows else torch.cat([self.mlp(part) for part in x.split(rows)])
 
 
 class Block(nn.Module):

@@ -52,26 +52,31 @@ class Upsampling(nn.Module):
     ) -> Float[Tensor, "children out"]:
         """Up to the first convolution; statistics: of x, where they aren't to be taken from these rows alone."""
         conv = self.out_layers[0].conv
-        hidden = functional.silu(self.act_layers[0](x, parents, statistics))
-        return child_conv(hidden, conv.weight, conv.bias, parents)
+        return child_conv(_silu(self.act_layers[0](x, parents, statistics)), conv.weight, conv.bias, parents)
 
     def second(
         self, x: Float[Tensor, "parents in"], hidden: Float[Tensor, "children out"], parents: VoxelBatch,
         children: VoxelBatch, statistics: Statistics | None = None,
     ) -> Float[Tensor, "children out"]:
         """The rest of the features; hidden and statistics: what `first` gave and its statistics."""
-        hidden = functional.silu(self.out_layers[1](hidden, children, statistics))
+        hidden = _silu(self.out_layers[1](hidden, children, statistics))
         features = self.out_layers[3](hidden, children)
-        return features + self.skip_connection(x, parents).repeat_interleave(8, dim=0)
+        # in place: of the widest tensors there are as few at once as can be
+        features.view(len(x), 8, features.shape[1]).add_(self.skip_connection(x, parents)[:, None])
+        return features
 
     def judge(self, features: Float[Tensor, "children out"]) -> Float[Tensor, "children"]:
         """Occupancy logits, float32."""
         return self.pruning_head(features).squeeze(1).float()
 
     def forward(self, x: Float[Tensor, "parents in"], parents: VoxelBatch) -> Upsampled:
-        hidden = self.first(x, parents)
-        features = self.second(x, hidden, parents, parents.subdivide())
+        features = self.second(x, self.first(x, parents), parents, parents.subdivide())
         return Upsampled(features, self.judge(features))
+
+
+def _silu(normed: Float[Tensor, "rows channels"]) -> Float[Tensor, "rows channels"]:
+    """Of what nobody else needs: in its place, where no gradient does."""
+    return functional.silu(normed, inplace=not normed.requires_grad)
 
 
 def upsamplings(config: VAEConfig) -> nn.ModuleList:
