@@ -176,7 +176,7 @@ def test_what_a_run_left_is_viewed_exported_and_replayed(files, figures, capsys)
     assert Path("o", "run-2.h5").exists()  # the first is kept
 
 
-def test_a_run_whose_weights_are_gone_or_changed_says_so(files, figures, weights, capsys):
+def test_a_run_whose_weights_are_gone_or_changed_says_so(files, figures, weights, capsys, monkeypatch):
     Path("mine.safetensors").write_bytes(weights.read_bytes())
     assert cli.main(["reconstruct", "ball.obj", "--checkpoint", "mine.safetensors", "--headless", "--out", "o"]) == 0
     SparseFlexVAE(SIZES).save("mine.safetensors")
@@ -184,6 +184,11 @@ def test_a_run_whose_weights_are_gone_or_changed_says_so(files, figures, weights
     assert "the weights of this run are others by now" in refused(capsys, "view", "o", "--headless")
     Path("mine.safetensors").unlink()
     assert "the weights of this run are missing" in refused(capsys, "view", "o", "--headless")
+    Path("home").mkdir()
+    Path("home/mine.safetensors").write_bytes(weights.read_bytes())
+    monkeypatch.chdir("home")  # where they are found by their name
+    assert cli.main(["view", "../o", "--headless", "--out", "v"]) == 0
+    assert metrics_in("v")["quality"] == metrics_in("../o")["quality"]
 
 
 def test_view_of_weights_never_runs_a_pass(files, figures, monkeypatch):

@@ -358,7 +358,7 @@ def test_a_state_of_other_weights_is_refused_in_one_line(make_run, weights, tmp_
     run = make_run(checkpoint=weights)
     state = run.state_dict()
     moved = state | {"weights": state["weights"] | {"path": str(tmp_path / "gone.safetensors")}}
-    with pytest.raises(ValueError, match=r"the weights of this run are missing: .*gone\.safetensors$"):
+    with pytest.raises(ValueError, match=r"the weights of this run are missing, here too: .*gone\.safetensors$"):
         ReconstructRun.from_state_dict(moved)
     (tmp_path / "gone.safetensors").write_bytes(b"something else")
     with pytest.raises(ValueError, match="the weights of this run are others by now: .*must have SHA-256"):

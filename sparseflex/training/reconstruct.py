@@ -296,15 +296,17 @@ def _reopened(
 ) -> SparseFlexVAE:
     if checkpoint is None:
         raise ValueError("the state names no file of weights: it can only be taken over by a run that has the model")
-    if not Path(checkpoint.path).is_file():
-        raise ValueError(f"the weights of this run are missing: {checkpoint.path}")
-    found = CheckpointRef.of(checkpoint.path)
+    # a run from another machine: its weights may lie here
+    path = next((path for path in (Path(checkpoint.path), Path(Path(checkpoint.path).name)) if path.is_file()), None)
+    if path is None:
+        raise ValueError(f"the weights of this run are missing, here too: {checkpoint.path}")
+    found = CheckpointRef.of(path)
     if found.sha256 != checkpoint.sha256:
-        raise ValueError(f"the weights of this run are others by now: {checkpoint.path} must have SHA-256 "
+        raise ValueError(f"the weights of this run are others by now: {path} must have SHA-256 "
                          f"{checkpoint.sha256[:16]}…, got {found.sha256[:16]}…")
     known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
     on_cuda = torch.device(device).type == "cuda"
-    return SparseFlexVAE.from_checkpoint(checkpoint.path, config, device=device,
+    return SparseFlexVAE.from_checkpoint(path, config, device=device,
                                          dtype=known[dtype] if on_cuda else torch.float32)
 
 
