@@ -40,8 +40,10 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     _, view.latent.at_once = ui.im.Checkbox("After each change", view.latent.at_once)
     ui.tip("Decodes as soon as a slider is let go; else when the button is pressed.\n"
            "Stages before the latents keep what they made")
-    tip = "Runs a pass with the edits as they are: latents, trunk, upsamplings, surface"
-    again = ui.button("Decode again", ui.width, snapshot.failure is None, accent=True, tip=tip)
+    live = snapshot.source == "live"
+    tip = "Runs a pass with the edits as they are: latents, trunk, upsamplings, surface" if live else (
+        "A recording can't be changed: branch from here (Ctrl + B)")
+    again = ui.button("Decode again", ui.width, live and snapshot.failure is None, accent=live, tip=tip)
     return commands + (another_pass(snapshot) if again or (changes and view.latent.at_once) else [])
 
 
