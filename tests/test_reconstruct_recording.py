@@ -152,7 +152,7 @@ def test_the_engine_goes_back_and_takes_another_way(
 
 def test_a_branch_without_its_weights_is_one_line(recorded, monkeypatch) -> None:
     monkeypatch.setattr("pathlib.Path.is_file", lambda path: path.suffix != ".safetensors")
-    with Recording(recorded) as recording, pytest.raises(ValueError, match="the weights of this run are missing.*safetensors$"):
+    with Recording(recorded) as recording, pytest.raises(ValueError, match="the weights of this run are missing"):
         branch_off(recording, 2, device="cpu")
 
 
