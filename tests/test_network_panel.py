@@ -19,11 +19,12 @@ from workbench import panels, quantities, theme
 from workbench.commands import ChangeSetting, NextIteration, NextStage, RequestFields, RunIterations
 from workbench.engine import Engine
 from workbench.network_view import Picked, another_pass, voxel_on_ray
-from workbench.panels import decisions, latent, network, pruning, scalars, transport
-from workbench.point_view import LOOKS, MAX_POINTS, PointView, evenly
+from workbench.panels import decisions, latent, network, plots, pruning, scalars, transport
+from workbench.plot_view import CAUSES, CHILDREN, PlotView, groups, line_label
+from workbench.point_view import LOOKS, MAX_POINTS, PointView, colour_of_scalar, evenly
 from workbench.preferences import kept
 from workbench.slices import Plane
-from workbench.snapshot import Products, Snapshot, frozen
+from workbench.snapshot import History, Products, Snapshot, frozen
 from workbench.view_state import Click, ViewState
 from workbench.worker import WorkFailed
 
@@ -501,6 +502,25 @@ def test_the_transport_shows_the_stages_that_fit(raw: Snapshot) -> None:
     for place in range(len(many)):
         first, last = transport.stages_that_fit(FakeUi(), many, place)
         assert 0 <= first <= place < last <= len(many) and last - first < len(many)
+
+
+def test_a_stage_that_only_looked_is_said_to_have_kept_what_it_had(raw: Snapshot, view: ViewState) -> None:
+    secs = {stage: 1e-5 if stage in ("points", "latent") else 0.25 for stage in STAGES}
+    ui = FakeUi()
+    network.draw(ui, view, shown(view, dataclasses.replace(raw, stage_secs=frozen(secs))))
+    assert ui.texts.count("kept") == 1 and ui.texts.count("250 ms") == len(STAGES) - 2
+
+
+def test_plots_of_causes_have_the_scenes_colours(raw: Snapshot) -> None:
+    assert colour_of_scalar("points_lost_pruned_1") == LOOKS[Cause.PRUNED_1].colour
+    assert colour_of_scalar("points_covered") == theme.POINTS and colour_of_scalar("points") is None
+    names = ("iteration", "points_covered", "points_lost_no_input_voxel", "kept_1", "children_1", "loss_kl")
+    history = History(names, np.ones((2, len(names))))
+    assert groups(history)[CAUSES] == list(names[1:3]) and groups(history)[CHILDREN] == ["kept_1", "children_1"]
+    assert line_label(names[2]) == "no input voxel"
+    ui = FakeUi()
+    plots.draw(ui, ViewState(plots=PlotView(upper=CAUSES)), dataclasses.replace(raw, history=history))
+    assert ui.says("no input voxel")
 
 
 def test_scalars_of_an_inference_are_whole_where_they_count() -> None:

@@ -116,6 +116,14 @@ def _shown(points: Float[np.ndarray, "P 3"], cause: Any) -> ShownPoints:
     return ShownPoints(points[rows], rows, len(points), int(lost.sum()), len(drawn))
 
 
+def colour_of_scalar(name: str) -> theme.Colour | None:
+    """The colour of the cause whose points a scalar of the run counts; None for other scalars."""
+    for code, look in LOOKS.items():
+        if name == ("points_covered" if code == Cause.COVERED else f"points_lost_{code.name.lower()}"):
+            return look.colour or theme.POINTS
+    return None
+
+
 def colours_of(cause: Any, own: theme.Colour) -> Float[np.ndarray, "n 3"]:
     """A colour for each code; unknown codes as what isn't a number."""
     table = np.tile(np.float32(theme.NOT_A_NUMBER), (256, 1))

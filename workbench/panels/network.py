@@ -23,6 +23,8 @@ from workbench.view_state import ViewState
 SMALL = 0.86
 ROW_EM = 1.5
 FEWEST_ROWS = 8
+KEPT_SECS = 5e-5
+"""A stage that took less has looked at what it depends on, found it unchanged, and kept what it had made."""
 _BELOW_EM = 19.5
 """Room that is left below the list of stages."""
 
@@ -122,7 +124,8 @@ def _draw_stage(ui: Ui, view: ViewState, snapshot: Snapshot, place: int, stage: 
     draw.AddText((left + 1.7 * em, at), colour, stage)
     secs, peak = (values.get(stage, float("nan")) for values in (snapshot.stage_secs, snapshot.stage_peak_bytes))
     known = stage in snapshot.stage_secs and (done or snapshot.iteration > 0)
-    texts = (count(n_voxels(snapshot, stage)), milliseconds(secs), short_bytes(peak)) if known else ("–",) * 3
+    took = "kept" if secs < KEPT_SECS and stage != BEGINNING else milliseconds(secs)
+    texts = (count(n_voxels(snapshot, stage)), took, short_bytes(peak)) if known else ("–",) * 3
     for text, end in zip(texts, ends, strict=True):
         draw.AddText((left + end - im.CalcTextSize(text)[0], at), colour, text)
 
@@ -147,6 +150,8 @@ def _draw_mark(ui: Ui, centre: tuple[float, float], done: bool, is_next: bool) -
 def _tip(snapshot: Snapshot, stage: str, done: bool) -> str:
     made = "Click to look at what it left" if stage in (BEGINNING, *snapshot.products.stages) else (
         "Click to look at the final surface")
+    kept = snapshot.stage_secs.get(stage, 1.0) < KEPT_SECS and stage != BEGINNING and snapshot.iteration > 0
+    made += "\nKept: nothing that it depends on had changed since the pass before" if kept else ""
     before = "; its numbers are of the one before" if snapshot.iteration else ""
     when = "" if done else f"\nNot done in this pass yet{before}"
     return f"{_MEANING.get(stage.split(' ')[0], '')}{made}{when}. Arrow up and down step"

@@ -12,6 +12,7 @@ from workbench.commands import Command, GoTo
 from workbench.panels.scalars import shown
 from workbench.plot_axes import Curve, dashed, setup_axes
 from workbench.plot_view import MARK_COLOURS, PlotView, choices, columns_of, line_label
+from workbench.point_view import colour_of_scalar
 from workbench.snapshot import History, Snapshot
 from workbench.ui import Ui, packed
 from workbench.view_state import ViewState
@@ -62,13 +63,14 @@ def _draw_plot(ui: Ui, view: ViewState, snapshot: Snapshot, place: str, room: fl
     setattr(plots, f"log_{place}", log_scale)
     names = columns_of(chosen, history)
     if len(names) > 1:
-        ui.legend([(line_label(name), _colour(number)) for number, name in enumerate(names)])
+        ui.legend([(line_label(name), _colour(number, name)) for number, name in enumerate(names)])
     height = max(room - (ui.im.GetCursorPosY() - top) - 0.3 * ui.em, 7 * ui.em)
     return _draw_lines(ui, f"##{place} lines", snapshot, names, height, log_scale, plots)
 
 
-def _colour(index: int) -> theme.Colour:
-    return theme.LINES[index % len(theme.LINES)]
+def _colour(index: int, name: str) -> theme.Colour:
+    """The next of the lines' colours, or the one that the scene gives to what the scalar counts."""
+    return colour_of_scalar(name) or theme.LINES[index % len(theme.LINES)]
 
 
 def _draw_lines(ui: Ui, title: str, snapshot: Snapshot, names: list[str], height: float, log_scale: bool,
@@ -84,13 +86,13 @@ def _draw_lines(ui: Ui, title: str, snapshot: Snapshot, names: list[str], height
     log = plots.log_iterations, log_scale
     limits = setup_axes(ui, curves + beside, log)
     for index, (name, (xs, ys)) in enumerate(zip(names, curves, strict=True)):
-        plot.SetNextLineStyle((*_colour(index), 1.0), (0.14 if name == "loss" else 0.09) * ui.em)
+        colour = (*_colour(index, name), 1.0)
+        plot.SetNextLineStyle(colour, (0.14 if name == "loss" else 0.09) * ui.em)
         if len(xs) <= FEW_POINTS:  # a line through one point is nothing
-            colour = (*_colour(index), 1.0)
             plot.SetNextMarkerStyle(int(plot.ImPlotMarker_Circle), 0.2 * ui.em, colour, 0.0, colour)
         plot.PlotLine(name, xs, ys)
     for name, curve in zip(shared, beside, strict=True):
-        plot.SetNextLineStyle((*_colour(names.index(name)), 1.0), (0.14 if name == "loss" else 0.09) * ui.em)
+        plot.SetNextLineStyle((*_colour(names.index(name), name), 1.0), (0.14 if name == "loss" else 0.09) * ui.em)
         plot.PlotLine(f"B {name}", *dashed(curve, limits, log, (ui.width, height), 0.45 * ui.em))
     _draw_marks(ui, snapshot)
     commands: list[Command] = []
@@ -151,7 +153,7 @@ def _draw_values(ui: Ui, histories: tuple[History, History], names: list[str], a
     ui.im.BeginTooltip()
     ui.text(f"iteration {int(here):,}{': click to go there' if goes else ''}", theme.MUTED)
     for index, name in enumerate(names):
-        ui.dot(_colour(index))
+        ui.dot(_colour(index, name))
         values = [_value(history, name, here) for history in histories if history.n_rows]
         ui.text(f"{line_label(name)} {' | '.join('–' if value is None else shown(name, value) for value in values)}")
     ui.im.EndTooltip()
