@@ -44,6 +44,8 @@ def _check_range(voxel_ijk: Tensor, resolution: object) -> None:
     """ValueError unless these are whole-number rows in [0, resolution), which is one itself."""
     if not isinstance(resolution, int) or not 1 <= resolution <= MAX_RESOLUTION:
         raise ValueError(f"resolution must be a whole number in [1, {MAX_RESOLUTION}], got {resolution}")
+    if not isinstance(voxel_ijk, Tensor):
+        raise ValueError(f"voxel_ijk must be an (N, 3) integer tensor, got {type(voxel_ijk).__name__}")
     if voxel_ijk.ndim != 2 or voxel_ijk.shape[1] != 3 or voxel_ijk.is_floating_point() or voxel_ijk.dtype == torch.bool:
         raise ValueError(f"voxel_ijk must be an (N, 3) integer tensor, got {tuple(voxel_ijk.shape)} {voxel_ijk.dtype}")
     if voxel_ijk.shape[0] and (int(voxel_ijk.min()) < 0 or int(voxel_ijk.max()) >= resolution):
@@ -266,6 +268,10 @@ class SparseVoxels:
             got = f"{tuple(kept.shape)} {kept.dtype}"
             raise ValueError(f"kept must be a ({self.n_voxels},) bool tensor, got {got}")
         return SparseVoxels._trusted(self.voxel_ijk[kept], self.resolution)
+
+    def take(self, rows: Int[Tensor, "n"]) -> SparseVoxels:
+        """The voxels of these rows, each at most once (which isn't checked), in that order."""
+        return SparseVoxels._trusted(self.voxel_ijk[rows], self.resolution)
 
     def subdivide(self) -> SparseVoxels:
         """The children 2·ijk + {0, 1}³ of each voxel at twice the resolution; row 8·i + c is child c, z fastest."""

@@ -175,6 +175,10 @@ def test_parts_of_a_batch():
     part = some.section(active)
     assert torch.equal(part.batch.voxel_ijk, some.voxel_ijk[part.voxel_rows])
     assert torch.equal(part.batch.shape_index, some.shape_index[part.voxel_rows])
+    for rows in (part.voxel_rows, torch.arange(20, 50), torch.arange(5), torch.zeros(0, dtype=torch.int64)):
+        mask = torch.zeros(some.n_voxels, dtype=torch.bool).index_fill_(0, rows, True)
+        taken, kept = some.take(rows), some.prune(mask)
+        assert taken.sizes == kept.sizes and torch.equal(taken.voxel_ijk, kept.voxel_ijk)
     with pytest.raises(ValueError, match="kept must be a .* bool tensor"):
         some.prune(active[1:])
     with pytest.raises(ValueError, match="sets must hold at least 1 shape, got 0"):

@@ -74,12 +74,27 @@ def test_one_voxel_at_a_time(model):
 
 def test_chunks_part_the_voxels_compactly():
     batch = VoxelBatch((ball(0.35),))
-    masks = chunk_rows(batch, 50)
-    assert torch.stack(masks).sum(0).eq(1).all() and max(int(mask.sum()) for mask in masks) <= 50
-    spread = [batch.voxel_ijk[mask].float().std(0).max() for mask in masks]
+    chunks = chunk_rows(batch, 50)
+    assert torch.equal(torch.cat(chunks).sort().values, torch.arange(batch.n_voxels))
+    assert max(len(rows) for rows in chunks) <= 50 and all(bool((rows.diff() > 0).all()) for rows in chunks)
+    spread = [batch.voxel_ijk[rows].float().std(0).max() for rows in chunks]
     assert torch.stack(spread).median() < 0.7 * batch.voxel_ijk.float().std(0).max()
-    with pytest.raises(ValueError, match="chunk_voxels must be at least 1, got 0"):
-        upsample_and_prune(None, torch.zeros(5, 2), batch, chunk_voxels=0)
+    for wrong in (0, -3):
+        with pytest.raises(ValueError, match=f"chunk_voxels must be a whole number of at least 1, got {wrong!r}"):
+            upsample_and_prune(None, torch.zeros(5, 2), batch, chunk_voxels=wrong)
+
+
+@pytest.mark.parametrize(("wrong", "said"), [
+    ({"thresholds": (0.0,)}, "thresholds must be 2 numbers, got 1"), ({"thresholds": 0.0}, "2 numbers, got 0.0"),
+    ({"thresholds": (float("nan"), 0.0)}, "got nan among them"), ({"thresholds": (0.0, "a")}, "got 'a' among them"),
+    ({"chunk_voxels": 2.5}, "chunk_voxels must be a whole number of at least 1, got 2.5"),
+    ({"voxel_ijk": [[0, 0, 0]]}, r"voxel_ijk must be an \(N, 3\) integer tensor, got list"),
+])
+def test_bad_arguments_are_refused_before_anything_runs(model, monkeypatch, wrong, said):
+    monkeypatch.setattr(type(model), "encode_points", None)
+    points = torch.zeros(1, 3)
+    with pytest.raises(ValueError, match=said):
+        model.reconstruct(points, points + 1, **wrong)
 
 
 def test_what_a_chunk_holds_is_bounded_by_it(model, monkeypatch):

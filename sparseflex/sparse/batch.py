@@ -121,6 +121,16 @@ class VoxelBatch:
         parts = kept.split(self.sizes)
         return VoxelBatch(tuple(v.prune(part) for v, part in zip(self.sets, parts, strict=True)))
 
+    def take(self, rows: Int[Tensor, "n"]) -> VoxelBatch:
+        """The voxels of these rows, which must be ascending, each at most once; what it takes depends on them alone."""
+        ends = torch.tensor(self.sizes, device=rows.device).cumsum(0)
+        places = [0, *torch.searchsorted(rows, ends).tolist()]
+        firsts = [0, *ends.tolist()]
+        return VoxelBatch(tuple(
+            voxels.take(rows[a:b] - first)
+            for voxels, first, a, b in zip(self.sets, firsts[:-1], places[:-1], places[1:], strict=True)
+        ))
+
     def section(self, active: Bool[Tensor, "N"]) -> BatchSection:
         """The active voxels as a batch of their own, and their rows here (to take features by)."""
         return BatchSection(self.prune(active), active.nonzero().squeeze(1))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,6 +13,7 @@ from torch import Tensor
 from sparseflex.sparse import Statistics, VoxelBatch, group_statistics
 from sparseflex.vae.upsampling import Upsampled, Upsampling
 
+N_LEVELS = 2
 _MORTON_BITS = 21
 
 
@@ -47,6 +49,23 @@ def decide(logits: Float[Tensor, "children"], prune: bool, threshold: float) -> 
     return logits >= threshold if prune else torch.ones_like(logits, dtype=torch.bool)
 
 
+def check_decode(thresholds: Sequence[float], chunk_voxels: int | None) -> None:
+    """Raises ValueError unless these are a number for each level, and a whole number of voxels or None."""
+    if not hasattr(thresholds, "__len__") or len(thresholds) != N_LEVELS:
+        got = len(thresholds) if hasattr(thresholds, "__len__") else repr(thresholds)
+        raise ValueError(f"thresholds must be {N_LEVELS} numbers, got {got}")
+    for threshold in thresholds:
+        if not hasattr(threshold, "__float__") or math.isnan(threshold):
+            raise ValueError(f"thresholds must be {N_LEVELS} numbers, got {threshold!r} among them")
+    if chunk_voxels is not None:
+        _check_chunk(chunk_voxels)
+
+
+def _check_chunk(chunk_voxels: int) -> None:
+    if not isinstance(chunk_voxels, int) or isinstance(chunk_voxels, bool) or chunk_voxels < 1:
+        raise ValueError(f"chunk_voxels must be a whole number of at least 1, got {chunk_voxels!r}")
+
+
 def upsample(
     block: Upsampling, x: Float[Tensor, "parents in"], parents: VoxelBatch, chunk_voxels: int | None = None,
 ) -> Upsampled:
@@ -55,8 +74,8 @@ def upsample(
     The normalisations go over all voxels of a shape either way, so that chunks give what the whole gives, up to
     rounding. Beyond x and the result a chunk needs memory for its own parents and one ring of neighbours.
     """
-    if chunk_voxels is not None and chunk_voxels < 1:
-        raise ValueError(f"chunk_voxels must be at least 1, got {chunk_voxels}")
+    if chunk_voxels is not None:
+        _check_chunk(chunk_voxels)
     if chunk_voxels is None or chunk_voxels >= parents.n_voxels:
         return block(x, parents)
     features = x.new_empty(8 * parents.n_voxels, block.skip_connection.conv.weight.shape[0])
@@ -72,12 +91,11 @@ def upsample_and_prune(
 ) -> Level:
     """One level. In chunks, features of children that are not kept are never held at once."""
     children = parents.subdivide()
-    if chunk_voxels is None or chunk_voxels >= parents.n_voxels:
-        features, logits = upsample(block, x, parents)
+    if not prune or chunk_voxels is None or chunk_voxels >= parents.n_voxels:
+        features, logits = upsample(block, x, parents, chunk_voxels)
         kept = decide(logits, prune, threshold)
         return Level(children, logits, kept, threshold, features if bool(kept.all()) else features[kept])
-    if chunk_voxels < 1:
-        raise ValueError(f"chunk_voxels must be at least 1, got {chunk_voxels}")
+    _check_chunk(chunk_voxels)
     logits = torch.zeros(children.n_voxels, device=x.device)
     found: list[tuple[Tensor, Tensor]] = []
     for rows, (features, own_logits) in upsampled_chunks(block, x, parents, chunk_voxels):
@@ -102,33 +120,25 @@ def upsampled_chunks(
     Two passes: the first adds up the statistics of what the first convolution gives, the second needs them.
     """
     chunks = chunk_rows(parents, chunk_voxels)
-    before = _statistics_in_parts(x, parents, block.act_layers[0].groups, chunk_voxels)
+    before = group_statistics(x, parents, block.act_layers[0].groups)
     between: Statistics | None = None
     for own in chunks:
-        ring = _with_ring(parents, own)
-        part = parents.prune(ring)
-        hidden = block.first(x[ring], part, before)[_children_of(own[ring.nonzero().squeeze(1)])]
-        found = group_statistics(hidden, parents.prune(own).subdivide(), block.out_layers[1].groups)
+        rows, inner = _with_ring(parents, own)
+        hidden = block.first(x[rows], parents.take(rows), before)[_children_of(inner)]
+        found = group_statistics(hidden, parents.take(own).subdivide(), block.out_layers[1].groups)
         between = found if between is None else between + found
     for own in chunks:
-        ring = _with_ring(parents, own)
-        part, values = parents.prune(ring), x[ring]
-        hidden = block.first(values, part, before)
-        features = block.second(values, hidden, part, part.subdivide(), between)
-        features = features[_children_of(own[ring.nonzero().squeeze(1)])]
-        rows = (8 * own.nonzero() + torch.arange(8, device=x.device)).reshape(-1)
-        yield rows, Upsampled(features, block.judge(features))
+        rows, inner = _with_ring(parents, own)
+        part, values = parents.take(rows), x[rows]
+        features = block.second(values, block.first(values, part, before), part, part.subdivide(), between)
+        features = features[_children_of(inner)]
+        yield _children_of(own), Upsampled(features, block.judge(features))
 
 
-def chunk_rows(parents: VoxelBatch, chunk_voxels: int) -> list[Bool[Tensor, "parents"]]:
-    """Masks that part the voxels into compact pieces of at most chunk_voxels, along a Morton curve."""
+def chunk_rows(parents: VoxelBatch, chunk_voxels: int) -> list[Int[Tensor, "own"]]:
+    """Ascending rows of compact pieces of at most chunk_voxels, cut along a Morton curve; each row is in one."""
     order = torch.argsort(_morton(parents.voxel_ijk), stable=True)
-    masks = []
-    for rows in order.split(chunk_voxels):
-        mask = torch.zeros(parents.n_voxels, dtype=torch.bool, device=order.device)
-        mask[rows] = True
-        masks.append(mask)
-    return masks
+    return [rows.sort().values for rows in order.split(chunk_voxels)]
 
 
 def _morton(ijk: Int[Tensor, "voxels 3"]) -> Int[Tensor, "voxels"]:
@@ -139,26 +149,14 @@ def _morton(ijk: Int[Tensor, "voxels 3"]) -> Int[Tensor, "voxels"]:
     return key
 
 
-def _with_ring(parents: VoxelBatch, own: Bool[Tensor, "parents"]) -> Bool[Tensor, "parents"]:
-    """The voxels and all that touch one of them."""
-    near = parents.neighbours[:, own].reshape(-1)
-    grown = own.clone()
-    grown[near[near >= 0].long()] = True
-    return grown
+def _with_ring(
+    parents: VoxelBatch, own: Int[Tensor, "own"]
+) -> tuple[Int[Tensor, "near"], Int[Tensor, "own"]]:
+    """Ascending rows of these voxels and all that touch one of them, and where among them these are."""
+    near = parents.neighbours.index_select(1, own).reshape(-1)
+    rows = torch.unique(near[near >= 0]).long()
+    return rows, torch.searchsorted(rows, own)
 
 
-def _children_of(mask: Bool[Tensor, "parents"]) -> Bool[Tensor, "children"]:
-    return mask.repeat_interleave(8)
-
-
-def _statistics_in_parts(
-    x: Float[Tensor, "voxels channels"], batch: VoxelBatch, groups: int, chunk_voxels: int
-) -> Statistics:
-    """Statistics of all rows, without a float64 copy of more than chunk_voxels of them."""
-    total: Statistics | None = None
-    for start in range(0, batch.n_voxels, chunk_voxels):
-        mask = torch.zeros(batch.n_voxels, dtype=torch.bool, device=x.device)
-        mask[start : start + chunk_voxels] = True
-        found = group_statistics(x[start : start + chunk_voxels], batch.prune(mask), groups)
-        total = found if total is None else total + found
-    return total
+def _children_of(rows: Int[Tensor, "rows"]) -> Int[Tensor, "children"]:
+    return (8 * rows[:, None] + torch.arange(8, device=rows.device)).reshape(-1)

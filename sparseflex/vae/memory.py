@@ -15,9 +15,9 @@ from sparseflex.voxels import lattice_keys
 # measured on a sphere at 32³ and 64³ with the tiny widths, in numbers of 4 bytes
 _FLOATS_PER_POINT = 3  # of the point encoder, for each hidden channel
 _FLOATS_PER_POINT_AT_WORK = 13  # and of those that go through its layers at once
-_FLOATS_IN_BLOCK = 13  # of a transformer block, for each voxel and channel
-_FLOATS_IN_LEVEL = 15  # of an upsampling, for each child and channel
-_FLOATS_KEPT = 3  # of the same, while it goes in chunks of parents
+_FLOATS_IN_BLOCK = 10  # of a transformer block, for each voxel and channel
+_FLOATS_IN_LEVEL = 6  # of an upsampling, for each child and channel
+_FLOATS_KEPT = 2  # of the same, while it goes in chunks of parents
 _BYTES_PER_SURFACE_VOXEL = 1_300
 _CHUNK_AND_RING = 2  # a chunk is worked on with the voxels that touch it
 

@@ -16,7 +16,7 @@ from sparseflex.mesh import Mesh
 from sparseflex.representation import N_CHANNELS, SparseFlex
 from sparseflex.sparse import VoxelBatch
 from sparseflex.vae.config import VAEConfig
-from sparseflex.vae.decoding import Level, upsample_and_prune
+from sparseflex.vae.decoding import Level, check_decode, upsample_and_prune
 from sparseflex.vae.point_encoder import PointEncoder, point_inputs
 from sparseflex.vae.preprocess import check_points, input_voxels
 from sparseflex.vae.transformer import Trunk
@@ -180,6 +180,7 @@ class SparseFlexVAE(nn.Module):
         chunk_voxels: at most so many parents at once, with equal results, see decoding.upsample. A level where nothing
         is kept leaves the ones after it empty. Raises ValueError where thresholds aren't two.
         """
+        check_decode(thresholds, chunk_voxels)
         x = self.decoder.run(latent.to(self.dtype), batch)
         return self.decode_trunk(x, batch, prune=prune, thresholds=thresholds, chunk_voxels=chunk_voxels)
 
@@ -188,8 +189,7 @@ class SparseFlexVAE(nn.Module):
         thresholds: Sequence[float] = (0.0, 0.0), chunk_voxels: int | None = None,
     ) -> Decoded:
         """The same from what the trunk gave."""
-        if len(thresholds) != len(self.decoder.upsample):
-            raise ValueError(f"thresholds must be {len(self.decoder.upsample)} numbers, got {len(thresholds)}")
+        check_decode(thresholds, chunk_voxels)
         levels = []
         for block, threshold in zip(self.decoder.upsample, thresholds, strict=True):
             level = upsample_and_prune(block, x, batch, prune=prune, threshold=threshold, chunk_voxels=chunk_voxels)
@@ -216,6 +216,7 @@ class SparseFlexVAE(nn.Module):
         latent is the distribution's mean, or a sample of it. Raises ValueError for points that can't be used; no voxel
         left after pruning is no error but an empty mesh.
         """
+        check_decode(thresholds, chunk_voxels)
         resolution = self.config.resolution
         points, normals = check_points(points, normals, resolution)
         points, normals = points.to(self.device), normals.to(self.device)
