@@ -19,8 +19,9 @@ from pathlib import Path
 from workbench.app import open_window
 from workbench.cli_pair import Side, make_pair
 from workbench.commands import NextStage, RunIterations
-from workbench.inputs import open_what
-from workbench.panels import COLUMNS
+from workbench.inputs import network_file, open_what
+from workbench.panels import COLUMNS, OF_INFERENCE
+from workbench.reconstruction import Network, open_reconstruction
 from workbench.view_state import ViewState
 from workbench.window import Window
 
@@ -31,7 +32,7 @@ _SETTLED_FRAMES = 8
 @dataclasses.dataclass(frozen=True)
 class Picture:
     """what: as for `workbench view`; stages: of the next iteration; tabs in front; prepare: what the user does then;
-    other: what is shown beside it."""
+    other: what is shown beside it; network: weights that reconstruct it, where it isn't fitted."""
 
     what: str
     iterations: int
@@ -42,6 +43,7 @@ class Picture:
     overrides: tuple[tuple[str, float], ...] = ()
     other: str = ""
     other_overrides: tuple[tuple[str, float], ...] = ()
+    network: str = ""
 
 
 def _only(window: Window, *layers: str) -> None:
@@ -77,6 +79,15 @@ def _pair(window: Window) -> None:
     window.view.mesh_colour = "difference"
 
 
+def _inference(window: Window) -> None:
+    window.view.network.chosen = "latent"
+    window.view.side_by_side = True
+
+
+def _logits(window: Window) -> None:
+    _only(window, "active", "pruned", "wrongly_pruned", "mesh", "points")
+
+
 def _palette(window: Window) -> None:
     window.view.palette.open()
 
@@ -90,12 +101,17 @@ PICTURES = {
         ("resolution", 64), ("start_resolution", 16), ("iterations", 300))),
     "pair": Picture("lantern", 250, ("Layers", "Plots"), _pair, other="lantern",
                     other_overrides=(("visibility_ratio", 0.2),)),
+    "inference": Picture("lantern", 1, ("Network", "Latent"), _inference, network="tiny_vae"),
+    "logits": Picture("high_genus", 1, ("Layers", "Pruning"), _logits, network="tiny_vae"),
     "light": Picture("lantern", 150, ("Layers", "Plots"), _palette, theme="light"),
 }
 
 
 def make(picture: Picture, out: Path, size: tuple[int, int]) -> int:
-    opened = open_what(picture.what, overrides=dict(picture.overrides))
+    if picture.network:
+        opened = open_reconstruction(Network(network_file(picture.network)), picture.what)
+    else:
+        opened = open_what(picture.what, overrides=dict(picture.overrides))
     pair = None
     if picture.other:
         sides = [Side(run, run.input_from_normalized.numpy()) for run in (
@@ -104,7 +120,7 @@ def make(picture: Picture, out: Path, size: tuple[int, int]) -> int:
                  for side in sides]
         opened, pair = sides[0].opened, make_pair(*sides)
     view = ViewState(theme=picture.theme)
-    for column, tabs in COLUMNS.items():
+    for column, tabs in (OF_INFERENCE if picture.network else COLUMNS).items():
         view.tabs[column] = next((tab for tab in picture.tabs if tab in tabs), "")
     still = 0
 
