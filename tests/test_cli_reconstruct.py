@@ -135,6 +135,16 @@ def test_every_option_reaches_the_run(files, figures, monkeypatch):
             assert Path(name, MESH).read_bytes() != mesh, name
 
 
+def test_pruning_is_the_configs_unless_it_is_asked_for(files, figures, monkeypatch):
+    monkeypatch.setattr(pass_headless, "quality_of", lambda *_: {})
+    Path("whole.yaml").write_text(YAML.format(attention="swin", heads=4, resolution=4) + "pruning: false\n")
+    for number, (options, prunes) in enumerate((([], 0), (["--prune"], 1), (["--threshold", "0", "0.1"], 1))):
+        flags = ["--config", "whole.yaml", "--points", "100", "--out", str(number)]
+        assert reconstruct("ball.obj", *flags, *options) == 0
+        found = metrics_in(str(number))
+        assert found["settings"]["prune"] == prunes and (found["scalars"]["pruned_fraction"] > 0) == prunes
+
+
 def test_a_cloud_of_points_has_no_target_and_its_own_frame(files, figures):
     assert reconstruct("cloud.npz", "--out", "a", "--resolution", "6") == 0
     assert reconstruct("cloud.npz", "--out", "b", "--resolution", "6", "--input-frame") == 0
@@ -301,6 +311,7 @@ BAD = {
     "no other shape": ("ball.obj", ["--other", "no.npz"], "no.npz: no such file"),
     "interpolation alone": ("ball.obj", ["--interpolate", "0.5"], "--interpolate goes towards another shape"),
     "two ways to prune": ("ball.obj", ["--no-prune", "--threshold", "0", "0"], "can't both be given"),
+    "both ways to prune": ("ball.obj", ["--no-prune", "--prune"], "--prune and --no-prune can't both be given"),
     "two kinds of chunks": ("ball.obj", ["--release-chunks", "--chunk-voxels", "9"], "can't both be given"),
     "no chunk": ("ball.obj", ["--chunk-voxels", "0"], "--chunk-voxels must be at least 1, got 0"),
     "threshold out of range": ("ball.obj", ["--threshold", "0", "99"], "threshold_2 must be in [-10, 10], got 99"),

@@ -54,10 +54,12 @@ class Reconstruct(ShapeOptions, HeadlessRecordOptions):
     """Seed of the points, the posterior's samples and the noise."""
     resolution: int | None = None
     """Voxels of the latents along the longest side, the surface has four times as many; the config's if not given."""
+    prune: bool = False
+    """Prune children by their occupancy logits, though the config may say not to."""
     no_prune: bool = False
-    """Keep all children of every voxel."""
+    """Keep all children of every voxel, whatever the config says."""
     threshold: tuple[float, float] | None = None
-    """Occupancy logits from which on a child is kept, at the first and at the second level; 0 0 where not given."""
+    """Prune, with these logits from which on a child is kept, at the first and at the second level; else 0 0."""
     sample_posterior: bool = False
     """Decode a sample of the latents' distribution instead of its mean."""
     noise: float | None = None
@@ -95,15 +97,15 @@ class Reconstruct(ShapeOptions, HeadlessRecordOptions):
         """The run's settings that were given, by its names for them; raises InputError for what can't go together."""
         if self.interpolate and not self.other_shape:
             raise InputError("--interpolate goes towards another shape: name it with --other")
-        if self.threshold is not None and self.no_prune:
-            raise InputError("--threshold and --no-prune can't both be given")
+        if self.no_prune and (self.prune or self.threshold is not None):
+            raise InputError(f"--{'prune' if self.prune else 'threshold'} and --no-prune can't both be given")
         if self.chunk_voxels is not None and self.release_chunks:
             raise InputError("--chunk-voxels and --release-chunks can't both be given")
         if self.chunk_voxels is not None and self.chunk_voxels < 1:
             raise InputError(f"--chunk-voxels must be at least 1, got {self.chunk_voxels}")
         first, second = self.threshold or (None, None)
         given = {
-            "prune": 0 if self.no_prune else None, "threshold_1": first, "threshold_2": second,
+            "prune": 0 if self.no_prune else 1 if self.prune or self.threshold else None, "threshold_1": first, "threshold_2": second,
             "sample_posterior": 1 if self.sample_posterior else None, "noise": self.noise,
             "interpolate": self.interpolate, "chunk_voxels": self.chunk_voxels,
             "release_chunks": 1 if self.release_chunks else None,
