@@ -46,3 +46,13 @@ def test_memory_is_bounded_by_the_parts(monkeypatch):
     if not all(peak == peak for peak in peaks):
         pytest.skip("this system doesn't tell the memory in use")
     assert peaks[3] < 0.6 * peaks[2], peaks
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_means_of_many_points_in_half_precision(dtype):
+    """Their sum is beyond float16, and too coarse in bfloat16; CUDA would even stop adding where a point is too small."""
+    values = torch.full((70_000, 2), 3.0, dtype=dtype)
+    rows = torch.zeros(70_000, dtype=torch.int64)
+    rows[60_000:] = 2
+    means = point_encoder.voxel_means(values, rows, 3)
+    assert means.dtype == dtype and torch.equal(means, torch.tensor([[3, 3], [0, 0], [3, 3]], dtype=dtype))

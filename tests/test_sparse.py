@@ -492,3 +492,14 @@ def test_cuda_gives_what_the_cpu_gives(batch):
         with torch.autocast("cuda", dtype=dtype):
             conv(on_cuda.float(), batch.to("cuda")).float().sum().backward()
         assert torch.isfinite(conv.weight.grad).all() and conv.weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_group_norm_in_half_precision_with_a_large_mean(dtype):
+    """Off by no more than the result's own rounding."""
+    batch = VoxelBatch((random_set(200, 9, 0), random_set(150, 9, 1)))
+    x = (50 + torch.randn(batch.n_voxels, 8, generator=torch.Generator().manual_seed(0))).to(dtype)
+    norm = GroupNorm(8, groups=2)
+    found, exact = norm(x, batch), norm(x.double(), batch)
+    assert found.dtype == dtype
+    assert bool(((found.double() - exact).abs() <= torch.finfo(dtype).eps * exact.abs() + 1e-4).all())

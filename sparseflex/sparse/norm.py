@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sparseflex.sparse.precision import working_sum_dtype
+
 if TYPE_CHECKING:
     from sparseflex.sparse.batch import VoxelBatch
 
@@ -72,6 +74,21 @@ def _channel_sums(a: Float[Tensor, "n C"], b: Float[Tensor, "n C"]) -> Float[Ten
     return sums
 
 
+def _scale_and_shift(
+    x: Float[Tensor, "n C"], scale: Float[Tensor, "C"], shift: Float[Tensor, "C"], out: Float[Tensor, "n C"]
+) -> None:
+    """x · scale + shift into out. Half precision goes through float32, in blocks: where a mean is large beside the
+    deviation, a rounded shift would be off by as much as what is left of x."""
+    wide = working_sum_dtype(x.dtype)
+    scale, shift = scale.to(wide), shift.to(wide)
+    if wide == x.dtype:
+        torch.addcmul(shift, x, scale, out=out)
+        return
+    step = max(64, BLOCK_NUMBERS.get(x.device.type, BLOCK_NUMBERS["cuda"]) // max(x.shape[1], 1))
+    for part, target in zip(x.split(step), out.split(step), strict=True):
+        target.copy_(torch.addcmul(shift, part.to(wide), scale))
+
+
 class _Normalised(torch.autograd.Function):
     """(features − mean) · inverse_deviation · weight + bias, shape by shape; saves nothing but its inputs.
 
@@ -96,7 +113,7 @@ class _Normalised(torch.autograd.Function):
         shifts = bias - mean.repeat_interleave(repeats, dim=1) * scales
         out = torch.empty_like(features)
         for part, target, a, b in zip(features.split(sizes), out.split(sizes), scales, shifts, strict=True):
-            torch.addcmul(b.to(part.dtype), part, a.to(part.dtype), out=target)
+            _scale_and_shift(part, a, b, target)
         return out
 
     @staticmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import threading
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,8 +40,9 @@ def supports(features: Float[Tensor, "N in"], batch: VoxelBatch) -> bool:
 
 
 @functools.lru_cache(maxsize=64)
-def _layer(in_channels: int, out_channels: int) -> Any:
-    """A layer that lacks its weight. Always training: otherwise it would leave out what backward needs."""
+def _layer(in_channels: int, out_channels: int, thread: int) -> Any:
+    """A layer that lacks its weight, of one thread: while it is called it has that of the caller. Always training:
+    otherwise it would leave out what backward needs."""
     import spconv.pytorch as spconv
 
     with torch.device("meta"):
@@ -67,7 +69,7 @@ def spconv_conv(
     sites = spconv.SparseConvTensor(
         features.contiguous(), kept["indices"], side, batch.n_shapes, indice_dict=kept.get("found", {})
     )
-    layer = _layer(weight.shape[4], weight.shape[0])
+    layer = _layer(weight.shape[4], weight.shape[0], threading.get_ident())
     # under autocast it would cast to float16 on its own
     with torch.autocast(features.device.type, enabled=False):
         out = torch.func.functional_call(layer, {"weight": weight}, (sites,))

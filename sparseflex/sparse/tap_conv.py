@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sparseflex.sparse.neighbours import CENTRE, OCTANTS, OFFSETS
+from sparseflex.sparse.precision import working_sum_dtype
 
 BLOCK_NUMBERS = {"cpu": 1 << 19, "cuda": 1 << 26}
 """Numbers in the buffers of a block of rows: those of a CPU core's cache; on CUDA few, large blocks."""
@@ -128,11 +129,6 @@ def _site_rows(rows: Int[Tensor, "n"], tap: Tap, layout: TapLayout) -> Int[Tenso
     return (rows.long()[:, None] * layout.n_sites + _sites(tap.sites, rows.device)).view(-1)
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    """What sums are kept in."""
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
-
-
 class TapConv(torch.autograd.Function):
     """out[row, site] = bias + Σ over taps with that site of features[neighbour at the tap] @ the tap's columns.
 
@@ -153,7 +149,7 @@ class TapConv(torch.autograd.Function):
         n, inside = features.shape
         channels = packed.shape[1] // sum(len(tap.sites) for tap in layout.taps)
         out = features.new_empty(n * layout.n_sites, channels)
-        wide = _wide(features.dtype)
+        wide = working_sum_dtype(features.dtype)
         weights = [packed[:, tap.columns(channels)].contiguous() for tap in layout.taps]
         buffers = _Buffers(features)
         step = _block_rows(features.device, inside + layout.n_sites * channels)
@@ -180,7 +176,7 @@ class TapConv(torch.autograd.Function):
     def backward(ctx: Any, grad: Float[Tensor, "sites out"]) -> tuple[Tensor | None, ...]:
         """A neighbour's gradient comes from the rows it is a neighbour of: those that the tap across finds."""
         features, packed, table = ctx.saved_tensors
-        layout, wide = ctx.layout, _wide(features.dtype)
+        layout, wide = ctx.layout, working_sum_dtype(features.dtype)
         n, inside = features.shape
         channels, grad = grad.shape[1], grad.contiguous()
         of_features = torch.empty_like(features) if ctx.needs_input_grad[0] else None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
 from sparseflex.sparse import VoxelBatch
+from sparseflex.sparse.precision import working_sum_dtype
 from sparseflex.vae.config import VAEConfig
 
 _INSIDE = 1e-6  # points are kept so far from the box's ends
@@ -49,21 +48,23 @@ class PointEncoder(nn.Module):
         parts = [slice(start, start + POINTS_AT_ONCE) for start in starts]
         x = torch.cat([self.blocks[0](self.fc_pos(inputs[part])) for part in parts])
         for block in self.blocks[1:]:
-            means = voxel_means([x], [rows], n_voxels)
+            means = voxel_means(x, rows, n_voxels)
             x = torch.cat([block(torch.cat([x[part], means[rows[part]]], dim=1)) for part in parts])
-        return voxel_means((self.fc_c(x[part]) for part in parts), [rows[part] for part in parts], n_voxels)
+        # the mean of a linear layer is the layer of the mean, on fewer rows; and it is wide
+        features = self.fc_c(voxel_means(x, rows, n_voxels))
+        return torch.where(torch.bincount(rows, minlength=n_voxels)[:, None] > 0, features, 0.0)
 
 
-def voxel_means(values: Iterable[Tensor], rows: Sequence[Tensor], n_voxels: int) -> Float[Tensor, "voxels k"]:
-    """The mean of the points of each voxel, 0 where it has none. values: (points, k) each, with the voxels' rows."""
-    total = count = torch.zeros(0)
-    for own_rows, part in zip(rows, values, strict=True):
-        if total.ndim == 1:
-            total = part.new_zeros(n_voxels, part.shape[1])
-            count = torch.zeros(n_voxels, dtype=torch.int64, device=part.device)
-        total.index_add_(0, own_rows, part)  # a million voxels of 1,024 channels aren't copied for each part
-        count += torch.bincount(own_rows, minlength=n_voxels)
-    return total / count.clamp(min=1).to(total.dtype)[:, None]
+def voxel_means(
+    values: Float[Tensor, "points k"], rows: Int[Tensor, "points"], n_voxels: int
+) -> Float[Tensor, "voxels k"]:
+    """The mean of the points of each voxel, 0 where it has none. Half precision is summed in float32."""
+    wide = working_sum_dtype(values.dtype)
+    total = torch.zeros(n_voxels, values.shape[1], dtype=wide, device=values.device)
+    for part, own_rows in zip(values.split(POINTS_AT_ONCE), rows.split(POINTS_AT_ONCE), strict=True):
+        total.index_add_(0, own_rows, part.to(wide))
+    count = torch.bincount(rows, minlength=n_voxels).clamp(min=1)
+    return (total / count[:, None].to(wide)).to(values.dtype)
 
 
 def point_inputs(
