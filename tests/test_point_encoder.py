@@ -50,7 +50,7 @@ def test_memory_is_bounded_by_the_parts(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_means_of_many_points_in_half_precision(dtype):
-    """Their sum is beyond float16, and too coarse in bfloat16; CUDA would even stop adding where a point is too small."""
+    """Their sum is beyond float16, too coarse in bfloat16; CUDA would even stop where a point is too small to add."""
     values = torch.full((70_000, 2), 3.0, dtype=dtype)
     rows = torch.zeros(70_000, dtype=torch.int64)
     rows[60_000:] = 2
