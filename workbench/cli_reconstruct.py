@@ -104,8 +104,9 @@ class Reconstruct(ShapeOptions, HeadlessRecordOptions):
         if self.chunk_voxels is not None and self.chunk_voxels < 1:
             raise InputError(f"--chunk-voxels must be at least 1, got {self.chunk_voxels}")
         first, second = self.threshold or (None, None)
+        prunes = 1 if self.prune or self.threshold is not None else None
         given = {
-            "prune": 0 if self.no_prune else 1 if self.prune or self.threshold else None, "threshold_1": first, "threshold_2": second,
+            "prune": 0 if self.no_prune else prunes, "threshold_1": first, "threshold_2": second,
             "sample_posterior": 1 if self.sample_posterior else None, "noise": self.noise,
             "interpolate": self.interpolate, "chunk_voxels": self.chunk_voxels,
             "release_chunks": 1 if self.release_chunks else None,
