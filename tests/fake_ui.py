@@ -23,6 +23,7 @@ ANSWERS = {
     "GetPlotSize": lambda: (200.0, 100.0),
     "PlotToPixels": lambda x, y: (10.0 + x, 50.0),
     "CalcTextSize": lambda text, *_: (7.0 * len(text), 15.0),
+    "GetMouseDragDelta": lambda *_: (0.0, 0.0),
     "BeginPlot": lambda *_: True,
     "BeginTable": lambda *_: True,
 }
@@ -54,7 +55,7 @@ class FakeModule:
                         "IsMouseClicked", "IsItemActive", "IsItemDeactivated"):
                 return self._uses.get(name, False)
             if name == "DragLineX":
-                used = self._uses.get(name)
+                used = self._uses.get(f"{name} {arguments[0]}", self._uses.get(name))
                 return (used is not None, arguments[1] if used is None else used)
             if name == "GetPlotMousePos":
                 return self._uses.get(name, (0.0, 0.0))

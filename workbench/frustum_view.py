@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch
-from jaxtyping import Float
 
 from sparseflex.camera import Camera
-from sparseflex.frustum import ANCHORS, METHODS, adapt_frustum
+from sparseflex.frustum import ANCHORS, METHODS
 from sparseflex.training.run import RunCamera
-from workbench.section_work import PARAMETERS, Parameters, Rim, Section, SectionWork
+from workbench.look_work import Adaptation, Choices, Found, Look, Search, find
+from workbench.section_work import NO_MESH, PARAMETERS, Parameters, Rim, Section, SectionWork
+from workbench.split import Split
+from workbench.what_if import Fault, Move
 from workbench.worker import WorkFailed, same_token
 
 if TYPE_CHECKING:
@@ -30,69 +31,69 @@ FOLLOW_VOXELS = 100_000
 FOLLOW_SHARE = 0.05
 """Most of the time that the worker may spend on following a run that plays."""
 
+INLINE_VOXELS = 100_000
+"""Smaller sets are split within the redraw: it takes a few milliseconds at most."""
+
+MIN_DEPTH = 1e-4
 MAX_HALO = 8
-
-
-@dataclasses.dataclass(frozen=True)
-class Adaptation:
-    """How planes are adapted here; the arguments of adapt_frustum, seed for the anchor "random"."""
-
-    ratio: float
-    anchor: str
-    method: str
-    seed: int
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Search:
-    """trace: (rounds, 3) near, far and count of each round; exact: what order statistics give for the same; wanted:
-    the count to be met. exact is None where only the run knows which ranks it wanted."""
-
-    trace: Float[np.ndarray, "rounds 3"]
-    wanted: int
-    exact: tuple[float, float, int] | None
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Look:
-    """The camera looked at: known as the run lists it, camera with the planes that it is shown with.
-
-    asked: the visibility ratio, None where planes don't come from one. current: it is the run's, as the run uses it.
-    """
-
-    known: RunCamera
-    camera: Camera
-    asked: float | None
-    rings: int
-    current: bool
+PLANES = ("run", "adapted", "hand")
+_FIND = "look"
 
 
 @dataclasses.dataclass
 class FrustumView:
     """Choices: adapted (planes adapted here instead of the run's own), with ratio, anchor, method, seed and halo for
-    it; rim: whether rim pixels are looked for. All else is derived: look, search, section_mesh (of a camera that isn't
-    the run's current one, where only sections are shown), and what the worker found.
+    it; by_hand: planes are near and far instead, shown in world units or voxel widths (in_widths); moving: a copy of
+    the camera that move takes elsewhere is looked at; rim: whether rim pixels are looked for. All else is derived:
+    look, search, faults, section_mesh (of a camera that isn't the run's current one, where only sections are shown),
+    and what the workers found.
+
+    background: large sets are split by a worker of their own, and what was found last shows until that is done.
     """
 
     KEPT: ClassVar[tuple[str, ...]] = ("adapted", "ratio", "anchor", "method", "halo", "rim", "rim_marks")
 
     adapted: bool = False
+    by_hand: bool = False
+    near: float = 0.5
+    far: float = 2.0
+    in_widths: bool = False
     ratio: float = 0.3
     anchor: str = "front"
     method: str = "exact"
     halo: int = 2
     seed: int = 0
+    moving: bool = False
+    move: Move = Move()
     rim: bool = True
     rim_marks: bool = True
+    background: bool = False
     look: Look | None = None
     search: Search | None = None
+    faults: tuple[Fault, ...] = ()
     section_mesh: MeshArrays | None = None
     _parameters: Parameters | None = None
     _work: SectionWork = dataclasses.field(default_factory=SectionWork)
     _view_seen: Camera | None = None
     _asked_by_user: tuple = ()
-    _looked: tuple = ()
-    _searched: tuple = ()
+    _found: tuple[tuple, Found] | None = None
+
+    @property
+    def planes(self) -> str:
+        """Which of PLANES are looked at."""
+        return PLANES[2] if self.by_hand else PLANES[int(self.adapted)]
+
+    @planes.setter
+    def planes(self, chosen: str) -> None:
+        """By hand they begin where they stand."""
+        if chosen == PLANES[2] and not self.by_hand and self.look is not None:
+            self.near, self.far = self.look.near_far
+        self.by_hand, self.adapted = chosen == PLANES[2], chosen == PLANES[1]
+
+    def set_plane(self, name: str, depth: float) -> None:
+        """Puts "near" or "far" at a depth, by hand from now on."""
+        self.planes = PLANES[2]
+        setattr(self, name, max(depth, MIN_DEPTH))
 
     @property
     def adaptation(self) -> Adaptation:
@@ -114,7 +115,7 @@ class FrustumView:
     # What the run must give for it
 
     def wants_section(self, view: ViewState) -> bool:
-        return self._wants_mesh(view) or self.wants_rim(view) or view.in_front(PANEL)
+        return self._wants_mesh(view) or self.wants_rim(view) or view.in_front(PANEL) or view.what_ifs.with_meshes
 
     def wants_rim(self, view: ViewState) -> bool:
         return self.rim and (view.in_front(PANEL) or (self.rim_marks and view.in_front("Maps")))
@@ -139,17 +140,18 @@ class FrustumView:
         """
         voxels = snapshot.fields.get("voxels")
         self._follow_view(view)
+        view.camera_log.note(view, snapshot)
         known = view.selected_camera(snapshot)
-        self.look = None if known is None else self._look(voxels, known, snapshot)
-        if self.look is None:
+        if known is None:
+            self.look, self.search, self.faults, self._found = None, None, (), None
+            if view.split.camera is not None:
+                view.split = Split()
             view.split.update(voxels, None, "")
         else:
-            view.split.update(voxels, self.look.camera, known.label)
-        if view.in_front(PANEL):
-            view.split.histogram  # noqa: B018 - computed here, not while the panel draws
-            self._update_search(view, voxels, snapshot)
+            self._take(view, self._find(view, voxels, known, snapshot), known)
         self._parameters = self._latest_parameters(voxels, snapshot)
         self._ask(view, snapshot)
+        view.what_ifs.update(view, voxels, self._parameters, snapshot.playing)
 
     def _follow_view(self, view: ViewState) -> None:
         """Looks at the view where it has come to rest: each look has its price."""
@@ -159,40 +161,42 @@ class FrustumView:
         if _same_camera(seen, view.view_camera) and not _same_camera(view.pinned.camera, view.view_camera):
             view.pinned = RunCamera(view.view_camera, VIEW_KIND)
 
-    def _look(self, voxels: SparseVoxels | None, known: RunCamera, snapshot: Snapshot) -> Look:
-        current = bool(snapshot.cameras) and snapshot.cameras[0].camera is known.camera and not self.adapted
+    def _choices(self, view: ViewState, known: RunCamera, snapshot: Snapshot) -> Choices:
+        move = self.move if self.moving and not self.of_view(known) else Move()
+        own = not (self.adapted or self.by_hand)
+        current = own and move.is_none and bool(snapshot.cameras) and snapshot.cameras[0].camera is known.camera
         asked = _setting(snapshot, "visibility_ratio")
-        rings = min(max(self.halo, 0), MAX_HALO) if self.adapted else int(_setting(snapshot, "halo") or 0)
-        chosen = self.adaptation if self.adapted else None
-        choices = (*(dataclasses.astuple(chosen) if chosen else ()), asked, rings, current)
-        token = (voxels, known.camera, choices)
-        if self.look is not None and same_token(token, self._looked):
-            return dataclasses.replace(self.look, known=known) if self.look.known is not known else self.look
-        self._looked = token
-        if chosen is None or voxels is None:
-            ratio = asked if asked is not None and asked < 1 and not self.of_view(known) else None
-            return Look(known, known.camera, ratio, rings, current)
-        fit = _adapt(voxels, known.camera, chosen, chosen.method)
-        return Look(known, fit.camera, chosen.ratio, rings, current)
+        asked = asked if asked is not None and asked < 1 and own and move.is_none and not self.of_view(known) else None
+        rings = int(_setting(snapshot, "halo") or 0) if own else min(max(self.halo, 0), MAX_HALO)
+        return Choices(self.adaptation if self.adapted and not self.by_hand else None,
+                       (self.near, self.far) if self.by_hand else None, move, asked, rings, current,
+                       view.in_front(PANEL))
 
-    def _update_search(self, view: ViewState, voxels: SparseVoxels | None, snapshot: Snapshot) -> None:
-        look, trace = self.look, snapshot.fields.get("trace")
-        token = (voxels, look and look.camera, None if self.adapted else trace)
-        if same_token(token, self._searched):
-            return
-        self._searched, self.search = token, None
-        if look is None or voxels is None or voxels.n_voxels == 0:
-            return
-        n_visible = voxels.n_voxels - view.split.counts["outside"]
-        wanted = min(round((look.asked or 1.0) * voxels.n_voxels), n_visible)
-        if self.adapted:
-            chosen = self.adaptation
-            exact = _adapt(voxels, look.known.camera, chosen, "exact")
-            steps = _adapt(voxels, look.known.camera, chosen, "iterative").trace.numpy()
-            counts = exact.camera.near, exact.camera.far, int(exact.trace[-1, 2])
-            self.search = Search(steps, wanted, counts)
-        elif look.current and trace is not None and len(trace):
-            self.search = Search(np.asarray(trace, np.float64), wanted, None)
+    def _find(self, view: ViewState, voxels: SparseVoxels | None, known: RunCamera, snapshot: Snapshot) -> Found:
+        """What is found of these choices; of a large set what was found last, until the worker is done."""
+        choices, trace = self._choices(view, known, snapshot), snapshot.fields.get("trace")
+        trace = trace if choices.current else None
+        token = (voxels, known.camera, choices.token, trace)
+        before = None if self._found is None else self._found[1]
+        if self._found is not None and same_token(token, self._found[0]):
+            return before
+        at_once = not self.background or voxels is None or voxels.n_voxels <= INLINE_VOXELS
+        if not at_once and before is not None and before.split.voxels is voxels:
+            view.quick.ask(_FIND, token, lambda: find(voxels, known, choices, trace, before))
+            done = view.quick.result(_FIND)
+            if done is not None and isinstance(done[1], Found) and done[1].split.voxels is voxels:
+                self._found = done
+            if done is None or isinstance(done[1], Found) or not same_token(done[0], token):
+                return self._found[1]
+        self._found = (token, find(voxels, known, choices, trace, before))
+        return self._found[1]
+
+    def _take(self, view: ViewState, found: Found, known: RunCamera) -> None:
+        self.look, self.search, self.faults = found.look, found.search, found.faults
+        if self.look.known is not known and self.look.known.camera is known.camera:
+            self.look = dataclasses.replace(self.look, known=known)
+            found.split.label = known.label
+        view.split = found.split
 
     def _latest_parameters(self, voxels: SparseVoxels | None, snapshot: Snapshot) -> Parameters | None:
         """The snapshot's parameters, or the last ones as long as they are of its voxels."""
@@ -210,6 +214,9 @@ class FrustumView:
         if look is None or parameters is None or not self.wants_section(view):
             return
         with_mesh, rim = self._wants_mesh(view), self.wants_rim(view)
+        if look.crossed:  # a section of nothing
+            self.section_mesh = NO_MESH if with_mesh else None
+            return
         by_user = (view.pinned and look.camera, look.rings, with_mesh, rim, self.adaptation if self.adapted else None)
         share = FOLLOW_SHARE if snapshot.playing and same_token(by_user, self._asked_by_user) else 1.0
         self._asked_by_user = by_user
@@ -223,20 +230,15 @@ class FrustumView:
 
     def section(self, view: ViewState) -> Section | WorkFailed | None:
         """The last section found, of the camera looked at or, until that is there, of the one before."""
-        return self._found(view, "section")
+        return self._result(view, "section")
 
     def rim_found(self, view: ViewState) -> Rim | WorkFailed | None:
         """The same for the rim."""
-        return self._found(view, "rim")
+        return self._result(view, "rim")
 
-    def _found(self, view: ViewState, key: str) -> Any:
+    def _result(self, view: ViewState, key: str) -> Any:
         found = None if self._parameters is None else view.worker.result(key)
         return None if found is None else found[1]
-
-
-def _adapt(voxels: SparseVoxels, camera: Camera, chosen: Adaptation, method: str) -> Any:
-    generator = torch.Generator().manual_seed(chosen.seed)
-    return adapt_frustum(voxels, camera, chosen.ratio, method, chosen.anchor, generator)
 
 
 def _setting(snapshot: Snapshot, name: str) -> float | None:

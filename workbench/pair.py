@@ -26,7 +26,7 @@ PREFIX = "B "
 
 _SHARED = ("layers", "shades")
 _COPIED = ("section_only", "mesh_colour", "side_by_side", "home_direction", "view_camera")
-_FRUSTUM = ("adapted", "ratio", "anchor", "method", "halo", "seed")
+_FRUSTUM = ("adapted", "ratio", "anchor", "method", "halo", "seed", "by_hand", "near", "far", "background")
 _KEY = "pair difference"
 SHARE = 0.2
 """Most of the time that the worker may spend on the difference of runs that play."""
@@ -68,7 +68,7 @@ class Pair:
     @property
     def news(self) -> tuple[int, int]:
         """Grows with every snapshot of B, and with every result of its worker."""
-        return self.latest.serial, self.view.worker.n_finished
+        return self.latest.serial, self.view.n_found
 
     # What is sent to B
 

@@ -22,6 +22,8 @@ from workbench.snapshot import MeshArrays, Snapshot
 from workbench.split import CATEGORIES
 from workbench.surface_view import NORMAL
 from workbench.view_state import ViewState
+from workbench.what_if import PARTS
+from workbench.what_if_view import COLOURS, NAMES, SIZES
 from workbench.worker import same_token
 
 ALONE, WITH_FRUSTUM = 1.3, 1.7
@@ -34,7 +36,8 @@ PAIR_FOV_DEGREES = 12.0
 N_PLACES = 3
 """Places of one run: voxels with all that is drawn into them, the mesh, the target."""
 
-CAN_BE_CUT = {*CATEGORIES, *KINDS, "mesh", "target", "sdf", "points"}
+OF_PARTS, OF_MESHES = {part: f"what-if {part}" for part in PARTS}, {name: f"what-if mesh {name}" for name in NAMES}
+CAN_BE_CUT = {*CATEGORIES, *KINDS, "mesh", "target", "sdf", "points", *OF_PARTS.values(), *OF_MESHES.values()}
 
 Style = Callable[..., None]
 
@@ -93,6 +96,7 @@ class SceneView:
         self._update_field(view)
         self._update_pruning(snapshot, view)
         self._update_network(snapshot, view)
+        self._update_what_ifs(view)
 
     def _update_voxels(self, view: ViewState) -> None:
         split, shades = view.split, view.shades
@@ -101,7 +105,8 @@ class SceneView:
             colours = None
         for name in CATEGORIES:
             key = None if split.voxels is None else (split.voxels, split.camera)
-            self._keep(name, key, lambda full, name=name: cubes.draw_voxels(full, name, split), 0, view.layers[name])
+            self._keep(name, key, lambda full, name=name: cubes.draw_voxels(full, name, split), 0,
+                       view.layers[name] and view.what_ifs.in_scene is None)
             own = colours if name == "active" else None
 
             def style(grid: Any, name: str, colour: theme.Colour, size: float, own: Any, whole: bool) -> None:
@@ -119,7 +124,7 @@ class SceneView:
             key = None if shown is None or len(shown.faces) == 0 else (shown,)
             colour = shades.colour(name)
             draw = lambda full, n=name, s=shown, c=colour: surfaces.draw_mesh(full, s, c, n == "target")  # noqa: E731
-            self._keep(name, key, draw, slot, view.layers[name])
+            self._keep(name, key, draw, slot, view.layers[name] and not view.what_ifs.with_meshes)
             self._update_cap(name, shown, slot, view)
         colours = view.surfaces.colours
         if view.mesh_colour == NORMAL and self._prefix + "mesh" in self._drawn:
@@ -134,20 +139,49 @@ class SceneView:
         plane, colour = view.field.plane, view.cap_colour
         wanted = mesh is not None and len(mesh.faces) and colour is not None and view.field.cut
         self._keep(f"{name} cap", (mesh, plane.normal, plane.offset, colour) if wanted else None,
-                   lambda full: surfaces.draw_cap(full, mesh, plane, colour), slot, view.layers[name])
+                   lambda full: surfaces.draw_cap(full, mesh, plane, colour), slot,
+                   view.layers[name] and not view.what_ifs.with_meshes)
 
     def _update_cameras(self, snapshot: Snapshot, view: ViewState) -> None:
         camera, shades = view.split.camera, view.shades
         colour, weight = shades.colour("frustum"), shades.size("frustum")
-        planes = tuple(theme.mixed(shades.colour(name), theme.BACKGROUND, 0.3) for name in ("near_cut", "far_cut"))
+        planes = self._plane_colours(view, view.split.crossed)
         self._keep("frustum", camera and (camera, colour, planes, weight),
                    lambda full: draw_frustum(camera, full, weight, colour=colour, planes=planes), 0,
-                   view.layers["frustum"] and not view.frustum.of_view(view.pinned))  # lines all over the window
+                   view.layers["frustum"] and view.what_ifs.in_scene is None
+                   and not view.frustum.of_view(view.pinned))  # lines all over the window
         size = shades.size("cameras")
         shown = view.cameras.shown(snapshot, view.selected_camera(snapshot), shades.colour("cameras"), theme.TEXT,
                                    view.view_camera)
         self._keep("cameras", None if shown is None else (shown, size),
                    lambda full: draw_cameras(full, shown, 0.09 * size), 0, view.layers["cameras"])
+
+    @staticmethod
+    def _plane_colours(view: ViewState, crossed: bool) -> tuple[theme.Colour, theme.Colour]:
+        near, far = (theme.mixed(view.shades.colour(name), theme.BACKGROUND, 0.3) for name in ("near_cut", "far_cut"))
+        return (far, near) if crossed else (near, far)
+
+    def _update_what_ifs(self, view: ViewState) -> None:
+        """Voxels by how two looks differ, the frusta of both, and the meshes of both where mesh and target stand."""
+        shown, found, whole = view.what_ifs, view.what_ifs.in_scene, not view.layers["slice"]
+        for part, name in OF_PARTS.items():
+            rows = lambda full, part=part: cubes.draw_rows(full, found.voxels, found.rows(shown.category, part))  # noqa: E731
+            self._keep(name, found and (found, shown.category), rows, 0, found is None or shown.parts[part])
+            look = "outside" if part == "neither" else "active"
+            self._style(name, cubes.style_voxels, look, COLOURS[part], SIZES[part], None, whole)
+        for number, (name, look) in enumerate(zip(NAMES, (shown.a, shown.b), strict=True)):
+            colour, weight = COLOURS[PARTS[number]], view.shades.size("frustum")
+            # lines all over the window where it is the view itself
+            drawn = found is not None and (name in shown.kept or not view.frustum.of_view(view.pinned))
+            planes = drawn and self._plane_colours(view, look.crossed)
+            self._keep(f"what-if {name}", (look, colour, planes, weight) if drawn else None,
+                       lambda full, look=look, colour=colour, planes=planes, weight=weight: draw_frustum(
+                           look.camera, full, weight, colour=colour, planes=planes), 0,
+                       not drawn or view.layers["frustum"])
+            mesh = shown.meshes.get(name) if shown.with_meshes else None
+            self._keep(OF_MESHES[name], (mesh,) if mesh is not None and len(mesh.faces) else None,
+                       lambda full, mesh=mesh, colour=colour: surfaces.draw_mesh(full, mesh, colour), 1 + number, True)
+            self._style(OF_MESHES[name], surfaces.style_mesh, colour, None)
 
     def _update_field(self, view: ViewState) -> None:
         shown, shades, layers = view.field, view.shades, view.layers

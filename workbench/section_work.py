@@ -26,6 +26,9 @@ MAX_PIXELS = 1_048_576
 """Larger images are rendered at a whole fraction of their size: these are for looking at."""
 
 
+NO_MESH = MeshArrays(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32))
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Parameters:
     """A run's parameters at one moment, as a snapshot holds them, and the iteration that they are of."""

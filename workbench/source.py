@@ -16,6 +16,7 @@ import numpy as np
 
 from sparseflex.training.measure import BYTES_PREFIX, SECS_PREFIX
 from sparseflex.training.run import Run
+from workbench.camera_log import LookUpCameras
 from workbench.commands import (
     Branch,
     ChangeCameras,
@@ -196,6 +197,9 @@ class Replay:
             self._speed = command.factor
             self._from = time.monotonic(), self._row
             self._publish(speed=command.factor)
+        elif isinstance(command, LookUpCameras):
+            known = self._recording.cameras(command.iteration).listed
+            command.into.put((command.into.latest()[0] + 1, command.iteration, known))
         elif isinstance(command, Branch):
             self._branch_off()
         elif isinstance(command, (ChangeSetting, ChangeCameras, SaveCheckpoint)):

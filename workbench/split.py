@@ -24,23 +24,33 @@ class Split:
         self.voxels: SparseVoxels | None = None
         self.camera: Camera | None = None
         self.label = ""
+        self.crossed = False
+        self.n_between = 0
         self._category = np.zeros(0, np.uint8)
         self._counts: dict[str, int] | None = None
         self._histogram: DepthHistogram | None = None
 
-    def update(self, voxels: SparseVoxels | None, camera: Camera | None, label: str = "") -> None:
-        """label: what the camera is called where its planes and counts are shown."""
+    def update(self, voxels: SparseVoxels | None, camera: Camera | None, label: str = "", crossed: bool = False
+               ) -> None:
+        """label: what the camera is called where its planes and counts are shown. crossed: what it has for near is
+        meant for far, and the other way round: then what lies between is before the near plane and behind the far one,
+        nothing is active, and n_between says how many they are."""
         self.label = label
-        if voxels is self.voxels and camera is self.camera:
+        if voxels is self.voxels and camera is self.camera and crossed == self.crossed:
             return
-        self.voxels, self.camera = voxels, camera
+        self.voxels, self.camera, self.crossed = voxels, camera, crossed
         self._counts = self._histogram = None
+        self.n_between = 0
         if voxels is None:
             self._category = np.zeros(0, np.uint8)
         elif camera is None:
             self._category = np.full(voxels.n_voxels, Category.ACTIVE, np.uint8)
         else:
             self._category = split_voxels(voxels, camera).numpy()
+            if crossed:
+                between = self._category == Category.ACTIVE
+                self.n_between = int(between.sum())
+                self._category[between] = Category.NEAR_CUT
 
     def rows(self, name: str) -> Bool[np.ndarray, "N"]:
         """Which voxels belong to a category, by its name in CATEGORIES."""

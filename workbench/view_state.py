@@ -12,6 +12,7 @@ import numpy as np
 from sparseflex.camera import Camera
 from sparseflex.training.run import RunCamera
 from workbench import theme
+from workbench.camera_log import CameraLog
 from workbench.camera_view import CameraView, same_camera
 from workbench.decision_view import DecisionView
 from workbench.field_view import FieldView
@@ -28,6 +29,7 @@ from workbench.pruning_view import KINDS, PruningView
 from workbench.snapshot import Snapshot
 from workbench.split import Split
 from workbench.surface_view import SurfaceView
+from workbench.what_if_view import WhatIfView
 from workbench.worker import Worker
 
 if TYPE_CHECKING:
@@ -127,7 +129,10 @@ class ViewState:
     memory: MemoryView = dataclasses.field(default_factory=MemoryView)
     frustum: FrustumView = dataclasses.field(default_factory=FrustumView)
     maps: MapView = dataclasses.field(default_factory=MapView)
+    what_ifs: WhatIfView = dataclasses.field(default_factory=WhatIfView)
+    camera_log: CameraLog = dataclasses.field(default_factory=CameraLog)
     worker: Worker = dataclasses.field(default_factory=Worker)
+    quick: Worker = dataclasses.field(default_factory=Worker)  # for what follows a drag: never behind a long job
     field: FieldView = dataclasses.field(default_factory=FieldView)
     surfaces: SurfaceView = dataclasses.field(default_factory=SurfaceView)
     shades: LayerView = dataclasses.field(default_factory=LayerView)
@@ -144,6 +149,22 @@ class ViewState:
     pair: Pair | None = None
     of_mesh: bool = False
     cap_colour: theme.Colour | None = None
+
+    @property
+    def n_found(self) -> int:
+        """Grows with every result of the workers, and every answer of a recording."""
+        return self.worker.n_finished + self.quick.n_finished + self.camera_log.n_found
+
+    def forget_found(self) -> None:
+        """Of the run before: what is known of one says nothing of the next."""
+        self.worker.clear()
+        self.quick.clear()
+        self.camera_log.clear()
+        self.what_ifs.kept.clear()
+
+    def stop_workers(self) -> None:
+        self.worker.stop()
+        self.quick.stop()
 
     def tab(self, column: str, names: tuple[str, ...]) -> str:
         """The tab in front of a column: the one chosen, or the first."""

@@ -85,7 +85,7 @@ class Window:
         from workbench.textures import Textures
         from workbench.ui import Ui
 
-        self.view = view
+        self.view, view.frustum.background = view, True
         self.failed, self.n_frames = "", 0
         self.next: Subject | None = None  # what was dropped, to be shown in place of this run
         self._opener, self._brancher = opener, brancher
@@ -119,9 +119,9 @@ class Window:
         self._awaited: int | None = None
         self._names: frozenset[str] = frozenset()
         self._drawn_news, self._drawn_serial = (-1, 0), -1
-        self.view.worker.clear()
+        self.view.forget_found()
         if self.view.pair is not None:
-            self.view.pair.view.worker.stop()
+            self.view.pair.view.stop_workers()
         self.view.pair, self.view.of_mesh = pair, subject.of_mesh
         panels.bring_forward(self.view, self.snapshot)
         self.view.title, self.view.checkpoint_path, self.view.pinned = subject.title, subject.checkpoint_path, None
@@ -189,9 +189,9 @@ class Window:
 
     def close(self) -> None:
         self._preferences.save(self.view)
-        self.view.worker.stop()
+        self.view.stop_workers()
         if self.view.pair is not None:
-            self.view.pair.view.worker.stop()
+            self.view.pair.view.stop_workers()
         self._input.close()
         self._ps.clear_user_callback()
         self._ps.clear_files_dropped_callback()
@@ -228,7 +228,7 @@ class Window:
     def _news(self) -> tuple[int, int]:
         """Grows with every snapshot and with every result of the worker."""
         more = (0, 0) if self.view.pair is None else self.view.pair.news
-        return self.engine.snapshots.latest().serial + more[0], self.view.worker.n_finished + more[1]
+        return self.engine.snapshots.latest().serial + more[0], self.view.n_found + more[1]
 
     def _redraw(self, now: float, training: bool) -> None:
         self._drawn_news = self._news()
@@ -382,7 +382,7 @@ class Window:
     def look_through_selected(self) -> None:
         selected = self.view.selected_camera(self.snapshot)
         if selected is not None:
-            self.look_through(selected.camera)
+            self.look_through(self.view.frustum.look.camera if self.view.frustum.look else selected.camera)
 
     def save_figure(self) -> None:
         """The scene as it stands, without panels, as a recipe and its picture, beside the checkpoint."""

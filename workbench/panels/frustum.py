@@ -10,15 +10,17 @@ from sparseflex.training.run import RunCamera
 from workbench import theme
 from workbench.colour_maps import ticks
 from workbench.commands import ChangeSetting, Command
-from workbench.frustum_view import MAX_HALO, FrustumView, Look, Search
+from workbench.frustum_view import PLANES, FrustumView
+from workbench.look_work import Look, Search
 from workbench.map_colours import rim_picture
+from workbench.panels import what_if
+from workbench.panels.what_if import CATEGORY_LABELS, HALO_TIP, LABEL_EM
 from workbench.section_work import PARAMETERS, Rim, Section
 from workbench.snapshot import Snapshot
 from workbench.ui import Ui, count
 from workbench.view_state import ViewState
 from workbench.worker import WorkFailed
 
-CATEGORY_LABELS = {"active": "active", "outside": "outside", "near_cut": "near-cut", "far_cut": "far-cut"}
 CATEGORY_TIPS = {
     "active": "Active voxels: their centre lies in the camera's frustum.\nOnly they take part in extraction and "
               "rendering",
@@ -27,11 +29,9 @@ CATEGORY_TIPS = {
     "far_cut": "Behind the far plane",
 }
 SHARE_ORDER = ("near_cut", "active", "far_cut", "outside")
-_LABEL_EM = 5.2
 
 RATIO_TIP = ("Visibility ratio: the share of all voxels to activate, from the next iteration on.\n"
              "Below 1 it sets the planes; at 1 the schedule's cuts and windows do")
-HALO_TIP = "Voxels added around the active ones, so that the quads at the rim of the section find their four voxels"
 ANCHOR_TIPS = (
     "The nearest voxels in view: the window of depth ranks begins at the front",
     "The farthest voxels in view",
@@ -51,8 +51,10 @@ def fields(view: ViewState, snapshot: Snapshot) -> set[str]:
 def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     ui.heading("Camera")
     _draw_camera(ui, view, snapshot)
+    commands = what_if.draw_iteration(ui, view, snapshot)
+    what_if.draw_move(ui, view, snapshot)
     ui.heading("Planes")
-    commands = _draw_planes(ui, view, snapshot)
+    commands += _draw_planes(ui, view, snapshot)
     selected, look = view.selected_camera(snapshot), view.frustum.look
     if selected is None:
         if snapshot.products.stages:
@@ -62,16 +64,20 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
         return commands
     # the camera that the counts below belong to: while the run plays, the scene follows more slowly than the panels
     camera = view.split.camera or selected.camera
+    near, far = (camera.far, camera.near) if view.split.crossed else (camera.near, camera.far)
     if view.split.label and view.split.label != selected.label:
         ui.text(f"the scene still shows {view.split.label}:", theme.MUTED)
-    ui.text(f"near {camera.near:.4f}", _near_colour())
-    ui.tip("Depth of the near plane: camera depth in world units; the unit box has side 1")
-    ui.text_right(f"far {camera.far:.4f}", theme.FAR_CUT)
+    if not view.frustum.by_hand:  # there the sliders say it
+        ui.text(f"near {near:.4f}", _near_colour())
+        ui.tip("Depth of the near plane: camera depth in world units; the unit box has side 1")
+        ui.text_right(f"far {far:.4f}", theme.FAR_CUT)
+    what_if.draw_faults(ui, view)
     if view.split.n_voxels:
         ui.heading("Voxels", f"of {count(view.split.n_voxels)}")
         _draw_counts(ui, view, look)
         ui.heading("Depths of the voxels in view")
         _draw_histogram(ui, view)
+        what_if.draw_kept(ui, view)
         if view.frustum.search is not None:
             _draw_search(ui, view.frustum.search, look)
         _draw_rim(ui, view, snapshot)
@@ -122,17 +128,18 @@ def _draw_camera(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
 def _draw_planes(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     look = view.frustum
     tips = ("The planes that the camera was used with; below, the run's own settings",
-            "What the method would do with this camera: planes adapted here, only to look at.\nThe run isn't changed")
-    look.adapted = bool(ui.choice(("The run's", "Adapted here"), int(look.adapted), tips=tips))
+            "What the method would do with this camera: planes adapted here, only to look at.\nThe run isn't changed",
+            "Planes where you put them, here or in the histogram, only to look at.\nThe run isn't changed")
+    look.planes = PLANES[ui.choice(("The run's", "Adapted here", "By hand"), PLANES.index(look.planes), tips=tips)]
+    if look.by_hand:
+        what_if.draw_by_hand(ui, view)
+        return []
     if not look.adapted:
         return _draw_run_settings(ui, view, snapshot)
     _, ratio = _slider(ui, "α##what if", look.adaptation.ratio, 0.01, 1.0,
                        "Visibility ratio α of this look: the share of all voxels to activate")
     look.ratio = min(max(ratio, 0.001), 1.0)
-    ui.im.SetNextItemWidth(ui.width - _LABEL_EM * ui.em)
-    _, halo = ui.im.SliderInt("halo##what if", min(max(look.halo, 0), MAX_HALO), 0, MAX_HALO)
-    ui.tip(HALO_TIP)
-    look.halo = min(max(halo, 0), MAX_HALO)
+    what_if.draw_halo(ui, look)
     look.anchor = ANCHORS[ui.choice(ANCHORS, ANCHORS.index(look.adaptation.anchor), tips=ANCHOR_TIPS)]
     if look.anchor == "random" and ui.button("Another random depth", ui.width):
         look.seed += 1
@@ -149,7 +156,7 @@ def _draw_run_settings(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Comm
             continue
         shown = view.edited.get(name, setting.value)
         if name == "halo":
-            ui.im.SetNextItemWidth(ui.width - _LABEL_EM * ui.em)
+            ui.im.SetNextItemWidth(ui.width - LABEL_EM * ui.em)
             changed, value = ui.im.SliderInt(label, int(shown), int(setting.minimum), int(min(setting.maximum, 99)))
             ui.tip(tip)
         else:
@@ -180,7 +187,7 @@ def _draw_hand_over(ui: Ui, look: FrustumView, snapshot: Snapshot) -> list[Comma
 
 
 def _slider(ui: Ui, label: str, value: float, low: float, high: float, tip: str) -> tuple[bool, float]:
-    ui.im.SetNextItemWidth(ui.width - _LABEL_EM * ui.em)
+    ui.im.SetNextItemWidth(ui.width - LABEL_EM * ui.em)
     changed, value = ui.im.SliderFloat(label, value, low, high, "%.2f")
     ui.tip(tip)
     return changed, value
@@ -210,33 +217,44 @@ def _draw_counts(ui: Ui, view: ViewState, look: Look | None) -> None:
 
 
 def _draw_histogram(ui: Ui, view: ViewState) -> None:
-    histogram, camera = view.split.histogram, view.split.camera
+    histogram, camera, crossed = view.split.histogram, view.split.camera, view.split.crossed
     if histogram is None:
         return
     edges, counts = histogram.edges.numpy(), histogram.counts.numpy().astype(np.float64)
     centres = (edges[1:] + edges[:-1]) / 2
     margin = (edges[-1] - edges[0]) * 0.04
-    limits = (edges[0] - margin, edges[-1] + margin, 0.0, max(counts.max(), 1.0) * 1.3)
+    near, far = (camera.far, camera.near) if crossed else (camera.near, camera.far)
+    limits = (*_depths_shown(view.frustum, edges[0] - margin, edges[-1] + margin, near, far), 0.0,
+              max(counts.max(), 1.0) * 1.3)
     if not _begin_plot(ui, "##depths", 4.6 * ui.em, limits, values=False):
         return
     room = 0.06 * (limits[1] - limits[0])  # a label too near to the border would be cut off
     marks = [tick for tick in ticks(limits[0], limits[1], 8) if limits[0] + room < tick < limits[1] - room]
     ui.plot.SetupAxisTicks(int(ui.plot.ImAxis_X1), np.array(marks, np.float64))
-    parts = (("near_cut", centres < camera.near), ("far_cut", centres > camera.far),
-             ("active", (centres >= camera.near) & (centres <= camera.far)))
+    parts = (("near_cut", centres < near), ("far_cut", (centres > far) & (centres >= near)),
+             ("active", (centres >= near) & (centres <= far)))
     for name, part in parts:
         ui.plot.SetNextFillStyle((*view.shades.colour(name), 1.0))
         ui.plot.PlotBars(f"##{name}", centres, np.where(part, counts, 0.0), (edges[1] - edges[0]) * 0.9)
-    ui.plot.SetNextLineStyle((*theme.FRUSTUM, 1.0), 2.0)
-    ui.plot.PlotInfLines("##planes", np.array([camera.near, camera.far]))
-    for letter, plane in (("n", camera.near), ("f", camera.far)):
-        if edges[0] - margin <= plane <= edges[-1] + margin:
-            ui.plot.Annotation(plane, limits[3], (*theme.PANEL, 0.8), (0.0, 0.0), True, letter)
+    for number, (name, plane) in enumerate((("near", near), ("far", far))):
+        changed, depth = ui.plot.DragLineX(number, plane, (*theme.FRUSTUM, 1.0), 2.0)
+        if changed:
+            view.frustum.set_plane(name, min(max(float(depth), limits[0]), limits[1]))
+        if limits[0] <= plane <= limits[1]:
+            ui.plot.Annotation(plane, limits[3], (*theme.PANEL, 0.8), (0.0, 0.0), True, name[0])
     if ui.plot.IsPlotHovered():
         depth = float(ui.plot.GetPlotMousePos()[0])
         place = int(np.clip(np.searchsorted(edges, depth) - 1, 0, len(counts) - 1))
         ui.im.SetTooltip(f"{count(counts[place])} voxels at depth {edges[place]:.3f} to {edges[place + 1]:.3f}")
     ui.plot.EndPlot()
+
+
+def _depths_shown(look: FrustumView, low: float, high: float, near: float, far: float) -> tuple[float, float]:
+    """Voxels, and planes by hand with some room around them: what is out of the plot can't be dragged."""
+    if not look.by_hand:
+        return low, high
+    room = 0.1 * (high - low)
+    return max(min(low, near) - room, 0.0), max(high, far, near) + room
 
 
 def _begin_plot(ui: Ui, title: str, height: float, limits: tuple[float, float, float, float], values: bool) -> bool:

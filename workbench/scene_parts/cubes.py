@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import polyscope as ps
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from sparseflex.voxels import SparseVoxels
 from workbench import theme
@@ -31,6 +31,13 @@ def draw_voxels(name: str, category: str, split: Split) -> list[Any]:
     found = _register(name, chosen, voxels.resolution)
     style_voxels(found[0], category, theme.CATEGORY_COLOURS[category], DEFAULT_SIZES[category], None, True)
     return found
+
+
+def draw_rows(name: str, voxels: SparseVoxels, rows: Bool[np.ndarray, "N"]) -> list[Any]:
+    """Some voxels of a set as cubes, to be styled; nothing where there are none."""
+    if not rows.any():
+        return []
+    return _register(name, np.compress(rows, voxels.voxel_ijk.numpy(), axis=0), voxels.resolution)
 
 
 def draw_set(name: str, voxels: SparseVoxels) -> list[Any]:
