@@ -121,7 +121,7 @@ OPTIONS = {
 
 def test_every_option_reaches_the_run(files, figures, monkeypatch):
     monkeypatch.setattr(pass_headless, "quality_of", lambda *_: {})
-    small = ["--resolution", "5"]
+    small = ["--resolution", "4", "--points", "60"]
     assert reconstruct("ball.obj", "--out", "plain", *small) == 0
     plain, mesh = metrics_in("plain"), Path("plain", MESH).read_bytes()
     for name, options in OPTIONS.items():
