@@ -28,8 +28,9 @@ class VAEConfig:
 
     resolution: of the latents' voxels, the surface's is four times that. hidden_channels and point_channels: width of
     the point encoder within and at its end. model_channels: width of both trunks, n_heads heads in each of their
-    blocks, attention within windows of window_size voxels. n_points and prune: what a run
-    takes unless asked otherwise, points of an input and whether upsampling prunes. Raises ValueError naming the size, the rule and the value.
+    blocks, attention within windows of window_size voxels. n_points and prune: what a run takes unless asked
+    otherwise, points of an input and whether upsampling prunes. Raises ValueError naming the size, the rule and the
+    value.
     """
 
     resolution: int = 256
