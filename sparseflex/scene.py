@@ -27,7 +27,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_TOP = ("title", "description", "target", "fit", "view", "cameras")
+_TOP = ("title", "description", "target", "fit", "view", "cameras", "breakpoints")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +49,24 @@ class ViewConfig:
         return Camera.look_at(2 * eye / eye.norm(), (0, 0, 0))
 
 
+@dataclasses.dataclass(frozen=True)
+class BreakpointText:
+    """A condition at which a fit shall stop, as a text, which this library doesn't read; one_shot: the first time
+    only."""
+
+    expression: str
+    enabled: bool = True
+    one_shot: bool = False
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scene:
     """A target mesh in the normalised frame with the settings of its fit and the view of it.
 
     cameras: views of the user's own to train with, from the transforms.json that [cameras] names (normalised frame).
     input_from_normalized: (4, 4) float64, from the normalised frame to that of the target's file or shape.
-    n_degenerate: triangles without area that were dropped from the target's file.
+    n_degenerate: triangles without area that were dropped from the target's file. breakpoints: as `breakpoints` lists
+    them, or [[breakpoints]] tables.
     """
 
     name: str
@@ -67,6 +78,7 @@ class Scene:
     input_from_normalized: Float[Tensor, "4 4"]
     n_degenerate: int = 0
     cameras: tuple[Camera, ...] = ()
+    breakpoints: tuple[BreakpointText, ...] = ()
 
 
 def load_scene(
@@ -115,9 +127,9 @@ def read_scene_text(path: Path) -> dict[str, Any]:
     for key, value in tables.items():
         if key not in _TOP:
             raise ValueError(f"{path}: unknown key {key!r}; allowed are {', '.join(_TOP)}")
-        wanted = str if key in ("title", "description") else dict
+        wanted = {"title": str, "description": str, "breakpoints": list}.get(key, dict)
         if not isinstance(value, wanted):
-            kind = "a text" if wanted is str else f"a table, [{key}]"
+            kind = {str: "a text", list: "a list of texts, or of tables"}.get(wanted, f"a table, [{key}]")
             raise ValueError(f"{path}: {key} must be {kind}, got {value!r}")
     return tables
 
@@ -133,7 +145,27 @@ def _from_file(path: Path, up: str | None, overrides: Mapping[str, Any], device:
     fit = _fit(tables.get("fit", {}), overrides, f"{path} [fit]", mesh, device)
     description = " ".join(tables.get("description", "").split())
     cameras = _cameras(tables.get("cameras", {}), path, mesh)
-    return Scene(path.stem, tables.get("title", path.stem), description, mesh, fit, view, back, n_degenerate, cameras)
+    breakpoints = _breakpoints(tables.get("breakpoints", []), f"{path} breakpoints")
+    return Scene(path.stem, tables.get("title", path.stem), description, mesh, fit, view, back, n_degenerate, cameras,
+                 breakpoints)
+
+
+def _breakpoints(listed: list[Any], where: str) -> tuple[BreakpointText, ...]:
+    """The entries of a list: texts, or tables with expression and, where wanted, enabled and one_shot."""
+    rules = {"expression": str, "enabled": bool, "one_shot": bool}
+    found = []
+    for number, entry in enumerate(listed, start=1):
+        table = {"expression": entry} if isinstance(entry, str) else entry
+        if not isinstance(table, dict) or "expression" not in table:
+            raise ValueError(f"{where}: entry {number} must be a text, or a table with expression, got {entry!r}")
+        for key, value in table.items():
+            if key not in rules:
+                raise ValueError(f"{where}: unknown key {key!r} in entry {number}; allowed are {', '.join(rules)}")
+            if not isinstance(value, rules[key]):
+                kind = "a text" if rules[key] is str else "true or false"
+                raise ValueError(f"{where}: {key} of entry {number} must be {kind}, got {value!r}")
+        found.append(BreakpointText(**table))
+    return tuple(found)
 
 
 def _cameras(table: dict[str, Any], path: Path, target: Mesh) -> tuple[Camera, ...]:

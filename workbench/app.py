@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from workbench.graphics import NoGraphics, check_graphics
 from workbench.pair import Pair
 from workbench.recording.reader import Recording
 from workbench.recording.recorder import StartRecorder
+from workbench.snapshot import Breakpoint
 from workbench.source import Replay, Source
 from workbench.view_state import ViewState
 from workbench.window import Brancher, Opener, Scripted, Subject, Window
@@ -47,6 +48,7 @@ def open_window(
     follow: bool = False,
     brancher: Brancher | None = None,
     record: StartRecorder | None = None,
+    breakpoints: Sequence[Breakpoint] = (),
 ) -> int:
     """Shows a run or a recording until the window is closed, and drives it from there. Returns the exit code.
 
@@ -56,12 +58,13 @@ def open_window(
     dropped on the window the next subject, or raises ValueError with the line to show; the run before it is saved as on
     closing. pair: a second run shown beside this one, whose source is started and stopped here; a dropped file takes
     the place of both. of_mesh: see ViewState. follow: the recording is being written. brancher: makes the run that
-    branches off a recording the next subject. record: what begins to record the run. Raises NoGraphics where no window
-    can be opened, StageDidNotEnd where the run, or the second one, is still being changed by its thread afterwards.
+    branches off a recording the next subject. record: what begins to record the run. breakpoints: conditions at which
+    it stops, checked already. Raises NoGraphics where no window can be opened, StageDidNotEnd where the run, or the
+    second one, is still being changed by its thread afterwards.
     """
     check_graphics()
     view = view or ViewState()
-    subject = Subject(run, title, Path(out_dir), home, of_mesh, follow, record)
+    subject = Subject(run, title, Path(out_dir), home, of_mesh, follow, record, tuple(breakpoints))
     engine = _source_of(subject, save)
     try:
         window = Window(engine, view, title, fps, size, opener, brancher)
@@ -113,7 +116,7 @@ def beside(pair: Pair | None) -> Iterator[Callable[[], bool]]:
 def _source_of(subject: Subject, save: SaveRun) -> Source:
     if isinstance(subject.run, Recording):
         return Replay(subject.run, subject.follow, branch_off)
-    return Engine(subject.run, save, record=subject.record)
+    return Engine(subject.run, save, record=subject.record, breakpoints=subject.breakpoints)
 
 
 def _run(engine: Source, window: Window, scripted: Scripted | None, paused: bool) -> bool:

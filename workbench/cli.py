@@ -18,6 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import tyro
 
+from workbench.cli_break import BreakOptions
 from workbench.cli_export import Export
 from workbench.cli_figure import Figure
 from workbench.cli_pair import view_pair
@@ -91,7 +92,7 @@ class View(ShapeOptions, RecordOptions):
 
 
 @dataclasses.dataclass(frozen=True)
-class Fit(BranchOptions, HeadlessRecordOptions):
+class Fit(BranchOptions, BreakOptions, HeadlessRecordOptions):
     """Fit a SparseFlex to a scene, a mesh or a checkpoint's target, live in a window or headless."""
 
     what: tyro.conf.Positional[str]
@@ -123,6 +124,7 @@ class Fit(BranchOptions, HeadlessRecordOptions):
 
         if not self.headless and not has_display():
             raise InputError("fit opens a window and there is no display: add --headless to fit without one")
+        self.check_breaks()
         require_graphics(display=not self.headless)
         device = None if self.device == "auto" else choose_device(self.device)
         out = None if self.out is None else writable_folder(self.out)
@@ -135,7 +137,7 @@ class Fit(BranchOptions, HeadlessRecordOptions):
         else:
             self.check_no_branch(self.what)
             opened = open_what(self.what, device=device, up=self.up, overrides=overrides, input_frame=self.input_frame)
-        out = out or writable_folder(Path("recordings") / opened.name)
+        opened, out = self.with_breaks(opened), out or writable_folder(Path("recordings") / opened.name)
         warn(opened)
         if not self.headless:
             if self.iterations is not None and not hasattr(opened.run, "config"):
@@ -146,7 +148,7 @@ class Fit(BranchOptions, HeadlessRecordOptions):
 
 
 @dataclasses.dataclass(frozen=True)
-class Demo(HeadlessRecordOptions):
+class Demo(BreakOptions, HeadlessRecordOptions):
     """The demo scene, training: in a window, or headless for its number of iterations where there is no display."""
 
     out: Path = DEMO_OUT
@@ -160,9 +162,10 @@ class Demo(HeadlessRecordOptions):
         from workbench.system_check import has_display
 
         headless = self.headless or not has_display()
+        self.check_breaks()
         require_graphics(display=not headless)
         device, out = choose_device(self.device), writable_folder(self.out)
-        opened = open_what(DEMO_SCENE, device=device)
+        opened = self.with_breaks(open_what(DEMO_SCENE, device=device))
         if not headless:
             return show(opened, out, paused=False, options=self)
         if not self.headless:
@@ -303,7 +306,8 @@ def show(opened: Opened, out: Path, paused: bool, input_frame: bool = False, fol
         except InputError as error:
             raise ValueError(str(error)) from None
         visits.append(Visit.of(found, folder))
-        return Subject(found.run, found.title, folder, found.view.camera(), record=options.recorder(found, folder))
+        return Subject(found.run, found.title, folder, found.view.camera(), record=options.recorder(found, folder),
+                       breakpoints=found.breakpoints)
 
     def open_branch(run: Run) -> Subject:
         """A run that has branched off the recording shown last."""
@@ -319,7 +323,8 @@ def show(opened: Opened, out: Path, paused: bool, input_frame: bool = False, fol
 
     try:
         code = open_window(opened.run, title=opened.title, out_dir=out, paused=paused, home=opened.view.camera(),
-                           opener=open_dropped, follow=follow, brancher=open_branch, record=record)
+                           opener=open_dropped, follow=follow, brancher=open_branch, record=record,
+                           breakpoints=opened.breakpoints)
     except NoGraphics as error:
         raise InputError(str(error)) from None
     except StageDidNotEnd as error:
@@ -369,7 +374,8 @@ def parse(arguments: list[str] | None) -> View | Fit | Demo | Eval | Bench | Sce
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit codes: 0 good, 2 bad usage or input (one line on stderr), 1 other failures, 130 Ctrl-C, 143 SIGTERM."""
+    """Exit codes: 0 good, 2 bad usage or input (one line on stderr, an expression with a caret below), 3 a breakpoint
+    was hit, 1 other failures, 130 Ctrl-C, 143 SIGTERM."""
     try:
         return parse(arguments).run()
     except InputError as error:

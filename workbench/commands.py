@@ -55,10 +55,12 @@ class StepBack:
 class GoTo:
     """Goes to the end of an iteration, back or on, and stops there; one before the oldest kept is refused by a notice.
 
-    See Snapshot.past for how far back that is, and which iteration the run has reached before.
+    See Snapshot.past for how far back that is, and which iteration the run has reached before. n_stages: so many stages
+    of the iteration after it are run then; a recording has none of them.
     """
 
     iteration: int
+    n_stages: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +79,22 @@ class ChangeCameras:
     cameras: tuple[Camera, ...]
     locked: bool = False
     kept: tuple[Camera, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SetBreakpoint:
+    """Adds a breakpoint, or changes the one of this expression; one that is refused comes back as a notice."""
+
+    expression: str
+    enabled: bool = True
+    one_shot: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class RemoveBreakpoint:
+    """Removes the breakpoint of this expression, if there is one."""
+
+    expression: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,5 +134,5 @@ class Stop:
 
 Command = (
     Play | Pause | NextStage | NextIteration | RunIterations | RunTo | StepBack | GoTo | ChangeSetting
-    | ChangeCameras | SaveCheckpoint | RequestFields | SetSpeed | Branch | Stop
+    | ChangeCameras | SetBreakpoint | RemoveBreakpoint | SaveCheckpoint | RequestFields | SetSpeed | Branch | Stop
 )

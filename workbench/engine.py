@@ -9,36 +9,37 @@ import queue
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sparseflex.training.measure import StageCost, StageMeter, cost_columns
+from sparseflex.training.measure import cost_columns
 from sparseflex.training.run import Run
+from sparseflex.training.staged_run import StagedRun
+from workbench.breakpoints import Breakpoints
 from workbench.commands import (
     ChangeCameras,
     ChangeSetting,
     Command,
     GoTo,
-    NextIteration,
-    NextStage,
-    Pause,
-    Play,
+    RemoveBreakpoint,
     RequestFields,
-    RunIterations,
-    RunTo,
     SaveCheckpoint,
+    SetBreakpoint,
     StepBack,
     Stop,
 )
-from workbench.field_copies import FieldCopies, fields_of
+from workbench.course import Course
+from workbench.expressions import ExpressionError
+from workbench.field_copies import Coming, FieldCopies, fields_of
 from workbench.history_table import HistoryTable, history_of
 from workbench.mailbox import Mailbox
 from workbench.own_cameras import OwnCameras
 from workbench.past import LIMIT_BYTES, Kept, Past, Place
 from workbench.recording.policy import RecordStatus
 from workbench.recording.recorder import LateRecorder, StartRecorder
-from workbench.snapshot import Failure, Snapshot, frozen
+from workbench.snapshot import Breakpoint, Failure, Hit, Snapshot, frozen
+from workbench.staging import Staging
 
 SaveRun = Callable[[Path, Run], Any]
 
@@ -46,7 +47,8 @@ MID_ITERATION_PUBLISH_SECS = 0.25
 """While playing, snapshots are taken between iterations, so that all they hold belongs together; a run whose
 iteration takes longer than this is shown in between as well."""
 
-_CHANGED_AT_ONCE = ("notice", "failure", "settings", "own_cameras", "cameras_locked", "kept_cameras")
+_CHANGED_AT_ONCE = ("notice", "failure", "settings", "own_cameras", "cameras_locked", "kept_cameras", "breakpoints",
+                    "hits", "marks", "scalar_names", "names_whole")
 """What may have changed since a snapshot's fields began to be copied."""
 
 STOP_GRACE_SECS = 2.0
@@ -60,25 +62,18 @@ def save_checkpoint(path: Path, run: Run) -> None:
     save(path, run)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Coming:
-    """A snapshot whose fields are still being copied."""
-
-    snapshot: Snapshot
-    copy_secs: float
-
-
 class Engine:
     """Drives a run from its own thread, paused at the start.
 
     The caller sends commands and reads `snapshots.latest()`; nothing else is shared. No lock is held while a stage
     runs. An exception of the run ends the work, not the thread: it becomes `snapshot.failure`, and the engine still
     answers requests, saves, and goes back to an iteration before it. past_bytes: what is kept at most to go back to.
-    record: what begins to record the run, once it goes.
+    record: what begins to record the run, once it goes. breakpoints: conditions at which it stops; ExpressionError
+    where one can't be.
     """
 
     def __init__(self, run: Run, save: SaveRun = save_checkpoint, past_bytes: float = LIMIT_BYTES,
-                 record: StartRecorder | None = None) -> None:
+                 record: StartRecorder | None = None, breakpoints: Sequence[Breakpoint] = ()) -> None:
         self._run = run
         self._save = save
         self._stages = tuple(run.stages)
@@ -89,23 +84,19 @@ class Engine:
         self._history = HistoryTable(history_of(run))
         self._past, self._cameras = Past(run, past_bytes), OwnCameras(run)
         self._recorder = LateRecorder(record)
+        self._breakpoints = Breakpoints(run, self._history.view(), breakpoints)
         self._next = 0
         self._stages_run = 0
         self._started_at_iteration = run.iteration
-        self._run_until: float = -math.inf  # the iteration to run up to
-        self._stage_steps = 0
-        self._travelling = False  # whether that iteration was reached before, or is on the way to such a one
+        self._course = Course()
         self._asked: frozenset[str] | None = None
         self._names: frozenset[str] = frozenset()  # asked for last; shown again whenever the run comes to a stop
-        self._coming: _Coming | None = None
+        self._coming: Coming | None = None
         self._stop_deadline: float | None = None
         self._ended_at: collections.deque[float] = collections.deque(maxlen=64)
         self._last_publish = -math.inf
         self._doing = ""
-        # a run that measures its own stages keeps stage_costs over a checkpoint; any other is measured here
-        self._costs: dict[str, StageCost] = {}
-        self._made: dict[str, tuple[str, ...]] = {}
-        self._meter = None if hasattr(run, "stage_costs") else StageMeter(getattr(run, "device", "cpu"))
+        self._staging = Staging(run)
         device = str(getattr(run, "device", "cpu"))
         self._shown = Snapshot(run_name=run.name, device=device, stages=self._stages, stage_next=self._stages[0])
         self._shown = self._describe()
@@ -157,8 +148,7 @@ class Engine:
                 self._turn()
             except Exception as error:  # noqa: BLE001 - the thread's boundary: a failure is state, not a lost thread
                 self._fail(error)
-        if self._meter is not None:
-            self._meter.close()
+        self._staging.close()
         self._recorder.finish()
         self._publish(playing=False, stopped=True)
 
@@ -168,7 +158,7 @@ class Engine:
         return self._next == 0 or not self._running() or time.monotonic() > self._stop_deadline
 
     def _running(self) -> bool:
-        return self._shown.failure is None and (self._stage_steps > 0 or self._run.iteration < self._run_until)
+        return self._shown.failure is None and self._course.goes_on(self._run.iteration)
 
     def _turn(self) -> None:
         """Commands, then a stage if one is due, then an answer if one is due."""
@@ -198,40 +188,24 @@ class Engine:
         elif isinstance(command, StepBack):
             self._go_to(self._heading_for() - 1)
         elif isinstance(command, GoTo):
-            self._go_to(command.iteration)
+            self._go_to(command.iteration, command.n_stages)
+        elif isinstance(command, (SetBreakpoint, RemoveBreakpoint)):
+            self._change_breakpoint(command)
         else:
             self._steer(command)
 
     def _steer(self, command: Command) -> None:
-        now, ahead, steps = self._run.iteration, self._run_until, self._stage_steps
-        self._stage_steps, self._travelling = 0, False
+        notice = self._course.follow(command, self._run.iteration, getattr(self._run, "plays_once", False))
         if self._shown.failure is not None:
-            self._run_until = -math.inf
-        elif isinstance(command, Play):
-            self._run_until = now + 1 if getattr(self._run, "plays_once", False) else math.inf
-        elif isinstance(command, Pause):
-            self._run_until = -math.inf
-        elif isinstance(command, NextStage):
-            self._run_until, self._stage_steps = -math.inf, steps + 1
-        elif isinstance(command, NextIteration):
-            self._run_until = (ahead if now < ahead < math.inf else now) + 1
-        elif isinstance(command, RunIterations):
-            self._run_until = now + command.count
-        notice = ""
-        if isinstance(command, RunTo):
-            self._run_until = command.iteration
-            notice = "" if command.iteration > now else f"iteration {command.iteration} has ended already"
-        self._publish(playing=self._running(), notice=notice)
-        if not self._running():
-            self._come_to_a_stop()
+            self._course.hold()
+        self._set_off(notice)
 
     def _heading_for(self) -> int:
         """The iteration that the run is on its way to or in: a step back goes to the end of the one before."""
-        if self._travelling and self._running():
-            return int(self._run_until)
-        return self._run.iteration + (self._next > 0)
+        on_way = self._course.travelling and self._running()
+        return int(self._course.until) if on_way else self._run.iteration + (self._next > 0)
 
-    def _go_to(self, wanted: int) -> None:
+    def _go_to(self, wanted: int, n_stages: int = 0) -> None:
         """On from here, or from the nearest kept state, if that is nearer or behind."""
         here, kept = self._place, self._past.nearest(wanted)
         if wanted < here[0] or (wanted == here[0] and here[1] > 0):
@@ -241,8 +215,11 @@ class Engine:
             self._restore(kept)
         elif kept is not None and kept.iteration > here[0]:
             self._restore(kept)
-        self._stage_steps, self._run_until, self._travelling = 0, wanted, True
-        self._publish(playing=self._running(), notice="")
+        self._course.go_to(wanted, n_stages, self._run.iteration)
+        self._set_off("")
+
+    def _set_off(self, notice: str) -> None:
+        self._publish(playing=self._running(), notice=notice, hits=())
         if not self._running():
             self._come_to_a_stop()
 
@@ -285,6 +262,20 @@ class Engine:
         """What a change shows in the snapshot, at once."""
         return {"settings": frozen(self._run.settings), **self._cameras.shown()}
 
+    def _change_breakpoint(self, command: SetBreakpoint | RemoveBreakpoint) -> None:
+        notice = ""
+        try:
+            self._breakpoints.change(command)
+        except ExpressionError as error:
+            notice = f"no breakpoint: {error}"
+        self._publish(notice=notice, **self._watched())
+
+    def _watched(self) -> dict[str, Any]:
+        """What the snapshot shows of breakpoints."""
+        points = self._breakpoints
+        return {"breakpoints": points.shown, "scalar_names": points.known.names, "names_whole": points.known.whole,
+                "marks": frozen({"hits": points.hit_at})}
+
     def _save_checkpoint(self, path: Path) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -295,33 +286,45 @@ class Engine:
             self._publish(notice=f"saved {path}")
 
     def _run_stage(self) -> None:
-        if self._next == 0:
-            stepping = self._stage_steps > 0 or self._run_until - self._run.iteration == 1
-            self._past.keep(self._run.iteration, self._history.view, stepping)
+        number, iteration = self._next, self._run.iteration
+        if number == 0:
+            self._past.keep(iteration, self._history.view, self._course.steps(iteration))
             self._recorder.iteration_started(self._run)
-        stage = self._doing = self._stages[self._next]
-        before = self._run.scalars()
-        if self._meter is None:
-            self._run.run_stage(stage)
-        else:
-            self._meter.start()
-            self._run.run_stage(stage)
-            self._costs[stage] = self._meter.stop()
-        after = self._run.scalars()
-        self._made[stage] = tuple(name for name, value in after.items() if before.get(name) != value)
+            self._breakpoints.began()
+        stage = self._doing = self._stages[number]
+        scalars = self._staging.run(stage)
         self._stages_run += 1
-        self._next = (self._next + 1) % len(self._stages)
-        self._stage_steps = max(self._stage_steps - 1, 0)
+        self._next = (number + 1) % len(self._stages)
+        # on the way to where it has been before it stops nowhere
+        stops = not self._course.travelling or iteration >= min(self._course.until, self._past.reached)
+        self._course.stage_done(self._run.iteration)
+        hits: tuple[Hit, ...] = ()
+        if stops and self._breakpoints.watches:
+            made = self._staging.made[stage]
+            hits = self._breakpoints.after(number, iteration + 1, scalars, made, self._history.column)
         if self._next == 0:
-            costs = self._costs if self._meter is not None else self._run.stage_costs
-            row = {"iteration": float(self._run.iteration), **self._run.scalars(), **cost_columns(costs)}
-            self._history.append(row)
-            self._ended_at.append(time.perf_counter())
-            self._past.reach(self._run.iteration)
-            self._recorder.iteration_ended(self._run, row)
+            self._end_iteration(scalars)
         self._change_again()
+        if hits:
+            self._stop_at(hits)
         if not self._running():
             self._come_to_a_stop()
+
+    def _end_iteration(self, scalars: Mapping[str, float]) -> None:
+        row = {"iteration": float(self._run.iteration), **scalars, **cost_columns(self._staging.costs)}
+        self._history.append(row)
+        self._ended_at.append(time.perf_counter())
+        self._past.reach(self._run.iteration)
+        self._recorder.iteration_ended(self._run, row)
+        if refused := self._breakpoints.ended(self._run, self._history.view()):
+            self._publish(notice=f"no breakpoint: {refused[0]}", **self._watched())
+
+    def _stop_at(self, hits: tuple[Hit, ...]) -> None:
+        """Comes to rest, and keeps the state, as far as the run gives one within an iteration."""
+        self._course.hold()
+        if self._next == 0 or not isinstance(self._run, StagedRun):
+            self._past.keep(self._run.iteration, self._history.view, True)
+        self._publish(playing=False, notice="", hits=hits, **self._watched())
 
     def _come_to_a_stop(self) -> None:
         """Has the state shown in full at which the run came to rest, whether or not anybody asks."""
@@ -338,7 +341,7 @@ class Engine:
                 started = time.perf_counter()
                 snapshot = dataclasses.replace(self._describe(), asked=names)
                 self._copies.start(names, self._stages_run)
-                self._coming = _Coming(snapshot, time.perf_counter() - started)
+                self._coming = Coming(snapshot, time.perf_counter() - started)
         if self._coming is not None and (not running or self._copies.ready()):
             coming, self._coming = self._coming, None
             started = time.perf_counter()
@@ -352,8 +355,7 @@ class Engine:
 
     def _describe(self) -> Snapshot:
         """The run as it stands, all but its fields."""
-        run = self._run
-        costs = self._costs if self._meter is not None else run.stage_costs
+        run, costs = self._run, self._staging.costs
         return dataclasses.replace(
             self._shown,
             iteration=run.iteration,
@@ -362,9 +364,10 @@ class Engine:
             scalars=frozen(run.scalars()),
             history=self._history.view(),
             **self._changeable(),
-            made=frozen(self._made),
+            made=frozen(self._staging.made),
             past=self._past.summary(),
             field_kinds=frozen(fields_of(run)),
+            **self._watched(),
             stage_secs=frozen({stage: cost.secs for stage, cost in costs.items()}),
             stage_peak_bytes=frozen({stage: cost.peak_bytes for stage, cost in costs.items()}),
             iterations_per_sec=self._rate(),
@@ -383,7 +386,8 @@ class Engine:
         self.snapshots.put(self._shown)
 
     def _fail(self, error: Exception) -> None:
-        self._run_until, self._stage_steps, self._coming = -math.inf, 0, None
+        self._course.hold()
+        self._coming = None
         first = self._shown.failure is None
         # show the state it failed in; but if showing it is what fails, don't try again
         self._asked = self._names if first else None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparseflex.mesh import Mesh
 from sparseflex.training.run import FieldKind, Run
-from workbench.snapshot import MeshArrays, frozen
+from workbench.snapshot import MeshArrays, Snapshot, frozen
 
 _NUMPY_READY = {torch.bool, torch.uint8, torch.int32, torch.int64, torch.float32}
 """Types that stay; all others become float32."""
@@ -48,6 +48,14 @@ class _Cached:
     source: Any
     version: tuple[int, ...]
     moment: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Coming:
+    """A snapshot whose fields are still being copied."""
+
+    snapshot: Snapshot
+    copy_secs: float
 
 
 class FieldCopies:

@@ -21,7 +21,9 @@ from sparseflex.data import save_mesh, transform_mesh
 from sparseflex.mesh import Mesh
 from sparseflex.training.measure import cost_columns
 from sparseflex.training.run import Run
-from workbench.inputs import Opened, read_metrics, target_size
+from workbench.breakpoints import Watch
+from workbench.cli_break import HIT_CODE, stopped_by
+from workbench.inputs import InputError, Opened, read_metrics, target_size
 from workbench.recording.recorder import LateRecorder, StartRecorder
 
 MESH, FIGURE, METRICS, CHECKPOINT = "mesh.ply", "figure.png", "metrics.json", "checkpoint.safetensors"
@@ -65,18 +67,23 @@ def say(text: str) -> None:
     tqdm.write(text, file=sys.stderr)
 
 
-def train(run: Run, n_iterations: int, request: StopRequest, label: str, recorder: LateRecorder | None = None) -> float:
-    """Drives the run to n_iterations or to the request to stop, whichever comes first; returns the seconds."""
+def train(run: Run, n_iterations: int, request: StopRequest, label: str, recorder: LateRecorder | None = None,
+          watch: Watch | None = None) -> float:
+    """Drives the run to n_iterations, the request to stop or a breakpoint, whichever comes first; returns the
+    seconds."""
     start, recorder = time.perf_counter(), recorder or LateRecorder(None)
     pause_secs = 0.1 if sys.stderr.isatty() else 10.0  # a log file needs no animation
     with tqdm(total=n_iterations, initial=run.iteration, desc=label, unit="it", dynamic_ncols=True,
               mininterval=pause_secs, maxinterval=max(pause_secs, 10.0)) as bar:
-        while run.iteration < n_iterations and request.signal_number is None:
+        while run.iteration < n_iterations and request.signal_number is None and not (watch and watch.stops):
             recorder.iteration_started(run)
             before = run.iteration
-            for stage in run.stages:
+            for number, stage in enumerate(run.stages):
                 run.run_stage(stage)
-                if request.signal_number is not None and run.iteration == before:
+                if watch is not None:
+                    watch.after(number, before + 1)
+                stops = request.signal_number is not None or (watch and watch.stops)
+                if stops and run.iteration == before:
                     break
             else:
                 recorder.iteration_ended(run, scalars_row(run))
@@ -129,13 +136,15 @@ def run_headless(opened: Opened, n_iterations: int, out: Path, input_frame: bool
     """Trains to n_iterations, then writes checkpoint, mesh, metrics and figure to out; returns the exit code.
 
     Whatever ends it early, the state is saved: Ctrl-C and SIGTERM leave a checkpoint and a mesh and give 130 and 143;
-    an error of the run leaves a checkpoint and goes on upwards. What can't be written is told and gives 1; all else is
-    written nevertheless, the figure last, as it alone needs graphics.
+    an error of the run leaves a checkpoint and goes on upwards. A breakpoint gives 3, and all files of the state that
+    it stopped at. What can't be written is told and gives 1; all else is written nevertheless, the figure last, as it
+    alone needs graphics.
     """
     run, secs, recorder = opened.run, 0.0, LateRecorder(record)
+    watch = Watch(run, opened.breakpoints) if opened.breakpoints else None
     with stop_on_signals() as request:
         try:
-            secs = train(run, n_iterations, request, f"fit {opened.name}", recorder)
+            secs = train(run, n_iterations, request, f"fit {opened.name}", recorder, watch)
         except BaseException:
             kept = f"; the state is in {out / CHECKPOINT}" if save_state(out / CHECKPOINT, run) else ""
             say(f"stopped by an error in iteration {run.iteration}{kept}")
@@ -144,9 +153,10 @@ def run_headless(opened: Opened, n_iterations: int, out: Path, input_frame: bool
         saved = save_state(out / CHECKPOINT, run)
         end_recording(recorder)
     # from here on Ctrl-C ends the process at once: the state is safe
+    hit = tell_hits(watch)
     try:
         mesh = write_mesh(opened, out, input_frame)
-        about = {"elapsed_secs": secs, "frame": frame_name(input_frame)}
+        about = {"elapsed_secs": secs, "frame": frame_name(input_frame), **hit}
         if request.signal_number is not None:
             write_metrics(opened, out, {"finished": False, **about})
             files = [str(out / CHECKPOINT)] * saved + [str(out / MESH)] * (mesh is not None)
@@ -154,7 +164,7 @@ def run_headless(opened: Opened, n_iterations: int, out: Path, input_frame: bool
             say(f"stopped at iteration {run.iteration} of {n_iterations}{told}")
             return 128 + request.signal_number
         quality = quality_of(run, mesh)
-        write_metrics(opened, out, {"finished": True, **about, "quality": quality})
+        write_metrics(opened, out, {"finished": not hit, **about, "quality": quality})
     except OSError as error:
         say(f"not written: {error}")
         return 1
@@ -163,7 +173,18 @@ def run_headless(opened: Opened, n_iterations: int, out: Path, input_frame: bool
     written = {MESH: mesh is not None, FIGURE: drawn, METRICS: True, CHECKPOINT: saved}
     for name in (name for name, there in written.items() if there):
         print(out / name)
-    return 0 if saved and drawn else 1
+    return HIT_CODE if hit else 0 if saved and drawn else 1
+
+
+def tell_hits(watch: Watch | None) -> dict[str, Any]:
+    """Says at which breakpoint a run stopped; what metrics.json says of it. Raises InputError where one has to be
+    refused, as the run turned out to lack a scalar of it."""
+    if watch is None or not watch.stops:
+        return {}
+    if watch.hits:
+        say(stopped_by(watch.hits))
+        return {"breakpoints": [dataclasses.asdict(hit) | {"values": dict(hit.values)} for hit in watch.hits]}
+    raise InputError("breakpoint: " + watch.refused[0].pointed)
 
 
 def view_headless(opened: Opened, out: Path) -> int:

@@ -6,9 +6,12 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
+from jaxtyping import Float
 
 from sparseflex.training.run import Run
 from workbench.snapshot import History
+
+_NOTHING = np.zeros(0)
 
 
 class HistoryTable:
@@ -18,6 +21,7 @@ class HistoryTable:
         self._names = history.names if history else ()
         self._table = history.table.copy() if history else np.zeros((0, 0))
         self._n_rows = self._table.shape[0]
+        self._places = {name: place for place, name in enumerate(self._names)}
 
     def append(self, scalars: Mapping[str, float]) -> None:
         fresh = tuple(name for name in scalars if name not in self._names)
@@ -26,8 +30,14 @@ class HistoryTable:
             grown = np.full((max(64, 2 * self._n_rows), len(names)), math.nan)
             grown[: self._n_rows, : len(self._names)] = self._table[: self._n_rows]
             self._names, self._table = names, grown
+            self._places = {name: place for place, name in enumerate(names)}
         self._table[self._n_rows] = [scalars.get(name, math.nan) for name in self._names]
         self._n_rows += 1
+
+    def column(self, name: str) -> Float[np.ndarray, "n"]:
+        """The values of a scalar in every iteration so far, in place; empty where none has had it."""
+        place = self._places.get(name)
+        return _NOTHING if place is None else self._table[: self._n_rows, place]
 
     def last_row(self) -> dict[str, float] | None:
         """The scalars of the latest iteration by name, None before the first."""

@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sparseflex.mesh import Mesh
     from sparseflex.scene import ViewConfig
     from sparseflex.training.run import Run
+    from workbench.snapshot import Breakpoint
 
 RUN_METHODS = ("run_stage", "scalars", "read_field", "cameras", "change_setting", "state_dict", "load_state_dict")
 RUN_ATTRIBUTES = ("name", "stages", "iteration", "fields", "settings", *RUN_METHODS)
@@ -31,7 +32,8 @@ class InputError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """A run with what pictures and files of it need. input_from_normalized: (4, 4) float64."""
+    """A run with what pictures and files of it need. input_from_normalized: (4, 4) float64. breakpoints: those of the
+    scene, and of the command line."""
 
     run: Run
     name: str
@@ -39,6 +41,7 @@ class Opened:
     view: ViewConfig
     input_from_normalized: Tensor
     warnings: tuple[str, ...] = ()
+    breakpoints: tuple[Breakpoint, ...] = ()
 
 
 @contextlib.contextmanager
@@ -145,6 +148,7 @@ def _open_scene(what: str, device: str, up: str | None, overrides: Mapping[str, 
     from sparseflex.data import winding_report
     from sparseflex.scene import load_scene
     from sparseflex.training.fit import FitRun
+    from workbench.snapshot import Breakpoint
 
     with input_errors():
         scene = load_scene(what, scene_folders(), up, overrides, device)
@@ -155,7 +159,21 @@ def _open_scene(what: str, device: str, up: str | None, overrides: Mapping[str, 
     turned = winding_report(scene.target).n_inconsistent
     if turned:
         warnings.append(f"{turned} edges join triangles that face opposite ways; the fit goes by the winding as it is")
-    return Opened(run, scene.name, scene.title, scene.view, scene.input_from_normalized, tuple(warnings))
+    points = tuple(Breakpoint(**dataclasses.asdict(point)) for point in scene.breakpoints)
+    check_points(run, points, f"{what}, breakpoints")
+    return Opened(run, scene.name, scene.title, scene.view, scene.input_from_normalized, tuple(warnings), points)
+
+
+def check_points(run: Run, points: Iterable[Breakpoint], where: str) -> None:
+    """Raises InputError, with a caret under the character, for the first that can't be a breakpoint of this run."""
+    from workbench.breakpoints import Breakpoints
+    from workbench.expressions import ExpressionError
+    from workbench.history_table import history_of
+
+    try:
+        Breakpoints(run, history_of(run), points)
+    except ExpressionError as error:
+        raise InputError(f"{where}: {error.pointed}") from None
 
 
 def _open_recording(what: str, device: str, iterations: int | None) -> Opened:

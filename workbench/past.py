@@ -106,6 +106,11 @@ class Past:
 
     # Going back
 
+    @property
+    def reached(self) -> int:
+        """The last iteration that has ended, on this way or before the user went back."""
+        return self._reached
+
     def nearest(self, iteration: int) -> Kept | None:
         """The last state before an iteration, so that the one that led to it runs again and leaves all its products;
         the state at it where there is none before."""

@@ -66,6 +66,38 @@ class PastSummary:
     lacking: str = ""
 
 
+@dataclasses.dataclass(frozen=True)
+class Hit:
+    """That a breakpoint's condition held: after which stage of which iteration, counted from 1, n_stages of whose had
+    then run, and what its scalars were."""
+
+    expression: str
+    stage: str
+    iteration: int
+    n_stages: int
+    values: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def words(self) -> str:
+        """Such as "breakpoint 'faces == 0' after extract, iteration 37 (faces = 0)"."""
+        values = ", ".join(f"{name} = {value:,.0f}" if value.is_integer() and abs(value) < 1e15 else
+                           f"{name} = {value:.6g}" for name, value in self.values)
+        return f"breakpoint {self.expression!r} after {self.stage}, iteration {self.iteration} ({values})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Breakpoint:
+    """A condition at which the run stops; one_shot: it is disabled when it is hit; error: why it was refused after it
+    had been entered, else ""."""
+
+    expression: str
+    enabled: bool = True
+    one_shot: bool = False
+    hits: int = 0
+    last_hit: Hit | None = None
+    error: str = ""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Products:
     """What the stages of an inference leave behind, see workbench.products: stages names those that leave voxels, in
@@ -92,9 +124,11 @@ class Snapshot:
     recording: how it stands, None where nothing is recorded.
     source: a run that is "live", or a recording of one, to "replay" or to "follow" while it is written; then history is
     the whole recording's, field_iterations tells of fields that are older than iteration from which one they are,
-    marks has iterations by what is to be marked there ("keyframes", "prunings", "changes"), and speed is that of
-    playing, 1 the run's own pace and infinite for every iteration as fast as it can be drawn.
+    marks has iterations by what is to be marked there ("keyframes", "prunings", "changes", "hits"), and speed is that
+    of playing, 1 the run's own pace and infinite for every iteration as fast as it can be drawn.
     products: where the run's stages each leave voxels with something on them, which of them are shown.
+    breakpoints: those of a live run; hits: those that it stopped at, until it goes on; scalar_names: the scalars that
+    it can have, all of them where names_whole, else those known before its first iteration has ended.
     """
 
     serial: int = 0
@@ -131,6 +165,10 @@ class Snapshot:
     marks: Mapping[str, Int[np.ndarray, "m"]] = dataclasses.field(default_factory=_empty)
     speed: float = 1.0
     products: Products = Products()
+    breakpoints: tuple[Breakpoint, ...] = ()
+    hits: tuple[Hit, ...] = ()
+    scalar_names: tuple[str, ...] = ()
+    names_whole: bool = False
 
     @property
     def iteration_under_way(self) -> bool:

@@ -26,7 +26,7 @@ from workbench.panels import pair as pair_panel
 from workbench.preferences import Preferences
 from workbench.recording.reader import Recording
 from workbench.recording.recorder import StartRecorder
-from workbench.snapshot import Snapshot
+from workbench.snapshot import Breakpoint, Snapshot
 from workbench.source import Source
 from workbench.view_state import Click, ViewState
 
@@ -61,6 +61,7 @@ class Subject:
     of_mesh: bool = False
     follow: bool = False
     record: StartRecorder | None = None
+    breakpoints: tuple[Breakpoint, ...] = ()
 
     @property
     def checkpoint_path(self) -> Path:

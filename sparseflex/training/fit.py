@@ -26,6 +26,7 @@ from sparseflex.training.measure import StageCost, StageMeter, WorkMeter, cost_c
 from sparseflex.training.objective import Objective
 from sparseflex.training.pruning import PruneEvent, Pruner
 from sparseflex.training.run import FieldKind, RunCamera, Setting
+from sparseflex.training.scalar_names import fit_scalars
 from sparseflex.training.section_gradients import GRADIENT_FIELDS, SectionGradients
 from sparseflex.voxels import SparseVoxels
 
@@ -197,9 +198,8 @@ class FitRun:
         progress = self.iteration / self.config.iterations
         if self._objective is None:
             self._objective = Objective(self.config)
-        terms, per_view = self._objective.terms(
-            self._rendered, self._targets, self._cameras, self._section, self._mesh, self.config, progress
-        )
+        terms, per_view = self._objective.terms(self._rendered, self._targets, self._cameras, self._section, self._mesh,
+                                                self.config, progress)
         self._loss = torch.stack(list(terms.values())).sum()
         self._scalars = {name: value for name, value in self._scalars.items() if not name.startswith("loss")}
         self._scalars |= {"loss": float(self._loss.detach())}
@@ -268,16 +268,18 @@ class FitRun:
         return dict(self._scalars)
 
     @property
+    def scalar_names(self) -> Sequence[str]:
+        return fit_scalars(self.config, self.device)
+
+    @property
     def fields(self) -> Mapping[str, FieldKind]:
         return _FIELDS if self.config.start_resolution else _UNPRUNED_FIELDS
 
     def read_field(self, name: str) -> Any:
         if name not in _FIELDS:
             raise ValueError(f"field must be one of {', '.join(_FIELDS)}, got {name!r}")
-        if name == "voxels":
-            return self.voxels
-        if name == "target":
-            return self.target
+        if name in ("voxels", "target"):
+            return getattr(self, name)
         if name in ("occupancy", "touched", "prune"):
             return self._pruner.read(name, self.voxels, bool(self.config.start_resolution))
         if name in GRADIENT_FIELDS:
@@ -302,9 +304,8 @@ class FitRun:
     def kept_cameras(self) -> Sequence[Camera]:
         return self._own.wanted.kept
 
-    def change_cameras(
-        self, cameras: Sequence[Camera], locked: bool = False, kept: Sequence[Camera] | None = None
-    ) -> None:
+    def change_cameras(self, cameras: Sequence[Camera], locked: bool = False,
+                       kept: Sequence[Camera] | None = None) -> None:
         """See Run; raises ValueError for a camera inside the target's box that is in a wall or too near to one."""
         check_fixed(cameras, self.target)
         self._own.change(cameras, locked, kept, self.iteration + (self._next > 0))

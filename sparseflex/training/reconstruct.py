@@ -20,6 +20,7 @@ from sparseflex.training.reconstruct_products import Shape, stage_names
 from sparseflex.training.reconstruct_settings import ReconstructSettings
 from sparseflex.training.reconstruct_stages import KEPT_BYTES, StageChain
 from sparseflex.training.run import FieldKind, RunCamera, Setting
+from sparseflex.training.scalar_names import reconstruct_scalars
 from sparseflex.vae.config import VAEConfig
 from sparseflex.vae.model import SparseFlexVAE
 from sparseflex.vae.preprocess import check_points
@@ -171,6 +172,10 @@ class ReconstructRun:
 
     def scalars(self) -> Mapping[str, float]:
         return dict(self._scalars)
+
+    @property
+    def scalar_names(self) -> Sequence[str]:
+        return reconstruct_scalars()
 
     @property
     def fields(self) -> Mapping[str, FieldKind]:

@@ -67,9 +67,11 @@ class Run(Protocol):
     """A run that advances in named stages.
 
     A run may also have `history` (scalar names to equally long sequences, kept over a checkpoint), `stage_costs` (stage
-    names to StageCost, where it measures itself), `extract()` (the whole surface as a Mesh), `record_every` (iterations
-    from one recording of all its fields to the next, where the usual ten would miss something), `plays_once` (whether
-    playing stops at the iteration's end, as another would give the same) and `device`; they are used where they are.
+    names to StageCost, where it measures itself), `scalar_names` (all scalars that it can have, so that breakpoints can
+    be checked before its first iteration has ended), `extract()` (the whole surface as a Mesh), `record_every`
+    (iterations from one recording of all its fields to the next, where the usual ten would miss something),
+    `plays_once` (whether playing stops at the iteration's end, as another would give the same) and `device`; they are
+    used where they are.
     One whose cameras may be changed has `own_cameras` (a sequence of Camera: those that it draws as they are),
     `cameras_locked` (whether no others are drawn) and `change_cameras(cameras, locked)`, which replaces
     both from the next iteration on, or raises ValueError naming the camera, the rule and the value. The two tell what
