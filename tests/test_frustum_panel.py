@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+import fake_ui
 import pytest
 from fake_run import FakeRun
 from fake_ui import FakeUi
@@ -13,10 +14,11 @@ from fit_snapshots import small_fit, snapshot_of, with_fields
 
 from sparseflex.camera import Camera
 from workbench import theme
+from workbench.camera_log import LookUpCameras
 from workbench.commands import ChangeSetting, NextStage, RunIterations
 from workbench.frustum_view import FrustumView
 from workbench.panels import frustum
-from workbench.snapshot import Snapshot
+from workbench.snapshot import PastSummary, Snapshot
 from workbench.view_state import ViewState
 
 
@@ -154,3 +156,105 @@ def test_hard_runs_are_drawn(fitted: Snapshot, faked: Snapshot, view: ViewState,
 def test_a_failure_of_the_worker_is_said(fitted: Snapshot, view: ViewState) -> None:
     ui = drawn(view, with_fields(fitted, corner_sdf=fitted.fields["corner_sdf"][:5]))
     assert ui.says("IndexError")
+
+
+# What-if
+
+
+def test_planes_by_hand_by_sliders_and_in_the_histogram(fitted: Snapshot, view: ViewState) -> None:
+    drawn(view, fitted)
+    own = view.frustum.look.camera
+    ui = drawn(view, fitted, **{"By hand": True})
+    assert ui.commands == [] and (view.frustum.near, view.frustum.far) == (own.near, own.far)
+    ui = drawn(view, fitted, **{"near##by hand": 1.1, "far##by hand": 2.1, "halo##what if": 3})
+    look = view.frustum
+    assert ui.commands == [] and (look.near, look.far, look.halo) == (1.1, 2.1, 3)
+    drawn(view, fitted, **{"in voxel widths##planes": True})
+    sliders = {call[1]: call[2] for call in drawn(view, fitted).calls if call[0] == "SliderFloat"}
+    assert sliders["near##by hand"] == pytest.approx(1.1 * 16)
+    drawn(view, fitted, **{"near##by hand": 1.25 * 16})
+    assert look.near == pytest.approx(1.25)
+    look.planes = "run"
+    ui = drawn(view, fitted, **{"DragLineX 1": 1.4})  # the far plane's line
+    assert ui.commands == [] and look.by_hand and look.far == 1.4 and look.near == own.near
+    ui = drawn(view, fitted)
+    assert view.split.camera.far == 1.4
+
+
+def test_crossed_planes_are_named_with_their_numbers(fitted: Snapshot, view: ViewState) -> None:
+    drawn(view, fitted)
+    view.frustum.planes, view.frustum.near, view.frustum.far = "hand", 1.8, 1.2
+    ui = drawn(view, fitted)
+    assert ui.says("near 1.8000 lies at or beyond far 1.2000") and ui.says("active 0")
+    assert ui.says("no voxel is active: there is no section")
+    lines = [call[1:3] for call in ui.calls if call[0] == "DragLineX"]
+    assert lines == [(0, 1.8), (1, 1.2)]
+
+
+def test_a_copy_of_the_camera_is_moved(fitted: Snapshot, view: ViewState) -> None:
+    drawn(view, fitted, **{"Move a copy of it": True})
+    ui = drawn(view, fitted, **{"##turn": 30.0, "##tilt": -10.0, "##ahead": 0.2, "##fov": 25.0})
+    move = view.frustum.move
+    assert ui.commands == [] and (move.turn, move.tilt, move.ahead, move.fov_y_degrees) == (30.0, -10.0, 0.2, 25.0)
+    drawn(view, fitted, **{"Around its eye": True})
+    assert view.frustum.move.about == "eye" and view.frustum.move.turn == 30.0
+    own, asked = fitted.cameras[0].camera, view.frustum.look.camera
+    assert asked.fov_y_degrees == 25.0 and asked.near == own.near
+    drawn(view, fitted, **{"Back": True})
+    assert view.frustum.move.is_none and view.frustum.move.about == "eye"
+    view.view_camera = Camera.look_at((0.9, 0.5, 1.4), (0, 0, 0), fov_y_degrees=30, width=400, height=300)
+    drawn(view, fitted, **{"From the view": True})
+    placed = view.pinned.camera
+    assert placed.eye_world.tolist() == view.view_camera.eye_world.tolist() and placed.width == own.width
+    assert (placed.near, placed.far, placed.fov_y_degrees) == (own.near, own.far, 30.0)
+
+
+def test_a_drag_in_the_field_turns_and_tilts(fitted: Snapshot, view: ViewState, monkeypatch: pytest.MonkeyPatch
+                                             ) -> None:
+    monkeypatch.setitem(fake_ui.ANSWERS, "GetMouseDragDelta", lambda *_: (50.0, 25.0))
+    view.frustum.moving = True
+    drawn(view, fitted, IsItemActive=True)
+    assert (view.frustum.move.turn, view.frustum.move.tilt) == pytest.approx((20.0, -10.0))
+    for _ in range(10):
+        drawn(view, fitted, IsItemActive=True)
+    assert view.frustum.move.turn == pytest.approx(220.0 - 360.0) and view.frustum.move.tilt == -85.0
+
+
+def test_two_looks_are_kept_and_compared(fitted: Snapshot, view: ViewState) -> None:
+    assert not drawn(view, fitted, **{"Drop##A": True}).says("Show in the scene")
+    view.frustum.planes, view.frustum.ratio = "adapted", 0.3
+    drawn(view, fitted)
+    drawn(view, fitted, **{"Keep as A": True})
+    view.frustum.anchor = "back"
+    ui = drawn(view, fitted)
+    label = fitted.cameras[0].label
+    assert ui.says(f"A: {label}") and ui.says(f"B, now: {label}") and ui.says("α 0.30 back, ")
+    ui = drawn(view, fitted, **{"Keep as B": True})
+    ui = drawn(view, fitted)
+    found = view.what_ifs.difference.counts("active")
+    assert found["only_a"] > 0 < found["only_b"] and ui.commands == []
+    for part in ("only_a", "both", "only_b"):
+        assert ui.says(f"{found[part]:,}")
+    drawn(view, fitted, **{"near-cut##what-ifs": True, "##part neither": True, "Meshes of both sections": True})
+    kept = view.what_ifs
+    assert kept.category == "near_cut" and kept.parts["neither"] and kept.meshes_wanted
+    view.frustum.update(view, fitted)
+    for name in "AB":
+        view.worker.wait_for(f"what-if mesh {name}", 60)
+    ui = drawn(view, fitted)
+    assert ui.says(f"{len(kept.meshes['A'].faces):,} faces") and ui.says(f"{len(kept.meshes['B'].faces):,} faces")
+    drawn(view, fitted, **{"Drop##B": True})
+    assert list(kept.kept) == ["A"] and drawn(view, fitted).says("B, now:")
+    drawn(view, fitted, **{"Drop##A": True})
+    assert not drawn(view, fitted).says("Show in the scene")
+
+
+def test_the_camera_of_another_iteration(fitted: Snapshot, view: ViewState) -> None:
+    ui = drawn(view, fitted, **{"##camera of": 2})
+    assert ui.commands == [] and view.pinned.iteration == 2 and view.pinned.camera is fitted.cameras[1].camera
+    recorded = dataclasses.replace(fitted, source="replay", past=PastSummary(0, 40, 1, 0), cameras=fitted.cameras[:0])
+    view.camera_log.clear()
+    ui = drawn(view, recorded, **{"##camera of": 33})
+    assert ui.commands == [LookUpCameras(33, view.camera_log.answers)]
+    sliders = {call[1]: call[2:5] for call in drawn(view, recorded).calls if call[0] == "SliderInt"}
+    assert sliders["##camera of"] == (33, 1, 40)  # stays under the mouse until the answer comes

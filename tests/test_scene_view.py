@@ -384,3 +384,39 @@ def test_figures_of_runs_that_have_little(tmp_path: Path) -> None:
 )
 def test_default_size_fits_the_screen(screen: tuple[int, int] | None, size: tuple[int, int]) -> None:
     assert default_size(screen) == size
+
+
+def test_two_looks_stand_in_place_of_the_categories(scene: Any, fitted: Snapshot) -> None:
+    view = ViewState()
+    names = {"what-if only_a", "what-if only_b", "what-if both", "what-if neither"}
+
+    def drawn() -> set[str]:
+        return {name for name in names if (
+            ps.has_sparse_volume_grid(name) and ps.get_sparse_volume_grid(name).is_enabled())}
+
+    view.frustum.planes, view.frustum.ratio = "adapted", 0.6
+    view.frustum.update(view, fitted)
+    view.what_ifs.keep("A", view)
+    view.frustum.anchor = "back"
+    view.frustum.update(view, fitted)
+    scene.update(fitted, view)
+    found = view.what_ifs.difference.counts("active")
+    assert drawn() == names - {"what-if neither"} and not structure_names() & {*CATEGORIES, "frustum"}
+    assert {part: ps.get_sparse_volume_grid(f"what-if {part}").n_cells() for part in ("only_a", "only_b", "both")
+            if found[part]} == {part: found[part] for part in ("only_a", "only_b", "both") if found[part]}
+    for name in ("what-if A", "what-if B", "what-if A near", "what-if B far"):
+        assert ps.has_curve_network(name)
+    view.what_ifs.meshes = {}
+    view.what_ifs.meshes_wanted, mesh = True, fitted.fields["mesh"]
+    view.what_ifs.meshes = {"A": mesh, "B": mesh}
+    scene.update(fitted, view)
+    assert ps.has_surface_mesh("what-if mesh A") and not structure_names() & {"mesh", "target"}
+    view.what_ifs.parts["both"] = False
+    scene.update(fitted, view)
+    assert "what-if both" not in drawn()
+    view.what_ifs.shown = False
+    view.frustum.update(view, fitted)
+    scene.update(fitted, view)
+    assert not drawn() and not ps.has_surface_mesh("what-if mesh A") and not ps.has_curve_network("what-if A")
+    assert "active" in structure_names() and "mesh" in structure_names()
+    view.stop_workers()

@@ -326,3 +326,29 @@ def test_no_display_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             monkeypatch.setenv("DISPLAY", display)
         with pytest.raises(NoGraphics, match="^no display: .*--headless works without one$"):
             open_window(FakeRun(), title=name, out_dir=tmp_path)
+
+
+def test_two_what_ifs_are_compared_while_the_run_stands_still(drive: Callable[..., Driven]) -> None:
+    window = drive()
+    window.key("Right")
+    window.wait(lambda s: s["iteration"] == 1 and s["stage_next"] == "sample_cameras")
+
+    def command(words: str) -> None:
+        window.key("ctrl+p")
+        window.wait(lambda s: s["palette"])
+        window.tool("type", "--delay", "40", words)
+        window.key("Return")
+        window.wait(lambda s: not s["palette"])
+
+    command("planes by hand")
+    window.wait(lambda s: s["planes"] == "hand")
+    command("keep as A")
+    window.wait(lambda s: s["kept"] == ["A"] and s["compared"])
+    command("planes adapted here")
+    window.wait(lambda s: s["planes"] == "adapted")
+    command("keep as B")
+    window.wait(lambda s: s["kept"] == ["A", "B"] and not s["failed"])
+    command("drop A and B")
+    window.wait(lambda s: s["kept"] == [] and not s["compared"])
+    assert window.state["iteration"] == 1 and not window.state["playing"]
+    assert window.close()[0] == 0

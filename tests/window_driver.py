@@ -50,6 +50,9 @@ def state_of(window: Window) -> dict[str, Any]:
         "own_cameras": len(snapshot.own_cameras or ()),
         "rows": [seen.kind for seen in view.cameras.rows(snapshot)],
         "cameras_drawn": cameras_drawn(),
+        "planes": view.frustum.planes,
+        "kept": sorted(view.what_ifs.kept),
+        "compared": ps.has_sparse_volume_grid("what-if both"),
     }
 
 

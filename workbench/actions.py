@@ -20,8 +20,10 @@ from workbench.commands import (
     StepBack,
 )
 from workbench.export import export_from_window
+from workbench.panels import breakpoints
 from workbench.panels.transport import step_speed
 from workbench.view_state import LAYER_LABELS, LAYERS
+from workbench.what_if_view import NAMES
 
 if TYPE_CHECKING:
     from workbench.window import Window
@@ -113,7 +115,22 @@ def _theme(window: Window) -> None:
 
 
 def _adapted(window: Window) -> None:
-    window.view.frustum.adapted = not window.view.frustum.adapted
+    frustum = window.view.frustum
+    frustum.planes = "run" if frustum.adapted else "adapted"
+
+
+def _move(window: Window) -> None:
+    window.view.frustum.moving = not window.view.frustum.moving
+
+
+def _keep(name: str) -> Does:
+    """Keeps what is looked at as one of the two what-ifs."""
+    return lambda window: window.view.what_ifs.keep(name, window.view)
+
+
+def _drop_kept(window: Window) -> None:
+    for name in NAMES:
+        window.view.what_ifs.drop(name)
 
 
 def _stage(steps: int) -> Does:
@@ -128,6 +145,14 @@ def _stage(steps: int) -> Does:
 
 def _export(suffix: str) -> Does:
     return lambda window: export_from_window(window, suffix)
+
+
+def _type_breakpoint(window: Window) -> None:
+    if window.snapshot.source != "live":
+        window.view.notice = "a recording can't be stopped by a condition: branch from here (Ctrl+B)"
+        return
+    window.view.show_panels, window.view.tabs["right"] = True, breakpoints.PANEL
+    window.view.breakpoints.ask()
 
 
 def _layer(name: str) -> Does:
@@ -160,6 +185,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("Home view", "H", lambda w: w.go_home()),
     Action("Look through the camera", "V", lambda w: w.look_through_selected()),
     Action("Save a figure of the scene", "F", lambda w: w.save_figure()),
+    Action("Breakpoint: type a condition", "Shift+B", _type_breakpoint),
     Action("Save a checkpoint", "Ctrl+S", lambda w: [SaveCheckpoint(w.view.checkpoint_path)]),
     Action("Panels on or off", "Tab", _flip("show_panels")),
     Action("Light or dark", "T", _theme),
@@ -172,6 +198,10 @@ ACTIONS: tuple[Action, ...] = (
     Action("Camera: follow the run", "", lambda w: setattr(w.view, "pinned", None)),
     Action("Camera: the view itself", "", lambda w: w.view.frustum.look_at_view(w.view)),
     Action("Planes: the run's, or adapted here", "", _adapted),
+    Action("Planes: by hand", "", lambda w: setattr(w.view.frustum, "planes", "hand")),
+    Action("What-if: move a copy of the camera, or not", "", _move),
+    *(Action(f"What-if: keep as {name}", "", _keep(name)) for name in NAMES),
+    Action("What-if: drop A and B", "", _drop_kept),
     Action("Export the mesh as it is drawn (.ply)", "", _export(".ply")),
     Action("Export the scalars (.csv)", "", _export(".csv")),
     Action("Export the cameras (transforms.json)", "", _export(".json")),

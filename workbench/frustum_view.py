@@ -93,7 +93,7 @@ class FrustumView:
     def set_plane(self, name: str, depth: float) -> None:
         """Puts "near" or "far" at a depth, by hand from now on."""
         self.planes = PLANES[2]
-        setattr(self, name, max(depth, MIN_DEPTH))
+        setattr(self, name, max(float(depth), MIN_DEPTH))
 
     @property
     def adaptation(self) -> Adaptation:

@@ -187,7 +187,7 @@ class MapView:
     def update(self, view: ViewState, snapshot: Snapshot) -> None:
         """Brings maps up to date with a snapshot that has the scene's fields; asks the worker for another camera's."""
         look = view.frustum.look
-        if not view.in_front(PANEL) or not self.others(view):
+        if not view.in_front(PANEL) or not self.others(view) or look.crossed:
             return
         mesh, target = snapshot.fields.get(_mesh_field(snapshot)), snapshot.fields.get("target")
         if mesh is None or target is None:
@@ -202,7 +202,9 @@ class MapView:
     def current(self, view: ViewState, snapshot: Snapshot) -> MapSet | None:
         """The maps to be shown now, None where there are none; of another camera, what the worker found last."""
         self.failure = ""
-        if self.others(view):
+        if self.others(view) and view.frustum.look.crossed:
+            self.maps, self.failure = None, "Near lies at or beyond far: nothing is rendered."
+        elif self.others(view):
             found = view.worker.result("maps")
             value = None if found is None else found[1]
             self.failure = value.message if isinstance(value, WorkFailed) else ""

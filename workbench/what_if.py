@@ -106,21 +106,23 @@ class Fault:
 
 
 def faults(voxels: SparseVoxels | None, camera: Camera, crossed: bool, split: Split) -> tuple[Fault, ...]:
-    """What is wrong with a camera's planes or place, all of it; nothing for a camera that activates voxels from a
-    free place. split: of this camera, crossed as with_hand_planes says."""
-    if voxels is None:
+    """Why a camera activates nothing: its planes, where it looks, and whether it stands in a wall; nothing where it
+    activates voxels. split: of this camera, crossed as with_hand_planes says.
+
+    A good camera in a room may well stand within a voxel of a coarse set: that alone is no fault.
+    """
+    if voxels is None or split.counts["active"]:
         return ()
     if voxels.n_voxels == 0:
         return (Fault("no voxels", "there are no voxels at all", {}),)
-    found = []
+    found = [_why_none(voxels, camera, crossed, split)]
     cell = ((camera.eye_world + 0.5) * voxels.resolution).floor()
     row = int(voxels.find(cell.to(torch.int64)[None])[0]) if bool((cell.abs() < 2**31).all()) else -1
     if row >= 0:
         i, j, k = (int(part) for part in cell)
         found.append(Fault("eye in a voxel", f"the eye is within voxel ({i}, {j}, {k}): in a wall",
                            {"row": row, "i": i, "j": j, "k": k}))
-    nothing = None if split.counts["active"] else _why_none(voxels, camera, crossed, split)
-    return (*found, nothing) if nothing is not None else tuple(found)
+    return tuple(found)
 
 
 def _why_none(voxels: SparseVoxels, camera: Camera, crossed: bool, split: Split) -> Fault:

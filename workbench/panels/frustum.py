@@ -207,8 +207,8 @@ def _draw_counts(ui: Ui, view: ViewState, look: Look | None) -> None:
     section = view.frustum.section(view)
     if look is not None and look.rings and isinstance(section, Section):
         fresh = section.camera is look.camera
-        halo = section.n_section - section.n_active
-        ui.pair(f"halo of {look.rings}", count(halo) if fresh else "…")
+        halo = 0 if look.crossed else section.n_section - section.n_active
+        ui.pair(f"halo of {look.rings}", count(halo) if fresh or look.crossed else "…")
         ui.tip(HALO_TIP)
     if look is not None and look.asked is not None:
         ui.pair("visibility ratio asked", f"{look.asked:.4f}")
@@ -337,7 +337,9 @@ def _draw_rim(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
     if not look.rim:
         return
     found = look.rim_found(view)
-    if isinstance(found, WorkFailed):
+    if look.look is not None and look.look.crossed:
+        ui.text("no voxel is active: there is no section", theme.MUTED)
+    elif isinstance(found, WorkFailed):
         ui.text(ui.shortened(found.message, ui.width), theme.BAD)
     elif not isinstance(found, Rim):
         late = "computed when the run pauses" if snapshot.playing else "being computed …"
