@@ -172,10 +172,10 @@ def test_parts_of_a_batch():
     some = VoxelBatch((random_set(20, 9, 0), random_set(30, 9, 1)))
     assert [part.shape[0] for part in some.split(some.voxel_ijk)] == list(some.sizes)
     active = torch.arange(some.n_voxels) % 3 == 0
-    part = some.section(active)
-    assert torch.equal(part.batch.voxel_ijk, some.voxel_ijk[part.voxel_rows])
-    assert torch.equal(part.batch.shape_index, some.shape_index[part.voxel_rows])
-    for rows in (part.voxel_rows, torch.arange(20, 50), torch.arange(5), torch.zeros(0, dtype=torch.int64)):
+    part = some.prune(active)
+    assert torch.equal(part.voxel_ijk, some.voxel_ijk[active])
+    assert torch.equal(part.shape_index, some.shape_index[active])
+    for rows in (active.nonzero().squeeze(1), torch.arange(20, 50), torch.arange(5), torch.zeros(0, dtype=torch.int64)):
         mask = torch.zeros(some.n_voxels, dtype=torch.bool).index_fill_(0, rows, True)
         taken, kept = some.take(rows), some.prune(mask)
         assert taken.sizes == kept.sizes and torch.equal(taken.voxel_ijk, kept.voxel_ijk)
@@ -352,7 +352,7 @@ def test_group_norm_is_torchs_for_each_shape(batch):
 def test_statistics_of_any_parts_add_up_to_the_wholes(batch, n_parts):
     x = (randn(batch.n_voxels, 12) + 1000).detach().float()
     of_part = torch.randint(0, n_parts, (batch.n_voxels,), generator=torch.Generator().manual_seed(5))
-    sections = [batch.section(of_part == part) for part in range(n_parts)]
+    sections = [(batch.prune(of_part == part), of_part == part) for part in range(n_parts)]
     found = [group_statistics(x[rows], part, 4) for part, rows in sections]
     total = found[0]
     for more in found[1:]:

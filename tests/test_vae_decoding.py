@@ -159,6 +159,8 @@ def test_gradients_reach_every_parameter(batch):
     model = SparseFlexVAE(SIZES)
     points = torch.cat([voxels.centers for voxels in batch.sets])
     normals = torch.nn.functional.normalize(points, dim=1)
+    with pytest.raises(ValueError, match="shape_index must be given for a batch of 2 shapes, got None"):
+        model.encode(points, normals, batch)
     posterior = model.encode(points, normals, batch, batch.shape_index)
     out = model.decode(posterior.sample(torch.Generator().manual_seed(0)), batch, prune=False)
     flex = out.flex()

@@ -208,6 +208,12 @@ def test_other_files_are_refused(tmp_path, checkpoint):
     assert not is_vae_checkpoint(tmp_path / "none.safetensors") and not is_vae_checkpoint(tmp_path / "a.bin")
 
 
+@pytest.mark.parametrize("device", ["nonsense", "cuda:9999"])
+def test_a_device_that_is_not_there(checkpoint, device):
+    with pytest.raises(ValueError, match=f"device must be one that torch can use here, got '{device}'"):
+        SparseFlexVAE.from_checkpoint(checkpoint, TINY_YAML, device=device)
+
+
 @pytest.mark.parametrize("n_bytes", [0, 4, 9, 3000, 1_000_000])
 def test_truncated_safetensors(tmp_path, checkpoint, n_bytes):
     cut = tmp_path / "cut.safetensors"

@@ -2,13 +2,12 @@
 
 from sparseflex.sparse.attention import WindowPlan, attention_of_row, windowed_attention
 from sparseflex.sparse.backends import backend_name
-from sparseflex.sparse.batch import BatchSection, VoxelBatch
+from sparseflex.sparse.batch import VoxelBatch
 from sparseflex.sparse.conv import SubMConv3d, child_conv, submanifold_conv
 from sparseflex.sparse.norm import GroupNorm, Statistics, group_statistics
 from sparseflex.sparse.position import position_embedding
 
 __all__ = [
-    "BatchSection",
     "GroupNorm",
     "Statistics",
     "SubMConv3d",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Int, Shaped
@@ -16,13 +16,6 @@ from sparseflex.sparse.neighbours import children_table, neighbour_table
 from sparseflex.voxels import SparseVoxels
 
 T = TypeVar("T")
-
-
-class BatchSection(NamedTuple):
-    """Some voxels of a batch as a batch of their own, and the rows that they had."""
-
-    batch: VoxelBatch
-    voxel_rows: Int[Tensor, "n"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -130,10 +123,6 @@ class VoxelBatch:
             voxels.take(rows[a:b] - first)
             for voxels, first, a, b in zip(self.sets, firsts[:-1], places[:-1], places[1:], strict=True)
         ))
-
-    def section(self, active: Bool[Tensor, "N"]) -> BatchSection:
-        """The active voxels as a batch of their own, and their rows here (to take features by)."""
-        return BatchSection(self.prune(active), active.nonzero().squeeze(1))
 
     def split(self, features: Shaped[Tensor, "N *channels"]) -> tuple[Tensor, ...]:
         """The rows of each shape."""

@@ -124,7 +124,11 @@ class SparseFlexVAE(nn.Module):
         """
         from sparseflex.vae.weights import read_checkpoint
 
-        device = torch.device(device)
+        try:
+            device = torch.zeros(0, device=device).device
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"device must be one that torch can use here, got {str(device)!r}: {reason}") from None
         if dtype != torch.float32 and (dtype not in (torch.float16, torch.bfloat16) or device.type != "cuda"):
             raise ValueError(f"dtype must be float32, or float16 or bfloat16 on CUDA, got {dtype} on {device.type}")
         sizes, tensors = read_checkpoint(path, config)

@@ -73,9 +73,11 @@ def point_inputs(
 ) -> tuple[Float[Tensor, "points 6"], Int[Tensor, "points"]]:
     """What the encoder takes of each point, [place within its voxel in (-1, 1), normal], and the voxel's row.
 
-    shape_index: to which shape of the batch each point belongs, the first where None. The row is -1 where the point's
-    voxel is not in the set.
+    shape_index: to which shape of the batch each point belongs; it may be left out where there is but one, else
+    ValueError. The row is -1 where the point's voxel is not in the set.
     """
+    if shape_index is None and batch.n_shapes > 1:
+        raise ValueError(f"shape_index must be given for a batch of {batch.n_shapes} shapes, got None")
     scaled = (points_world + 0.5).clamp(_INSIDE, 1 - _INSIDE) * batch.resolution
     cell = scaled.floor()
     inputs = torch.cat([2 * (scaled - cell - 0.5), normals], dim=1)
