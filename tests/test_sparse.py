@@ -135,6 +135,8 @@ def batches(draw):
     return VoxelBatch(tuple(SparseVoxels(ijk, resolution) for ijk in sets))
 
 
+# the checks of types draw at random which items of a list they look at
+@pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")
 @settings(max_examples=30, deadline=None)
 @given(batches(), st.randoms(use_true_random=False))
 def test_neighbours_of_a_batch_of_its_children_and_of_what_is_kept(batch, random):
