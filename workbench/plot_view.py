@@ -14,8 +14,9 @@ LOSSES, COUNTS, PLANES, SECONDS, BYTES = "Losses", "Counts", "Planes", "Seconds 
 CHILDREN, CAUSES = "Voxels by level", "Input points by cause"
 
 MARK_COLOURS: dict[str, theme.Colour] = {"keyframes": theme.rgb("#808890"), "prunings": theme.rgb("#D55E00"),
-                                         "changes": theme.rgb("#F0E442")}
-"""What is marked in plots and on the scrubber: complete states recorded, voxels pruned, settings or cameras changed."""
+                                         "changes": theme.rgb("#F0E442"), "hits": theme.rgb("#56B4E9")}
+"""What is marked in plots and on the scrubber: complete states recorded, voxels pruned, settings or cameras changed,
+breakpoints hit."""
 
 _COUNTS = ("voxels", "active", "section", "vertices", "faces", "pruned", "born")
 _PLANES = ("near", "far")

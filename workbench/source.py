@@ -27,10 +27,12 @@ from workbench.commands import (
     NextStage,
     Pause,
     Play,
+    RemoveBreakpoint,
     RequestFields,
     RunIterations,
     RunTo,
     SaveCheckpoint,
+    SetBreakpoint,
     SetSpeed,
     StepBack,
     Stop,
@@ -202,7 +204,7 @@ class Replay:
             command.into.put((command.into.latest()[0] + 1, command.iteration, known))
         elif isinstance(command, Branch):
             self._branch_off()
-        elif isinstance(command, (ChangeSetting, ChangeCameras, SaveCheckpoint)):
+        elif isinstance(command, (ChangeSetting, ChangeCameras, SetBreakpoint, RemoveBreakpoint, SaveCheckpoint)):
             self._publish(notice=NEEDS_BRANCH)
 
     def _go(self, row: int) -> None:

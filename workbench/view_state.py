@@ -12,6 +12,7 @@ import numpy as np
 from sparseflex.camera import Camera
 from sparseflex.training.run import RunCamera
 from workbench import theme
+from workbench.breakpoint_view import BreakpointView
 from workbench.camera_log import CameraLog
 from workbench.camera_view import CameraView, same_camera
 from workbench.decision_view import DecisionView
@@ -123,6 +124,7 @@ class ViewState:
     latent: LatentView = dataclasses.field(default_factory=LatentView)
     points: PointView = dataclasses.field(default_factory=PointView)
     plots: PlotView = dataclasses.field(default_factory=PlotView)
+    breakpoints: BreakpointView = dataclasses.field(default_factory=BreakpointView)
     edited: dict[str, float] = dataclasses.field(default_factory=dict)
     split: Split = dataclasses.field(default_factory=Split)
     cameras: CameraView = dataclasses.field(default_factory=CameraView)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from workbench import theme
 from workbench.commands import Command, GoTo
-from workbench.panels.scalars import shown
+from workbench.panels.scalar_text import shown
 from workbench.plot_axes import Curve, dashed, setup_axes
 from workbench.plot_view import MARK_COLOURS, PlotView, choices, columns_of, line_label
 from workbench.point_view import colour_of_scalar

@@ -19,6 +19,9 @@ def line(snapshot: Snapshot, notice: str = "") -> tuple[str, theme.Colour]:
     if snapshot.failure is not None:
         failure = snapshot.failure
         return f"Failed in {failure.stage}, iteration {failure.iteration}: {failure.message}", theme.BAD
+    if snapshot.hits and not snapshot.playing:
+        said = f"{notice or snapshot.notice}; stopped" if notice or snapshot.notice else "Stopped"
+        return f"{said} by {'; '.join(hit.words for hit in snapshot.hits)}", theme.ACCENT
     if notice or snapshot.notice:
         return notice or snapshot.notice, theme.TEXT
     if snapshot.source != "live":

@@ -21,7 +21,7 @@ from workbench.commands import (
     SetSpeed,
     StepBack,
 )
-from workbench.panels.scalars import shown
+from workbench.panels.scalar_text import shown
 from workbench.plot_view import MARK_COLOURS
 from workbench.snapshot import Snapshot
 from workbench.ui import Ui, count, megabytes, milliseconds, packed
@@ -33,7 +33,8 @@ MAX_SCRUB = 1 << 30
 GAP_EM = 0.5
 SPEEDS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, math.inf)
 SCRUB_TIP = "Drag to any iteration that there is; the marks are keyframes, prunings and changes"
-SCRUB_LIVE_TIP = "Drag to go back, or on to where the run has been; it is run again from the nearest state kept"
+SCRUB_LIVE_TIP = ("Drag to go back, or on to where the run has been; it is run again from the nearest state kept. The "
+                  "marks are iterations in which a breakpoint was hit")
 MIN_SCRUB_EM = 12.0
 
 
