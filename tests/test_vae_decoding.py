@@ -7,7 +7,7 @@ import torch
 
 from sparseflex.extraction import extract_mesh
 from sparseflex.sparse import VoxelBatch
-from sparseflex.vae import SparseFlexVAE, VAEConfig
+from sparseflex.vae import SparseFlexVAE, VAEConfig, decoding
 from sparseflex.vae.decoding import chunk_rows, upsample, upsample_and_prune
 from sparseflex.voxels import SparseVoxels
 
@@ -106,6 +106,19 @@ def test_what_a_chunk_holds_is_bounded_by_it(model, monkeypatch):
     monkeypatch.setattr(type(block), "first", lambda self, x, *rest: (seen.append(len(x)), first(self, x, *rest))[1])
     upsample_and_prune(block, x, batch, chunk_voxels=40)
     assert len(seen) == 2 * -(-batch.n_voxels // 40) and max(seen) <= 40 * 27 and max(seen) < batch.n_voxels / 2
+
+
+def test_slabs_give_back_all_rows_whatever_pieces_they_come_in(monkeypatch):
+    monkeypatch.setattr(decoding, "_SLAB_BYTES", 7 * 3 * 4)
+    values, slabs, start = torch.arange(60.0).reshape(20, 3), decoding._Slabs(), 0
+    for size in (1, 0, 5, 9, 4, 1):
+        slabs.append(torch.arange(start, start + size), values[start : start + size])
+        start += size
+    found = torch.full_like(values, torch.nan)
+    for rows, own in slabs.emptied():
+        assert len(rows) <= 7
+        found[rows] = own
+    assert torch.equal(found, values) and not list(slabs.emptied())
 
 
 def test_shapes_of_a_batch_do_not_meet(model, batch):

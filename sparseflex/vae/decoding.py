@@ -15,6 +15,7 @@ from sparseflex.vae.upsampling import Upsampled, Upsampling
 
 N_LEVELS = 2
 _MORTON_BITS = 21
+_SLAB_BYTES = 40_000_000  # beyond what malloc takes from its heap (32 MiB)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,19 +98,48 @@ def upsample_and_prune(
         return Level(children, logits, kept, threshold, features if bool(kept.all()) else features[kept])
     _check_chunk(chunk_voxels)
     logits = torch.zeros(children.n_voxels, device=x.device)
-    found: list[tuple[Tensor, Tensor]] = []
+    found = _Slabs()
     for rows, (features, own_logits) in upsampled_chunks(block, x, parents, chunk_voxels):
         logits[rows] = own_logits
         stays = decide(own_logits, prune, threshold)
-        found.append((rows[stays], features[stays]))
+        found.append(rows[stays], features[stays])
     kept = decide(logits, prune, threshold)
     place = kept.cumsum(0) - 1
-    # empty: memory is taken row by row, while that of the chunks is given back
+    # empty: memory is taken row by row, while that of the slabs is given back
     features = x.new_empty(int(kept.sum()), block.skip_connection.conv.weight.shape[0])
-    while found:
-        rows, own = found.pop()
+    for rows, own in found.emptied():
         features[place[rows]] = own
     return Level(children, logits, kept, threshold, features)
+
+
+class _Slabs:
+    """Rows that come in pieces, held in slabs so large that each goes back to the system when it is given up: pieces of
+    their own would stay in the heap, and features be there twice."""
+
+    def __init__(self) -> None:
+        self._slabs: list[tuple[list[Tensor], Tensor]] = []
+        self._free = 0
+
+    def append(self, rows: Int[Tensor, "n"], values: Float[Tensor, "n channels"]) -> None:
+        while len(rows):
+            if self._free == 0:
+                self._free = max(_SLAB_BYTES // (values.shape[1] * values.element_size()), 1)
+                self._slabs.append(([], values.new_empty(self._free, values.shape[1])))
+            known, slab = self._slabs[-1]
+            n = min(self._free, len(rows))
+            start = slab.shape[0] - self._free
+            slab[start : start + n] = values[:n]
+            known.append(rows[:n])
+            self._free -= n
+            rows, values = rows[n:], values[n:]
+
+    def emptied(self) -> Iterator[tuple[Int[Tensor, "n"], Float[Tensor, "n channels"]]]:
+        """All of them, slab after slab, each given up before the next one comes."""
+        while self._slabs:
+            known, slab = self._slabs.pop()
+            rows = torch.cat(known)
+            yield rows, slab[: len(rows)]
+            del slab
 
 
 def upsampled_chunks(
