@@ -26,11 +26,13 @@ __all__ = [
     "DepthHistogram",
     "FrustumFit",
     "RimReport",
+    "SeenVoxels",
     "active_voxels",
     "adapt_frustum",
     "add_halo",
     "depth_histogram",
     "rim_report",
+    "see_voxels",
     "split_voxels",
 ]
 
@@ -85,8 +87,11 @@ class DepthHistogram:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Seen:
-    """The bin of depth of every voxel, _HIDDEN where it isn't laterally visible, and how many lie before each bin.
+class SeenVoxels:
+    """What cameras that differ in their planes alone have in common, as see_voxels finds it: to be given to
+    split_voxels, adapt_frustum and depth_histogram where more than one of them is asked for.
+
+    The bin of depth of every voxel, _HIDDEN where it isn't laterally visible, and how many lie before each bin.
 
     Bin b begins at depth edge_0 + b · width. Bins come from rounded depths: what lies within _BIN_SLACK of an edge
     may be one bin off. tie, margin: what counts as equal, and how far beyond a centre a plane may stand.
@@ -137,9 +142,12 @@ def active_voxels(voxels: SparseVoxels, camera: Camera) -> Bool[Tensor, "N"]:
 
 
 @small_scans_on_one_thread
-def split_voxels(voxels: SparseVoxels, camera: Camera) -> UInt8[Tensor, "N"]:
-    """Each voxel's Category: outside laterally (or behind the eye), cut by near, cut by far, or active."""
-    seen = _see(voxels, camera)
+def split_voxels(voxels: SparseVoxels, camera: Camera, seen: SeenVoxels | None = None) -> UInt8[Tensor, "N"]:
+    """Each voxel's Category: outside laterally (or behind the eye), cut by near, cut by far, or active.
+
+    seen: what see_voxels finds for the same voxels and camera, whatever its planes; None looks anew.
+    """
+    seen = seen or see_voxels(voxels, camera)
     before, _ = _cut(voxels, camera, seen, camera.near, inclusive=False)
     within, _ = _cut(voxels, camera, seen, camera.far, inclusive=True)
     # far-cut, plus one where it is within far, minus two where it is also before near
@@ -147,7 +155,8 @@ def split_voxels(voxels: SparseVoxels, camera: Camera) -> UInt8[Tensor, "N"]:
     return category.mul_(_bins_below(seen.bins, _HIDDEN))
 
 
-def _see(voxels: SparseVoxels, camera: Camera) -> _Seen:
+@small_scans_on_one_thread
+def see_voxels(voxels: SparseVoxels, camera: Camera) -> SeenVoxels:
     """Which voxels are laterally visible, and in which of 4096 bins of depth over the unit box they lie."""
     row = camera.clip_from_world[3]
     middle, reach = float(row[3]), 0.5 * float(row[:3].abs().sum())
@@ -167,11 +176,11 @@ def _see(voxels: SparseVoxels, camera: Camera) -> _Seen:
     bins[index] = exact.masked_fill_(~laterally_inside(clip), _HIDDEN)
     counts = torch.bincount(bins, minlength=_HIDDEN + 1)
     n_before = [0, *counts.cumsum(0).tolist()]
-    return _Seen(bins, n_before, lower, width, _TIE * max(1.0, upper), _BEYOND_VOXELS / voxels.resolution)
+    return SeenVoxels(bins, n_before, lower, width, _TIE * max(1.0, upper), _BEYOND_VOXELS / voxels.resolution)
 
 
 def _cut(
-    voxels: SparseVoxels, camera: Camera, seen: _Seen, plane: float, inclusive: bool
+    voxels: SparseVoxels, camera: Camera, seen: SeenVoxels, plane: float, inclusive: bool
 ) -> tuple[Bool[Tensor, "N"], int]:
     """The visible voxels in front of a plane (on it too, if inclusive), and how many they are."""
     place = min(max((plane - seen.edge_0) / seen.width, -2.0), _BINS + 2.0)
@@ -183,13 +192,13 @@ def _cut(
     return front, seen.n_before[max(low, 0)] + int(near.sum())
 
 
-def _bin_of_rank(seen: _Seen, rank: int) -> int:
+def _bin_of_rank(seen: SeenVoxels, rank: int) -> int:
     """The bin that holds the depth of this rank: the last one with n_before ≤ rank."""
     return bisect.bisect_right(seen.n_before, rank, hi=_HIDDEN) - 1
 
 
 def _around_ranks(
-    voxels: SparseVoxels, camera: Camera, seen: _Seen, first: int, last: int
+    voxels: SparseVoxels, camera: Camera, seen: SeenVoxels, first: int, last: int
 ) -> tuple[Float[Tensor, "M"], int, float, float]:
     """Depths of the bins of two ranks and of one more bin on each side, sorted: (depths, rank of the first, and
     two bounds: no other depth lies between them)."""
@@ -210,7 +219,7 @@ def _far_plane(outermost: float, unchosen: float, margin: float) -> float:
     return outermost + min((unchosen - outermost) / 2, margin)
 
 
-def _exact_planes(voxels: SparseVoxels, camera: Camera, seen: _Seen, first: int, end: int) -> tuple[float, float]:
+def _exact_planes(voxels: SparseVoxels, camera: Camera, seen: SeenVoxels, first: int, end: int) -> tuple[float, float]:
     """Planes around the depth ranks first … end − 1 and every depth equal to one of theirs."""
     depths, base, lower, _ = _around_ranks(voxels, camera, seen, max(first - 1, 0), first)
     start = int(torch.searchsorted(depths, float(depths[first - base]) - seen.tie))
@@ -222,7 +231,7 @@ def _exact_planes(voxels: SparseVoxels, camera: Camera, seen: _Seen, first: int,
 
 
 def _search_planes(
-    voxels: SparseVoxels, camera: Camera, seen: _Seen, first: int, end: int
+    voxels: SparseVoxels, camera: Camera, seen: SeenVoxels, first: int, end: int
 ) -> tuple[float, float, list[tuple[float, float, int]]]:
     """The paper's way: set the planes, count, move them, until together they are within 1 % of cutting off what they
     should. Starts at the visible depth range; the planes found are moved to just beyond the outermost centres.
@@ -278,6 +287,7 @@ def adapt_frustum(
     method: str = "exact",
     anchor: str = "front",
     generator: torch.Generator | None = None,
+    seen: SeenVoxels | None = None,
 ) -> FrustumFit:
     """Near and far planes such that about visibility_ratio · N voxels are active (adaptive frustum, paper section 3.2).
 
@@ -287,7 +297,8 @@ def adapt_frustum(
     centres. Depths that are equal (to 1e-12 of the depth) enter together, so ties can give more than was wanted.
     exact: by order statistics. iterative: the paper's search, at most 32 rounds, each in the trace; it accepts a
     count within 1 %. Where nothing is wanted the active set is empty; where nothing is visible either, the camera
-    keeps its planes. Raises ValueError for a ratio outside (0, 1] or an unknown method or anchor.
+    keeps its planes. seen: as split_voxels takes it. Raises ValueError for a ratio outside (0, 1] or an unknown
+    method or anchor.
     """
     if not 0.0 < visibility_ratio <= 1.0:
         raise ValueError(f"visibility_ratio must be in (0, 1], got {visibility_ratio}")
@@ -295,7 +306,7 @@ def adapt_frustum(
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if anchor not in ANCHORS:
         raise ValueError(f"anchor must be one of {', '.join(ANCHORS)}, got {anchor!r}")
-    seen = _see(voxels, camera)
+    seen = seen or see_voxels(voxels, camera)
     n_wanted = min(round(visibility_ratio * voxels.n_voxels), seen.n_visible)
     trace: list[tuple[float, float, int]] = []
     if n_wanted > 0:
@@ -319,11 +330,13 @@ def adapt_frustum(
     return FrustumFit(camera.with_planes(near, far), active, n_active / max(voxels.n_voxels, 1), rounds)
 
 
-def depth_histogram(voxels: SparseVoxels, camera: Camera, bins: int = 64) -> DepthHistogram:
+def depth_histogram(
+    voxels: SparseVoxels, camera: Camera, bins: int = 64, seen: SeenVoxels | None = None
+) -> DepthHistogram:
     """Histogram over camera depth of the laterally visible voxels, from the nearest to the farthest of them."""
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")
-    seen = _see(voxels, camera)
+    seen = seen or see_voxels(voxels, camera)
     if seen.n_visible:
         low = float(_around_ranks(voxels, camera, seen, 0, 0)[0][0])
         high = float(_around_ranks(voxels, camera, seen, seen.n_visible - 1, seen.n_visible - 1)[0][-1])

@@ -421,3 +421,31 @@ def test_a_recordings_cameras_come_without_going_there(view: ViewState, tmp_path
         assert log.choose(view, shown, 3) == []  # known by now
     finally:
         assert replay.stop()
+
+
+def test_what_is_seen_once_serves_for_all_planes_and_for_no_other_place(view: ViewState, fitted: Snapshot) -> None:
+    """A drag of planes looks at nothing anew but them; all of it must be what a fresh look finds."""
+    look = view.frustum
+    changes = [{"planes": "adapted", "ratio": 0.3}, {"ratio": 0.5}, {"anchor": "back", "method": "iterative"},
+               {"moving": True, "move": Move(turn=25.0)}, {"planes": "hand", "near": 0.4, "far": 0.9},
+               {"near": 1.2}, {"move": Move(turn=-25.0)}, {"planes": "run"}]
+    choices: dict = {}
+    for change in changes:
+        choices |= change
+        fresh = ViewState(tabs=dict(view.tabs))
+        for name, value in change.items():
+            setattr(look, name, value)
+        for name, value in choices.items():
+            if name != "planes":
+                setattr(fresh.frustum, name, value)
+        fresh.frustum.by_hand, fresh.frustum.adapted = look.by_hand, look.adapted
+        look.update(view, fitted)
+        fresh.frustum.update(fresh, fitted)
+        assert view.split.counts == fresh.split.counts, change
+        assert torch.equal(view.split.histogram.counts, fresh.split.histogram.counts), change
+        assert torch.equal(view.split.histogram.edges, fresh.split.histogram.edges), change
+        searches = [each.frustum.search for each in (view, fresh)]
+        assert (searches[0] is None) == (searches[1] is None)
+        if searches[0] is not None and look.adapted:
+            assert searches[0].exact == searches[1].exact and np.array_equal(searches[0].trace, searches[1].trace)
+        fresh.stop_workers()

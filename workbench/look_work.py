@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
 from sparseflex.camera import Camera
-from sparseflex.frustum import adapt_frustum
+from sparseflex.frustum import METHODS, FrustumFit, SeenVoxels, adapt_frustum, see_voxels
 from sparseflex.training.run import RunCamera
 from workbench.split import Split
 from workbench.what_if import Fault, Kept, Move, faults, moved, with_hand_planes
@@ -92,12 +92,15 @@ class Choices:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Found:
-    """A look and what comes of it; split is complete: its counts, and where thorough its histogram."""
+    """A look and what comes of it; split is complete: its counts, and where thorough its histogram. seen: what holds
+    for all planes of a camera that stands where this one does."""
 
     look: Look
     split: Split
     search: Search | None
     faults: tuple[Fault, ...]
+    move: Move
+    seen: SeenVoxels | None
 
 
 def find(
@@ -106,34 +109,43 @@ def find(
 ) -> Found:
     """Looks at a camera. trace: the run's own search, for planes that are its own; before: a look whose camera and
     split are taken over where this one's are the same."""
-    look = _look(voxels, known, choices)
+    stands = moved(known.camera, choices.move)
+    seen = None
+    if voxels is not None:
+        known_too = before is not None and before.split.voxels is voxels and before.move == choices.move and (
+            before.look.known.camera is known.camera)
+        seen = before.seen if known_too else see_voxels(voxels, stands)
+    look, fit = _look(voxels, known, stands, choices, seen)
     split = Split()
     if before is not None and before.split.voxels is voxels and _same_place(before.look, look):
         if look.camera is not known.camera:  # the scene draws anew what is another object
             look = dataclasses.replace(look, camera=before.look.camera)
         if before.split.camera is look.camera:
             split = before.split
-    split.update(voxels, look.camera, known.label, look.crossed)
+    split.update(voxels, look.camera, known.label, look.crossed, seen)
+    if before is not None:
+        split.share_histogram(before.split)
     split.counts  # noqa: B018 - counted here, not while the panel draws
     if not choices.thorough:
-        return Found(look, split, None, ())
+        return Found(look, split, None, (), choices.move, seen)
     split.histogram  # noqa: B018
-    return Found(look, split, _search(voxels, look, choices, split, trace),
-                 faults(voxels, look.camera, look.crossed, split))
+    return Found(look, split, _search(voxels, look, choices, split, trace, seen, fit),
+                 faults(voxels, look.camera, look.crossed, split), choices.move, seen)
 
 
-def _look(voxels: SparseVoxels | None, known: RunCamera, choices: Choices) -> Look:
-    camera = moved(known.camera, choices.move)
+def _look(voxels: SparseVoxels | None, known: RunCamera, camera: Camera, choices: Choices,
+          seen: SeenVoxels | None) -> tuple[Look, FrustumFit | None]:
+    """camera: known.camera where the move takes it. What its planes were adapted by comes along, None for others."""
     away, rings, current = camera is not known.camera, choices.rings, choices.current
     if choices.hand is not None:
         camera, crossed = with_hand_planes(camera, *choices.hand)
-        return Look(known, camera, None, rings, current, crossed, away, "planes by hand")
+        return Look(known, camera, None, rings, current, crossed, away, "planes by hand"), None
     if choices.adaptation is None or voxels is None:
-        return Look(known, camera, choices.asked, rings, current, moved=away)
+        return Look(known, camera, choices.asked, rings, current, moved=away), None
     chosen = choices.adaptation
     words = f"α {chosen.ratio:.2f} {chosen.anchor}"
-    camera = adapted(voxels, camera, chosen, chosen.method).camera
-    return Look(known, camera, chosen.ratio, rings, current, moved=away, planes=words)
+    fit = adapted(voxels, camera, chosen, chosen.method, seen)
+    return Look(known, fit.camera, chosen.ratio, rings, current, moved=away, planes=words), fit
 
 
 def _same_place(a: Look, b: Look) -> bool:
@@ -145,22 +157,26 @@ def _same_place(a: Look, b: Look) -> bool:
 
 
 def _search(voxels: SparseVoxels | None, look: Look, choices: Choices, split: Split,
-            trace: Float[np.ndarray, "rounds 3"] | None) -> Search | None:
+            trace: Float[np.ndarray, "rounds 3"] | None, seen: SeenVoxels | None, fit: FrustumFit | None
+            ) -> Search | None:
     if voxels is None or voxels.n_voxels == 0:
         return None
     n_visible = voxels.n_voxels - split.counts["outside"]
     wanted = min(round((look.asked or 1.0) * voxels.n_voxels), n_visible)
     chosen = choices.adaptation
     if chosen is not None:
-        exact = adapted(voxels, look.camera, chosen, "exact")
-        steps = adapted(voxels, look.camera, chosen, "iterative").trace.numpy()
-        return Search(steps, wanted, (exact.camera.near, exact.camera.far, int(exact.trace[-1, 2])))
+        both = {method: fit if fit is not None and method == chosen.method else adapted(
+            voxels, look.camera, chosen, method, seen) for method in METHODS}
+        exact = both["exact"]
+        counts = exact.camera.near, exact.camera.far, int(exact.trace[-1, 2])
+        return Search(both["iterative"].trace.numpy(), wanted, counts)
     if look.current and trace is not None and len(trace):
         return Search(np.asarray(trace, np.float64), wanted, None)
     return None
 
 
-def adapted(voxels: SparseVoxels, camera: Camera, chosen: Adaptation, method: str) -> Any:
+def adapted(voxels: SparseVoxels, camera: Camera, chosen: Adaptation, method: str, seen: SeenVoxels | None
+            ) -> FrustumFit:
     """The FrustumFit of a camera; its own planes don't count."""
     generator = torch.Generator().manual_seed(chosen.seed)
-    return adapt_frustum(voxels, camera, chosen.ratio, method, chosen.anchor, generator)
+    return adapt_frustum(voxels, camera, chosen.ratio, method, chosen.anchor, generator, seen)

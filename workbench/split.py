@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from sparseflex.camera import Camera
-from sparseflex.frustum import Category, DepthHistogram, depth_histogram, split_voxels
+from sparseflex.frustum import Category, DepthHistogram, SeenVoxels, depth_histogram, split_voxels
 from sparseflex.voxels import SparseVoxels
 
 CATEGORIES = {
@@ -27,26 +27,28 @@ class Split:
         self.crossed = False
         self.n_between = 0
         self._category = np.zeros(0, np.uint8)
+        self._seen: SeenVoxels | None = None
         self._counts: dict[str, int] | None = None
         self._histogram: DepthHistogram | None = None
 
-    def update(self, voxels: SparseVoxels | None, camera: Camera | None, label: str = "", crossed: bool = False
-               ) -> None:
+    def update(self, voxels: SparseVoxels | None, camera: Camera | None, label: str = "", crossed: bool = False,
+               seen: SeenVoxels | None = None) -> None:
         """label: what the camera is called where its planes and counts are shown. crossed: what it has for near is
         meant for far, and the other way round: then what lies between is before the near plane and behind the far one,
-        nothing is active, and n_between says how many they are."""
+        nothing is active, and n_between says how many they are. seen: what see_voxels found for both, where it's known.
+        """
         self.label = label
         if voxels is self.voxels and camera is self.camera and crossed == self.crossed:
             return
         self.voxels, self.camera, self.crossed = voxels, camera, crossed
         self._counts = self._histogram = None
-        self.n_between = 0
+        self._seen, self.n_between = seen, 0
         if voxels is None:
             self._category = np.zeros(0, np.uint8)
         elif camera is None:
             self._category = np.full(voxels.n_voxels, Category.ACTIVE, np.uint8)
         else:
-            self._category = split_voxels(voxels, camera).numpy()
+            self._category = split_voxels(voxels, camera, seen).numpy()
             if crossed:
                 between = self._category == Category.ACTIVE
                 self.n_between = int(between.sum())
@@ -64,6 +66,11 @@ class Split:
             self._counts = {name: int(found[category]) for name, category in CATEGORIES.items()}
         return self._counts
 
+    def share_histogram(self, other: Split) -> None:
+        """Takes over the other's histogram where both are of a camera in the same place: planes don't change it."""
+        if self._seen is not None and other._seen is self._seen:
+            self._histogram = other._histogram
+
     @property
     def n_voxels(self) -> int:
         return len(self._category)
@@ -72,5 +79,5 @@ class Split:
     def histogram(self) -> DepthHistogram | None:
         """Laterally visible voxels by depth; computed when first looked at."""
         if self._histogram is None and self.voxels is not None and self.camera is not None:
-            self._histogram = depth_histogram(self.voxels, self.camera, bins=48)
+            self._histogram = depth_histogram(self.voxels, self.camera, 48, self._seen)
         return self._histogram

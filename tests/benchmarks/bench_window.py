@@ -16,6 +16,31 @@ RADII = {256: (0.49, 5.06), 512: (0.49, 1.27)}
 """By resolution: radius of a spherical shell in world units and its thickness in voxels; a million voxels each."""
 
 
+def _drag_ratio(look, number: int) -> None:
+    look.planes, look.anchor, look.ratio = "adapted", "front", 0.2 + 0.05 * number
+
+
+def _drag_anchor(look, number: int) -> None:
+    look.planes, look.anchor = "adapted", ("centre", "back")[number % 2]
+
+
+def _drag_plane(name: str, start: float):
+    def drag(look, number: int) -> None:
+        look.set_plane(name, start + 0.02 * number)
+
+    return drag
+
+
+def _drag_camera(look, number: int) -> None:
+    from workbench.what_if import Move
+
+    look.planes, look.moving, look.move = "run", True, Move(turn=5.0 * (number + 1), tilt=3.0)
+
+
+DRAGS = {"α": _drag_ratio, "anchor": _drag_anchor, "near": _drag_plane("near", 1.1), "far": _drag_plane("far", 1.6),
+         "camera": _drag_camera}
+
+
 def shell_run(resolution: int):
     """A run that stands still: a million voxels of a spherical shell with every kind of field, and eight cameras."""
     import math
@@ -120,6 +145,25 @@ def job_costs(resolution: int) -> dict:
         work()
         spent.setdefault(name, []).append(1e3 * (time.perf_counter() - started))
 
+    def looked(view, snapshot, redraw: str = "") -> None:
+        """From the drag to all that it changes; redraw: the part of it that keeps the window waiting."""
+        for _ in range(2):
+            started = time.perf_counter()
+            view.frustum.update(view, snapshot)
+            if redraw:
+                spent.setdefault(redraw, []).append(1e3 * (time.perf_counter() - started))
+            view.quick.wait_for("look", 60)
+        if view.frustum.look.camera is not view.split.camera or view.quick.busy("look"):
+            raise RuntimeError("the split is of another camera")
+
+    def compared(view, snapshot, number: int) -> None:
+        view.what_ifs.keep("AB"[number % 2], view)
+        for _ in range(2):
+            view.frustum.update(view, snapshot)
+            view.quick.wait_for("what-if difference", 60)
+        if view.what_ifs.difference is None:
+            raise RuntimeError("nothing was compared")
+
     def visit(window) -> Iterator[None]:
         view = window.view
         for _ in range(4):
@@ -136,10 +180,18 @@ def job_costs(resolution: int) -> dict:
         view.tabs["left"] = "Frustum"
         for _ in range(N_SWITCHES):
             view.step_camera(window.snapshot, 1)
-            timed("camera", lambda: (view.frustum.update(view, window.snapshot), view.split.counts,
-                                     view.split.histogram))
+            timed("camera", lambda: looked(view, window.snapshot))
             timed("camera in the scene", lambda: window._update_scene(True))
             yield
+        for number in range(N_SWITCHES):
+            for name, drag in DRAGS.items():
+                drag(view.frustum, number)
+                timed(f"what-if {name}", lambda: looked(view, window.snapshot, "redraw held up"))
+                yield
+            timed("compared", lambda number=number: compared(view, window.snapshot, number))
+            yield
+        view.what_ifs.kept.clear()
+        view.frustum.planes = "run"
         view.field.voxels_coloured = True
         view.layers["sdf"] = False
         for number in range(N_SWITCHES + 1):
@@ -164,7 +216,9 @@ def job_costs(resolution: int) -> dict:
     found = {name: statistics.median(values) for name, values in spent.items()}
     tab = max((name for name in found if name.startswith("panels")), key=found.get)
     return {"tab": tab.removeprefix("panels "), "panels": found[tab], "camera": found["camera"],
-            "in_scene": found["camera in the scene"], "colours": found["colours"], "all": found}
+            "in_scene": found["camera in the scene"], "colours": found["colours"],
+            "what_if": max(found[f"what-if {name}"] for name in DRAGS), "held_up": found["redraw held up"],
+            "compared": found["compared"], "all": found}
 
 
 def rows() -> list[dict]:
@@ -178,7 +232,11 @@ def rows() -> list[dict]:
                 row(f"{where}: a frame's panels, costliest tab ({cost['tab']})", cost["panels"], "ms", 4),
                 row(f"{where}: switching the voxels' colours", cost["colours"], "ms", 50),
                 row(f"{where}: split, planes, counts, histogram of another camera", cost["camera"], "ms", 100),
-                row(f"{where}: the same, and put into the scene",
+                row(f"{where}: what-if: the same while α, planes or camera are dragged, the slowest", cost["what_if"],
+                    "ms", 100),
+                row(f"{where}: of that, what a redraw waits for", cost["held_up"], "ms"),
+                row(f"{where}: two what-ifs compared", cost["compared"], "ms", 100),
+                row(f"{where}: another camera's, and put into the scene",
                     cost["camera"] + cost["in_scene"], "ms", 100),
             ]
     return found
