@@ -44,7 +44,7 @@ class FakeModule:
             self._calls.append((name, *arguments))
             if name == "GetStyle":
                 return self._style
-            if name in ("GetWindowDrawList", "GetPlotDrawList"):
+            if name in ("GetWindowDrawList", "GetPlotDrawList", "GetIO"):
                 return self
             if name in ("Button", "InvisibleButton", "Selectable"):
                 return self._uses.get(arguments[0], False)

@@ -134,6 +134,28 @@ def programs(need_programs: Callable[..., None], request: pytest.FixtureRequest)
     need_programs("Xvfb", "xdotool")
 
 
+def test_a_breakpoint_is_typed_completed_and_hit(drive: Callable[..., Driven]) -> None:
+    """Its name is completed by Tab, what is missing is typed after it, and Play stops where it holds."""
+    window = drive()
+    window.key("Right")
+    window.wait(lambda s: s["iteration"] == 1)
+    window.key("shift+b")
+    time.sleep(0.5)
+    window.tool("type", "--delay", "120", "los")
+    window.wait(lambda s: s["typed"] == "los")
+    window.key("Tab")
+    window.wait(lambda s: s["typed"] == "loss" and s["panels"])
+    time.sleep(0.5)
+    window.tool("type", "--delay", "120", " < 0.8")
+    window.wait(lambda s: s["typed"] == "loss < 0.8")
+    window.key("Return")
+    window.wait(lambda s: s["breakpoints"] == [["loss < 0.8", True, 0]] and s["typed"] == "")
+    window.key("space")
+    state = window.wait(lambda s: s["hits"] and not s["playing"])
+    assert state["hits"] == [["update", 5]] and state["iteration"] == 5  # exp(-5 / 20) is the first below 0.8
+    assert state["breakpoints"] == [["loss < 0.8", True, 1]] and not state["failed"]
+
+
 def test_keys_step_play_pause_and_choose(drive: Callable[..., Driven], tmp_path: Path) -> None:
     window = drive()
     first = window.state

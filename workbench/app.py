@@ -59,8 +59,7 @@ def open_window(
     closing. pair: a second run shown beside this one, whose source is started and stopped here; a dropped file takes
     the place of both. of_mesh: see ViewState. follow: the recording is being written. brancher: makes the run that
     branches off a recording the next subject. record: what begins to record the run. breakpoints: conditions at which
-    it stops, checked already. Raises NoGraphics where no window can be opened, StageDidNotEnd where the run, or the
-    second one, is still being changed by its thread afterwards.
+    it stops, checked already. Raises NoGraphics where there is no window, StageDidNotEnd where a run's thread lives on.
     """
     check_graphics()
     view = view or ViewState()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from workbench.cli_break import BreakOptions
 from workbench.cli_record import HeadlessRecordOptions
 from workbench.inputs import InputError, Opened, choose_device, network_file, writable_folder
 
@@ -35,7 +36,7 @@ class ShapeOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reconstruct(ShapeOptions, HeadlessRecordOptions):
+class Reconstruct(ShapeOptions, BreakOptions, HeadlessRecordOptions):
     """Encode a shape's points into latents on sparse voxels and decode them to a surface: one pass of a SparseFlex VAE.
     workbench/docs/vae.md says where weights are published, and what to look at."""
 
@@ -81,10 +82,11 @@ class Reconstruct(ShapeOptions, HeadlessRecordOptions):
 
         if not self.headless and not has_display():
             raise InputError("reconstruct opens a window and there is no display: add --headless to do without one")
+        self.check_breaks()
         require_graphics(display=not self.headless)
         device = choose_device(self.device)
         out = None if self.out is None else writable_folder(self.out)
-        opened = open_with(self, self.what, self.checkpoint, device, self.settings())
+        opened = self.with_breaks(open_with(self, self.what, self.checkpoint, device, self.settings()))
         out = out or writable_folder(OUT / opened.name)
         warn(opened)
         if not self.headless:

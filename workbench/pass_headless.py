@@ -12,6 +12,8 @@ from tqdm import tqdm
 
 from sparseflex.mesh import Mesh
 from sparseflex.training.run import Run
+from workbench.breakpoints import Watch
+from workbench.cli_break import HIT_CODE
 from workbench.headless import (
     CHECKPOINT,
     FIGURE,
@@ -27,6 +29,7 @@ from workbench.headless import (
     say,
     scalars_row,
     stop_on_signals,
+    tell_hits,
     write_mesh,
     write_metrics,
 )
@@ -39,13 +42,15 @@ def reconstruct_headless(opened: Opened, out: Path, input_frame: bool = False,
     """Runs one pass and writes checkpoint, mesh, metrics and figure to out; returns the exit code.
 
     0 where there is a surface; 1 where nothing was kept, or something can't be written, all else being written
-    nevertheless, or where memory ran out. Ctrl-C and SIGTERM end it between two stages with 130 and 143.
+    nevertheless, or where memory ran out; 3 where a breakpoint stopped it, with checkpoint and metrics, and all else
+    where that was at the end of the pass. Ctrl-C and SIGTERM end it between two stages with 130 and 143.
     """
-    run, recorder = opened.run, LateRecorder(record)
+    run, recorder, before = opened.run, LateRecorder(record), opened.run.iteration
+    watch = Watch(run, opened.breakpoints) if opened.breakpoints else None
     start = time.perf_counter()
     with stop_on_signals() as request:
         try:
-            one_pass(run, request, f"reconstruct {opened.name}", recorder)
+            one_pass(run, request, f"reconstruct {opened.name}", recorder, watch)
         except (MemoryError, RuntimeError) as error:
             if not _memory_ran_out(error):
                 raise
@@ -58,15 +63,18 @@ def reconstruct_headless(opened: Opened, out: Path, input_frame: bool = False,
     if request.signal_number is not None:
         say("stopped before the end of the pass: no surface")
         return 128 + request.signal_number
+    hit = tell_hits(watch)
     for text in getattr(run, "warnings", ()):  # such as that nothing was kept at a level
         say(f"{opened.name}: {text}")
-    secs = time.perf_counter() - start
+    about = {"finished": not hit, "elapsed_secs": time.perf_counter() - start, **hit}
     try:
+        if run.iteration == before:
+            write_metrics(opened, out, about)
+            return HIT_CODE
         mesh = write_mesh(opened, out, input_frame)
         has_surface = _has_surface(opened.name, run, mesh)
         quality = quality_of(run, mesh)
-        write_metrics(opened, out, {"finished": True, "elapsed_secs": secs, "frame": frame_name(input_frame),
-                                    "quality": quality})
+        write_metrics(opened, out, {**about, "frame": frame_name(input_frame), "quality": quality})
     except OSError as error:
         say(f"not written: {error}")
         return 1
@@ -75,21 +83,24 @@ def reconstruct_headless(opened: Opened, out: Path, input_frame: bool = False,
     written = {MESH: mesh is not None, FIGURE: drawn, METRICS: True, CHECKPOINT: saved}
     for name in (name for name, there in written.items() if there):
         print(out / name)
-    return 0 if saved and drawn and has_surface else 1
+    return HIT_CODE if hit else 0 if saved and drawn and has_surface else 1
 
 
-def one_pass(run: Run, request: StopRequest, label: str, recorder: LateRecorder | None = None) -> None:
-    """All stages in order, up to a request to stop."""
-    recorder = recorder or LateRecorder(None)
+def one_pass(run: Run, request: StopRequest, label: str, recorder: LateRecorder | None = None,
+             watch: Watch | None = None) -> None:
+    """All stages in order, up to a request to stop or a breakpoint."""
+    recorder, before = recorder or LateRecorder(None), run.iteration
     pause_secs = 0.1 if sys.stderr.isatty() else 10.0  # a log file needs no animation
     recorder.iteration_started(run)
     with tqdm(total=len(run.stages), desc=label, unit="stage", dynamic_ncols=True, mininterval=pause_secs,
               maxinterval=max(pause_secs, 10.0)) as bar:
-        for stage in run.stages:
-            if request.signal_number is not None:
+        for number, stage in enumerate(run.stages):
+            if request.signal_number is not None or (watch is not None and watch.stops):
                 return
             bar.set_postfix_str(stage, refresh=sys.stderr.isatty())
             run.run_stage(stage)
+            if watch is not None:
+                watch.after(number, before + 1)
             bar.update(1)
     recorder.iteration_ended(run, scalars_row(run))
 
