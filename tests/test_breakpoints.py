@@ -453,3 +453,11 @@ def test_an_inference_stops_within_its_pass_and_declares_its_scalars(tmp_path, f
     assert sorted(path.name for path in Path("o").iterdir()) == sorted([METRICS, CHECKPOINT])
     assert cli.main([*reconstruct, "--break", "open_edges >= 0"]) == 3
     assert Path("o", MESH).exists() and not json.loads(Path("o", METRICS).read_text())["finished"]
+
+
+def test_names_that_a_run_has_shown_are_there_to_be_completed(start: StartEngine) -> None:  # noqa: F811
+    engine = start(FakeRun())
+    assert not engine.snapshots.latest().names_whole
+    engine.send(NextIteration())
+    snapshot = engine.snapshots.wait_for(lambda s: s.iteration == 1 and s.names_whole, WAIT_SECS)
+    assert {"loss", "loss_depth", "voxels", "iteration"} <= set(snapshot.scalar_names)

@@ -48,7 +48,7 @@ MID_ITERATION_PUBLISH_SECS = 0.25
 iteration takes longer than this is shown in between as well."""
 
 _CHANGED_AT_ONCE = ("notice", "failure", "settings", "own_cameras", "cameras_locked", "kept_cameras", "breakpoints",
-                    "hits", "marks", "scalar_names", "names_whole")
+                    "hits", "marks")
 """What may have changed since a snapshot's fields began to be copied."""
 
 STOP_GRACE_SECS = 2.0
