@@ -111,7 +111,8 @@ def view_pair(view: View) -> int:
     pair = make_pair(a, b, records[1])
     try:
         code = open_window(a.opened.run, title=a.opened.title, out_dir=out, home=a.opened.view.camera(), pair=pair,
-                           of_mesh=a.is_mesh, record=records[0], brancher=_no_branch)
+                           of_mesh=a.is_mesh, record=records[0], brancher=_no_branch,
+                           breakpoints=a.opened.breakpoints)
     except NoGraphics as error:
         raise InputError(str(error)) from None
     except StageDidNotEnd as error:
