@@ -288,6 +288,10 @@ def test_logits_are_coloured_about_the_threshold_even_where_all_are_above(raw: S
     assert (view.field.voxel.values >= 0).all()
     scale = view.field.scale_of(view.field.voxel)
     assert scale.name == "diverging" and scale.low == -scale.high
+    for stage, asked in (("prune 1", False), ("voxels", True)):  # a choice that changes nothing isn't offered
+        ui = FakeUi()
+        network.draw(ui, view, shown(view, raw, stage))
+        assert ui.says("cividis") == asked
 
 
 def test_other_runs_keep_their_own_choices(raw: Snapshot, view: ViewState) -> None:
@@ -420,6 +424,27 @@ def test_the_slider_shows_consequences_at_once_and_runs_when_let_go(raw: Snapsho
     assert pruning.draw(FakeUi({"Prune": False}), view, found) == [ChangeSetting("prune", 0.0), NextIteration()]
 
 
+def test_where_nothing_is_pruned_counts_are_said_to_be_of_what_would_be(raw: Snapshot, view: ViewState) -> None:
+    found = shown(view, raw)
+    decided(view, found)
+    for value in (0.0, 1.0):
+        prune = dataclasses.replace(raw.settings["prune"], value=value)
+        ui = FakeUi()
+        pruning.draw(ui, view, dataclasses.replace(found, settings=frozen({**raw.settings, "prune": prune})))
+        assert ui.says("Pruning is off") == (value == 0.0)
+
+
+def test_the_slider_s_tip_does_not_hide_the_counts_that_follow_it(raw: Snapshot, view: ViewState) -> None:
+    found = shown(view, raw)
+    decided(view, found)
+    for held in (True, False):
+        ui = FakeUi({"IsItemActive": held})
+        ui.im.IsItemHovered = lambda: True
+        pruning.draw(ui, view, found)
+        tips = [call[1] for call in ui.calls if call[0] == "SetTooltip"]
+        assert any("Counts follow" in tip for tip in tips) == (not held)
+
+
 def test_equal_copies_of_the_logits_are_not_looked_at_again(raw: Snapshot, view: ViewState) -> None:
     first = decided(view, shown(view, raw))
     copy = {**raw.fields, "upsample 1/occupancy_logit": raw.fields["upsample 1/occupancy_logit"].copy()}
@@ -465,6 +490,14 @@ def test_holes_are_counted_by_cause(raw: Snapshot, view: ViewState) -> None:
     pruning.draw(ui, view, found)
     for code in Cause:
         assert ui.says(LOOKS[code].label) and any(text.startswith(f"{counts[code]:,}  ") for text in ui.texts)
+    n_missing = int(counts[Cause.MISSING_NEIGHBOUR])
+    for n_pruned, said in ((n_missing - 1, True), (n_missing, False)):  # False: counts of another pass
+        scalars = {**raw.scalars, "points_missing_no_input_voxel": 1.0, "points_missing_pruned_1": 0.0,
+                   "points_missing_pruned_2": float(n_pruned)}
+        ui = FakeUi()
+        pruning.draw(ui, view, dataclasses.replace(found, scalars=frozen(scalars)))
+        assert ui.says("it never was") == ui.says("it was pruned at level 2") == said
+        assert not ui.says("it was pruned at level 1")
     assert view.points.colours.shape == (len(view.points.shown.rows), 3)
     assert set(LOOKS) == set(Cause) and len({look.colour for look in LOOKS.values()}) == len(Cause)
 

@@ -448,6 +448,8 @@ def test_decisions_against_the_truth(make_run, few) -> None:
     assert causes[Cause.COVERED] == scalars["points_covered"] and sum(causes) == len(few[0]) == scalars["points"]
     for cause in Cause:
         assert cause is Cause.COVERED or scalars[f"points_lost_{cause.name.lower()}"] == causes[cause]
+    missing = [value for name, value in scalars.items() if name.startswith("points_missing_")]
+    assert len(missing) == 3 and sum(missing) == causes[Cause.MISSING_NEIGHBOUR] > 0
     run.change_setting("prune", 0)
     run.run_pass()
     last = run.read_field("prune")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from sparseflex.vae.diagnosis import Cause
+from sparseflex.vae.diagnosis import NEIGHBOUR_CAUSES, Cause
 from workbench import theme
 from workbench.worker import same_token
 
@@ -91,6 +91,13 @@ class PointView:
             return {}
         found = self._once("counts", (cause,), lambda: np.bincount(cause.reshape(-1), minlength=len(Cause)))
         return {code: int(number) for code, number in enumerate(found)}
+
+    def missing(self, snapshot: Snapshot) -> dict[int, int]:
+        """Points of MISSING_NEIGHBOUR by what took the neighbour, as the pass counted them; {} where that isn't said of
+        the points at hand."""
+        names = {int(code): f"points_missing_{code.name.lower()}" for code in NEIGHBOUR_CAUSES}
+        found = {code: int(snapshot.scalars[name]) for code, name in names.items() if name in snapshot.scalars}
+        return found if sum(found.values()) == self.counts(snapshot).get(Cause.MISSING_NEIGHBOUR, 0) else {}
 
     def _once(self, name: str, token: tuple, make: Any) -> Any:
         known = self._known.get(name)

@@ -52,7 +52,8 @@ def warning_of(
 
 
 def cause_scalars(found: Diagnosis) -> dict[str, float]:
-    """How many points are covered, and how many are not, by cause."""
+    """How many points are covered, how many are not, by cause, and why those that lack a neighbour do."""
     counts = found.counts
     lost = {f"points_lost_{cause.name.lower()}": float(counts[cause]) for cause in Cause if cause is not Cause.COVERED}
-    return {"points_covered": float(counts[Cause.COVERED]), **lost}
+    missing = {f"points_missing_{cause.name.lower()}": float(n) for cause, n in found.neighbour_counts.items()}
+    return {"points_covered": float(counts[Cause.COVERED]), **lost, **missing}

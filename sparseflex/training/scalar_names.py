@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 
 from sparseflex.training.config import FitConfig
-from sparseflex.vae.diagnosis import Cause
+from sparseflex.vae.diagnosis import NEIGHBOUR_CAUSES, Cause
 
 _EVERY = ("iteration", "voxels", "vertices", "faces", "stage_secs", "peak_bytes")
 _FIT = ("near", "far", "active", "section", "visible_fraction", "loss", "grad_norm", "resident_bytes", "work_bytes",
@@ -28,5 +28,6 @@ def fit_scalars(config: FitConfig, device: torch.device) -> tuple[str, ...]:
 def reconstruct_scalars() -> tuple[str, ...]:
     """Those of a ReconstructRun: counts of both levels, and of the input points by what became of them."""
     causes = [f"points_lost_{cause.name.lower()}" for cause in Cause if cause is not Cause.COVERED]
+    missing = [f"points_missing_{cause.name.lower()}" for cause in NEIGHBOUR_CAUSES]
     return (*_EVERY, *_INFERENCE, *(f"{name}_{level}" for level in (1, 2) for name in _LEVEL), "points_covered",
-            *causes)
+            *causes, *missing)

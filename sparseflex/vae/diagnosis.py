@@ -40,6 +40,10 @@ class Cause(enum.IntEnum):
     """Signs change near it, but the edges where they do lack some of their four voxels, and with them their faces."""
 
 
+NEIGHBOUR_CAUSES = (Cause.NO_INPUT_VOXEL, Cause.PRUNED_1, Cause.PRUNED_2)
+"""Why a neighbour isn't there."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Diagnosis:
     """causes: (P,) a Cause for each point. neighbour_causes: for those of MISSING_NEIGHBOUR why the neighbour is not
@@ -61,7 +65,7 @@ class Diagnosis:
     def neighbour_counts(self) -> dict[Cause, int]:
         """Points of MISSING_NEIGHBOUR by the neighbour's cause."""
         found = torch.bincount(self.neighbour_causes.long(), minlength=_FACE).tolist()
-        return {cause: found[cause] for cause in (Cause.NO_INPUT_VOXEL, Cause.PRUNED_1, Cause.PRUNED_2)}
+        return {cause: found[cause] for cause in NEIGHBOUR_CAUSES}
 
 
 def diagnose(

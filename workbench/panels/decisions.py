@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from sparseflex.vae.diagnosis import Cause
 from workbench import theme
 from workbench.commands import ChangeSetting, Command
 from workbench.decision_view import LEVELS, Decided, percent
@@ -73,6 +76,9 @@ def _draw_decided(ui: Ui, view: ViewState, snapshot: Snapshot, found: Decided) -
     if found.n_bad:
         ui.dot(theme.NOT_A_NUMBER)
         ui.text(f"{count(found.n_bad)} logits are NaN: never kept", theme.BAD)
+    prune = snapshot.settings.get("prune")
+    if prune is not None and not prune.value:
+        ui.wrapped("Pruning is off: all are kept. With it on, this threshold would come to:")
     _draw_consequences(ui, found, threshold, now)
     return commands
 
@@ -109,8 +115,9 @@ def _draw_threshold(ui: Ui, snapshot: Snapshot, name: str, threshold: float, mov
     room = 0.0 if prune is None else 5.2 * ui.em
     ui.im.SetNextItemWidth(ui.width - room)
     changed, value = ui.im.SliderFloat(f"##{name}", threshold, setting.minimum, setting.maximum, "threshold %.2f")
-    ui.tip("Children whose logit is below it are pruned. Counts follow at once; when it is let go, a pass runs\n"
-           "from here on. The released weights are meant for 0; Ctrl + click to type")
+    if not ui.im.IsItemActive():  # the tip would hide the counts
+        ui.tip("Children whose logit is below it are pruned. Counts follow at once; when it is let go, a pass runs\n"
+               "from here on. The released weights are meant for 0; Ctrl + click to type")
     if prune is not None:
         ui.im.SameLine()
         used, wanted = ui.im.Checkbox("Prune", prune.value > 0)
@@ -174,23 +181,40 @@ def _draw_layers(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
         return
     found = view.pruning.summary(events[-1])
     for kind in SHOWN_KINDS:
-        place = LAYERS.index(kind)
-        changed, _ = ui.im.Checkbox(f"##layer {kind}", view.layers[kind])
-        if changed:
-            view.toggle_layer(kind)
-        ui.im.SameLine(0.0, 0.4 * ui.em)
-        ui.dot(view.shades.colour(kind), framed=True)
         reasons = found.reasons[kind]
-        ui.text(LAYER_LABELS[place].lower())
-        ui.tip("\n".join([_LAYER_TIPS[kind], *(f"{reason}: {count(number)}" for reason, number in reasons)]))
-        ui.text_right(count(found.counts[kind]))
+        tip = "\n".join([_LAYER_TIPS[kind], *(f"{reason}: {count(number)}" for reason, number in reasons)])
+        draw_layer(ui, view, kind, found.counts[kind], tip)
         if kind == "pruned":
-            with ui.sized(0.85):
-                for reason, number in reasons:
-                    ui.im.Dummy((1.9 * ui.em, 0.0))
-                    ui.im.SameLine()
-                    ui.pair(reason, count(number))
+            draw_details(ui, reasons)
 
+
+def draw_layer(ui: Ui, view: ViewState, kind: str, number: int, tip: str) -> None:
+    """A layer of the scene with how many voxels it has, to be switched on and off."""
+    changed, _ = ui.im.Checkbox(f"##layer {kind}", view.layers[kind])
+    if changed:
+        view.toggle_layer(kind)
+    ui.im.SameLine(0.0, 0.4 * ui.em)
+    ui.dot(view.shades.colour(kind), framed=True)
+    ui.text(LAYER_LABELS[LAYERS.index(kind)].lower())
+    ui.tip(tip)
+    ui.text_right(count(number))
+
+
+def draw_details(ui: Ui, rows: Sequence[tuple[str, int]]) -> None:
+    """What a row above consists of, smaller and indented."""
+    with ui.sized(0.85):
+        for label, number in rows:
+            ui.im.Dummy((1.9 * ui.em, 0.0))
+            ui.im.SameLine()
+            ui.pair(label, count(number))
+
+
+_TAKEN_BY = {
+    Cause.NO_INPUT_VOXEL: "it never was",
+    Cause.PRUNED_1: "it was pruned at level 1",
+    Cause.PRUNED_2: "it was pruned at level 2",
+}
+"""What became of the neighbour that a point lacks."""
 
 _LAYER_TIPS = {
     "pruned": "Children dropped at this level",
@@ -215,6 +239,8 @@ def _draw_causes(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
         ui.text(look.label)
         ui.tip(look.tip)
         ui.text_right(f"{count(counts[code])}  {percent(counts[code] / total):>7}")
+        if code == Cause.MISSING_NEIGHBOUR:
+            draw_details(ui, [(_TAKEN_BY[cause], n) for cause, n in view.points.missing(snapshot).items() if n])
     _, view.layers[LAYER] = ui.im.Checkbox("Points in the scene", view.layers[LAYER])
     ui.tip("The input points, where the target stands, coloured by cause")
     if view.layers[LAYER]:

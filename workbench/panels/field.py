@@ -218,7 +218,7 @@ def draw_voxels(ui: Ui, view: ViewState, snapshot: Snapshot, names: list[str], t
     ui.tip("Colours the mesh by the voxel that each vertex lies in")
     if changed:
         view.mesh_colour = "field" if on_mesh else "clay"
-    if shown.at_voxels != quantities.PCA:
+    if shown.at_voxels != quantities.PCA and not (shown.voxel is not None and shown.voxel.signed):
         at = MAGNITUDE_MAPS.index(shown.magnitudes) if shown.magnitudes in MAGNITUDE_MAPS else 0
         shown.magnitudes = MAGNITUDE_MAPS[ui.choice(MAGNITUDE_MAPS, at, tips=(
             "For magnitudes; what is signed has a map of its own about zero",) * 2)]

@@ -94,7 +94,9 @@ def _draw_headings(ui: Ui, ends: Ends) -> None:
     draw = ui.im.GetWindowDrawList()
     for text, end in zip(("voxels", "time", "memory"), ends, strict=True):
         draw.AddText((left + end - ui.im.CalcTextSize(text)[0], y), packed(theme.MUTED), text)
-    ui.im.Dummy((0.0, ui.im.GetTextLineHeight()))
+    ui.im.Dummy((ui.width, ui.im.GetTextLineHeight()))
+    ui.tip("Voxels, or points, of the stage, the seconds that it took, and the most memory that the program had\n"
+           "meanwhile, all of it; on CUDA that of the device")
 
 
 def _draw_stage(ui: Ui, view: ViewState, snapshot: Snapshot, place: int, stage: str, ends: Ends) -> None:

@@ -15,7 +15,7 @@ from workbench.plot_axes import setup_axes
 from workbench.pruning_view import KINDS, level_rows
 from workbench.snapshot import Snapshot
 from workbench.ui import Ui, count
-from workbench.view_state import LAYER_LABELS, LAYER_TIPS, LAYERS, ViewState
+from workbench.view_state import LAYER_TIPS, LAYERS, ViewState
 
 N_BINS = 40
 CURVES = ("voxels", "pruned", "born")
@@ -127,20 +127,8 @@ def _draw_event(ui: Ui, view: ViewState, events: Sequence[PruneEvent]) -> None:
     found = pruning.summary(event)
     ui.shares([(event.n_kept, theme.ACTIVE), (event.n_pruned, view.shades.colour("pruned"))], 0.5 * ui.em)
     for kind in KINDS:
-        place = LAYERS.index(kind)
-        changed, _ = ui.im.Checkbox(f"##layer {kind}", view.layers[kind])
-        if changed:
-            view.toggle_layer(kind)
-        ui.im.SameLine(0.0, 0.4 * ui.em)
-        ui.dot(view.shades.colour(kind), framed=True)
-        ui.text(LAYER_LABELS[place].lower())
-        ui.tip(LAYER_TIPS[place])
-        ui.text_right(count(found.counts[kind]))
-        with ui.sized(0.85):
-            for reason, number in found.reasons[kind]:
-                ui.im.Dummy((1.9 * ui.em, 0.0))
-                ui.im.SameLine()
-                ui.pair(reason, count(number))
+        decisions.draw_layer(ui, view, kind, found.counts[kind], LAYER_TIPS[LAYERS.index(kind)])
+        decisions.draw_details(ui, found.reasons[kind])
 
 
 def _draw_counts(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
