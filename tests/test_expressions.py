@@ -245,6 +245,7 @@ def test_completion() -> None:
     assert complete("fa", 2, names) == ["faces"] and complete("faces > lo", 10, names)[:2] == ["loss", "loss/mask"]
     assert complete("norm", 4, names) == ["grad_norm"] and complete("LOSS_", 5, names) == ["loss_depth"]
     assert complete("fa > 1", 2, names) == ["faces"] and complete("", 0, names) == [] and complete("3e", 2, names) == []
+    assert complete("x and", 5, ("land", "and_so")) == [] and complete("ss", 2, names) == []
     assert complete("loss > ", 7, names) == [] and "loss" not in complete("loss", 4, names)
     assert completed("2 * me + 1", 6, "mean") == "2 * mean( + 1" and completed("me(loss)", 2, "mean") == "mean(loss)"
     assert completed("lo > 1", 2, "loss/mask") == "`loss/mask` > 1" and completed("x > lo", 6, "loss") == "x > loss"

@@ -99,13 +99,14 @@ def parse(text: str, names: Collection[str] | None = None) -> Expression:
 
 
 def complete(text: str, cursor: int, names: Collection[str]) -> list[str]:
-    """Names and functions that the word before the cursor may become, those that begin with it first."""
+    """Names and functions that the word before the cursor may become: those that begin with it, then those that have it
+    within, if it is long enough to tell."""
     word = word_before(text, cursor).lower()
     known = [*sorted(names), *sorted(FUNCTIONS)]
-    if not word:
+    if not word or word in _WORDS:
         return []
     begins = [name for name in known if name.lower().startswith(word)]
-    holds = [name for name in known if word in name.lower() and name not in begins]
+    holds = [name for name in known if len(word) > 2 and word in name.lower() and name not in begins]
     return [name for name in begins + holds if name.lower() != word][:MAX_NAMES]
 
 

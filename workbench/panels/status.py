@@ -21,7 +21,7 @@ def line(snapshot: Snapshot, notice: str = "") -> tuple[str, theme.Colour]:
         return f"Failed in {failure.stage}, iteration {failure.iteration}: {failure.message}", theme.BAD
     if snapshot.hits and not snapshot.playing:
         said = f"{notice or snapshot.notice}; stopped" if notice or snapshot.notice else "Stopped"
-        return f"{said} by {'; '.join(hit.words for hit in snapshot.hits)}", theme.ACCENT
+        return f"{said} by {'; '.join(hit.words for hit in snapshot.hits)}", theme.mixed(theme.ACCENT, theme.TEXT, 0.35)
     if notice or snapshot.notice:
         return notice or snapshot.notice, theme.TEXT
     if snapshot.source != "live":
