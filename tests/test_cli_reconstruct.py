@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import pickle
@@ -29,7 +30,7 @@ from workbench.commands import Play
 from workbench.engine import Engine
 from workbench.figure.make import open_recipe
 from workbench.figure.subject import gather
-from workbench.headless import CHECKPOINT, FIGURE, MESH, METRICS
+from workbench.headless import CHECKPOINT, FIGURE, MESH, METRICS, print_table
 from workbench.plate import Plate, Subject, Tile, render_figure
 from workbench.recording.reader import Recording
 from workbench.recording.recorder import RUN_FILE
@@ -94,6 +95,22 @@ def test_headless_writes_what_the_network_gives(files, figures, capsys):
     said = capsys.readouterr()
     assert all(str(Path("o", name)) in said.out for name in (MESH, FIGURE, METRICS, CHECKPOINT))
     assert "reconstruct ball" in said.err and "/9 [" not in said.err and "input_voxels" in said.out
+
+
+def test_all_is_written_before_a_reader_can_close_the_output(files, figures, monkeypatch):
+    def closed(rows):
+        assert all(Path("o", name).exists() for name in (MESH, FIGURE, METRICS, CHECKPOINT))
+        raise BrokenPipeError
+
+    monkeypatch.setattr("workbench.headless.print_table", closed)
+    with contextlib.suppress(BrokenPipeError):
+        reconstruct("ball.obj", "--out", "o")
+    assert Path("o", FIGURE).exists()
+
+
+def test_the_table_s_columns_stand_under_their_names(capsys):
+    print_table({"reconstructed": {"chamfer": 0.5, "faces": 12.0}, "target": {"chamfer": 0.25, "faces": 7.0}})
+    assert len({len(line) for line in capsys.readouterr().out.splitlines()}) == 1
 
 
 def test_metrics_say_what_it_was_made_of(files, figures):

@@ -168,11 +168,7 @@ def run_headless(opened: Opened, n_iterations: int, out: Path, input_frame: bool
     except OSError as error:
         say(f"not written: {error}")
         return 1
-    print_table(quality)
-    drawn = draw_figure(opened, out)
-    written = {MESH: mesh is not None, FIGURE: drawn, METRICS: True, CHECKPOINT: saved}
-    for name in (name for name, there in written.items() if there):
-        print(out / name)
+    drawn = draw_and_tell(opened, out, quality, mesh is not None, saved)
     return HIT_CODE if hit else 0 if saved and drawn else 1
 
 
@@ -197,11 +193,19 @@ def view_headless(opened: Opened, out: Path) -> int:
     except OSError as error:
         say(f"not written: {error}")
         return 1
-    print_table(quality)
+    return 0 if draw_and_tell(opened, out, quality) else 1
+
+
+def draw_and_tell(opened: Opened, out: Path, quality: dict[str, dict[str, float]], has_mesh: bool = False,
+                  saved: bool = False) -> bool:
+    """Draws the figure, then prints the table and all files that are there: who reads it, such as `head -1`, may close
+    the output at the first line. Whether the figure was drawn."""
     drawn = draw_figure(opened, out)
-    for name in (FIGURE, METRICS) if drawn else (METRICS,):
+    print_table(quality)
+    written = {MESH: has_mesh, FIGURE: drawn, METRICS: True, CHECKPOINT: saved}
+    for name in (name for name, there in written.items() if there):
         print(out / name)
-    return 0 if drawn else 1
+    return drawn
 
 
 def draw_figure(opened: Opened, out: Path) -> bool:
@@ -295,7 +299,7 @@ def print_table(rows: dict[str, dict[str, float]]) -> None:
     """The quality rows, one a line, columns by name."""
     if not rows:
         return
-    names = list(next(iter(rows.values())))
-    print(" " * 12 + "".join(f"{name:>{max(12, len(name) + 2)}}" for name in names))
+    names, wide = list(next(iter(rows.values()))), max(12, *map(len, rows))
+    print(" " * wide + "".join(f"{name:>{max(12, len(name) + 2)}}" for name in names))
     for title, row in rows.items():
-        print(f"{title:<12}" + "".join(f"{row[name]:>{max(12, len(name) + 2)}.5g}" for name in names))
+        print(f"{title:<{wide}}" + "".join(f"{row[name]:>{max(12, len(name) + 2)}.5g}" for name in names))

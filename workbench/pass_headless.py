@@ -16,14 +16,10 @@ from workbench.breakpoints import Watch
 from workbench.cli_break import HIT_CODE
 from workbench.headless import (
     CHECKPOINT,
-    FIGURE,
-    MESH,
-    METRICS,
     StopRequest,
-    draw_figure,
+    draw_and_tell,
     end_recording,
     frame_name,
-    print_table,
     quality_of,
     save_state,
     say,
@@ -78,11 +74,7 @@ def reconstruct_headless(opened: Opened, out: Path, input_frame: bool = False,
     except OSError as error:
         say(f"not written: {error}")
         return 1
-    print_table(quality)
-    drawn = draw_figure(opened, out)
-    written = {MESH: mesh is not None, FIGURE: drawn, METRICS: True, CHECKPOINT: saved}
-    for name in (name for name, there in written.items() if there):
-        print(out / name)
+    drawn = draw_and_tell(opened, out, quality, mesh is not None, saved)
     return HIT_CODE if hit else 0 if saved and drawn and has_surface else 1
 
 
