@@ -28,6 +28,7 @@ from workbench.figure.recipe import LayerTable, SourceTable
 from workbench.figure.recipe_file import parse_recipe, recipe_text
 from workbench.figure.render import averaged
 from workbench.inputs import InputError, open_what
+from workbench.recording.policy import RecordStatus
 from workbench.snapshot import History, Snapshot
 from workbench.view_state import ViewState
 
@@ -351,6 +352,10 @@ def test_f_where_the_checkpoint_fails_or_the_run_is_of_another_kind(tmp_path):
     assert figures.poll(failed) == "no figure: the checkpoint was not saved: disk full" and figures.idle
     said = figures.save(view, Snapshot(run_name="own", iteration=4), source, screen, shot.append)
     assert "without a recipe" in said and shot == [tmp_path / "figure_000004.png"]
+    source.recording = RecordStatus(tmp_path / "run.h5", 6)  # since the snapshot was made, its iteration got there
+    recorded = Snapshot(run_name="reconstruct", iteration=6, recording=RecordStatus(tmp_path / "run.h5", 5))
+    figures.save(view, recorded, source, screen, shot.append)
+    assert open_recipe(tmp_path / "figure_000006.toml").panels[0].source == SourceTable("run.h5", 6)
     source.recording_path = tmp_path / "run.h5"
     figures.save(view, Snapshot(run_name="own", iteration=5, source="replay"), source, screen, shot.append)
     assert open_recipe(tmp_path / "figure_000005.toml").panels[0].source == SourceTable("run.h5", 5)

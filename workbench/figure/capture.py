@@ -136,9 +136,10 @@ def _source_of(snapshot: Snapshot, source: Source, stem: Path) -> tuple[SourceTa
     if snapshot.run_name == FIT:
         checkpoint = stem.with_suffix(".safetensors")
         return SourceTable(checkpoint.name), checkpoint
-    if snapshot.recording is not None and snapshot.recording.iteration >= 0:
-        at = min(snapshot.recording.iteration, snapshot.iteration)
-        return SourceTable(os.path.relpath(snapshot.recording.path, stem.parent), at), None
+    recording = getattr(source, "recording", None) or snapshot.recording  # the snapshot's is of when it was made
+    if recording is not None and recording.iteration >= 0:
+        at = min(recording.iteration, snapshot.iteration)
+        return SourceTable(os.path.relpath(recording.path, stem.parent), at), None
     return None, None
 
 
