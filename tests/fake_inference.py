@@ -139,8 +139,9 @@ class FakeInference:
 
     def _do_encoder(self, stage: str) -> None:
         voxels = self._made["voxels/voxels"]
-        extra, row = {}, int(self._value("attended_voxel"))
-        if row >= 0:
+        extra, key = {}, int(self._value("attended_voxel"))
+        if key >= 0:
+            row = int((voxels.keys == key).nonzero()[0])
             window = voxels.voxel_ijk // 8
             inside = (window == window[row]).all(dim=1)
             distance = (voxels.voxel_ijk - voxels.voxel_ijk[row]).float().norm(dim=1, keepdim=True)
@@ -207,3 +208,11 @@ class FakeInference:
         covered = self._made["prune 2/voxels"].find(cells) >= 0
         self._made["point_cause"] = torch.where(covered, 0, 3).to(torch.uint8)
         self._scalars |= {"voxels": float(self._made["voxels"].n_voxels), "faces": float(len(mesh.faces))}
+
+
+def key_of(resolution: int, n_points: int, row: int) -> int:
+    """What attended_voxel is for a row of the voxels of such a run."""
+    run = FakeInference(resolution, n_points)
+    for stage in ("points", "voxels"):
+        run.run_stage(stage)
+    return int(run.read_field("voxels/voxels").keys[row])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from fake_inference import FakeInference
+from fake_inference import FakeInference, key_of
 from fake_run import FakeRun, icosphere_like
 
 from sparseflex.mesh import Mesh
@@ -72,7 +72,7 @@ class BadInference(FakeInference):
 
     def __init__(self) -> None:
         super().__init__(8, 300)
-        self.change_setting("attended_voxel", 7)
+        self.change_setting("attended_voxel", key_of(8, 300, 7))
 
     def read_field(self, name: str) -> Any:
         return spoiled(super().read_field(name), 0.2)

@@ -164,14 +164,20 @@ def test_a_run_decodes_both_ends_as_the_shapes_themselves(model, few, ball, make
         assert bool(run.read_field(f"latent/{name}").isfinite().all()) and len(run.read_field(f"latent/{name}")) == n
     # voxels that the first shape lacks are attended in the decoder alone
     lacking = run.read_field("voxels/voxels").find(run.read_field("latent/voxels").voxel_ijk) < 0
-    run.change_setting("attended_voxel", int(lacking.nonzero()[0]))
+    keys = run.read_field("latent/voxels").keys
+    run.change_setting("attended_voxel", int(keys[lacking][0]))
     run.run_pass()
     assert run.read_field("encoder 1/attention") is None and run.read_field("trunk 1/attention") is not None
-    run.change_setting("attended_voxel", int((~lacking).nonzero()[-1]))
+    run.change_setting("attended_voxel", int(keys[~lacking][-1]))
     run.run_pass()
     row = int(run.read_field("voxels/voxels").find(run.read_field("latent/voxels").voxel_ijk[(~lacking).nonzero()[-1]]))
     assert bool(run.read_field("encoder 1/attention")[row].isfinite().all())
-    run.change_setting("interpolate", 0)
+    run.change_setting("interpolate", 0)  # other voxels, but the same one is attended
+    run.run_pass()
+    voxels, window = run.read_field("latent/voxels"), model.decoder.blocks[0].window_size
+    cells = torch.div(voxels.voxel_ijk + model.decoder.blocks[0].shift, window, rounding_mode="floor")
+    inside = (cells == cells[voxels.keys == keys[~lacking][-1]]).all(dim=1)
+    assert torch.equal(~run.read_field("trunk 1/attention").isnan().any(dim=1), inside)
     run.change_setting("attended_voxel", -1)
     run.run_pass()
     equals(run, model.reconstruct(*few))

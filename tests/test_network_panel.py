@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fake_inference import STAGES, FakeInference
+from fake_inference import STAGES, FakeInference, key_of
 from fake_run import FakeRun
 from fake_ui import FakeUi
 
@@ -229,7 +229,9 @@ def test_attending_asks_for_the_row_and_a_pass(raw: Snapshot, view: ViewState) -
         view.click = None
         commands = network.draw(FakeUi({"Attend here": True}), view, found)
         ancestor = torch.tensor([picked.ijk]) * latents.resolution // picked.resolution
-        expected = int((latents.voxel_ijk == ancestor).all(dim=1).nonzero()[0])
+        x, y, z = ancestor[0].tolist()
+        assert bool((latents.voxel_ijk == ancestor).all(dim=1).any())
+        expected = (x * latents.resolution + y) * latents.resolution + z
         assert commands == [ChangeSetting("attended_voxel", float(expected)), NextIteration()]
     view.network.look(view, raw)
     view.network.chosen = "trunk 1"
@@ -253,7 +255,7 @@ def test_attention_beyond_the_window_is_faint_and_no_fault(view: ViewState) -> N
     engine.start()
     try:
         engine.send(RequestFields(frozenset({"encoder 1/voxels", "encoder 1/attention"})))
-        engine.send(ChangeSetting("attended_voxel", 5.0))
+        engine.send(ChangeSetting("attended_voxel", float(key_of(16, 2000, 5))))
         engine.send(RunIterations(1))
         raw = engine.snapshots.wait_for(lambda s: s.iteration == 1 and "encoder 1/attention" in s.fields, 20)
     finally:

@@ -27,7 +27,7 @@ from workbench.snapshot import MeshArrays
 pytest_plugins = ("reconstruct_fixtures",)
 
 CHANGES = (  # (passes ended, stages of the next one that have run, change)
-    (0, 0, ChangeSetting("attended_voxel", 4)),
+    (0, 0, ChangeSetting("attended_voxel", 14926)),  # one of the voxels of `few`, at 32³
     (1, 0, ChangeSetting("threshold_2", 0.2)),
     (2, 0, ChangeSetting("threshold_1", 0.3)),
     (2, 5, ChangeSetting("noise", 0.3)),

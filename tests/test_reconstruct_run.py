@@ -61,6 +61,11 @@ def all_fields(run: ReconstructRun) -> dict[str, torch.Tensor]:
     return found
 
 
+def key_of(run: ReconstructRun, row: int) -> int:
+    """What attended_voxel has to be for a row of the input's voxels."""
+    return int(run._chain.shape.input_voxels(run.model.config.resolution).keys[row])
+
+
 def same_fields(a: ReconstructRun, b: ReconstructRun) -> None:
     first, second = all_fields(a), all_fields(b)
     assert first.keys() == second.keys()
@@ -149,7 +154,8 @@ def test_stages_are_those_of_the_network_and_come_in_their_order(make_run) -> No
 
 
 def test_every_field_has_the_rows_that_it_says(make_run) -> None:
-    run = make_run(settings={"attended_voxel": 3})
+    run = make_run()
+    run.change_setting("attended_voxel", key_of(run, 3))
     seen = set()
     for stage in run.stages:
         run.run_stage(stage)
@@ -176,7 +182,8 @@ def test_every_field_has_the_rows_that_it_says(make_run) -> None:
 
 @pytest.mark.parametrize("kept_bytes", [0, 10**9])
 def test_at_every_stage_of_every_pass_the_rows_belong_together(make_run, ball, kept_bytes) -> None:
-    run = make_run(other=ball, kept_bytes=kept_bytes, settings={"attended_voxel": 3})
+    run = make_run(other=ball, kept_bytes=kept_bytes)
+    run.change_setting("attended_voxel", key_of(run, 3))
     for change in ({}, {"interpolate": 0.5}, {"release_chunks": 1, "threshold_1": 0.2}, {"release_chunks": 0},
                    {"interpolate": 0, "threshold_1": 9}):
         for name, value in change.items():
@@ -238,6 +245,7 @@ def test_only_what_depends_on_a_change_runs_again(model, few, make_run, name, va
         calls.clear()
         run.run_pass()
         assert not calls and run.iteration == 2  # a pass of its own all the same
+        value = key_of(run, value) if name == "attended_voxel" else value
         run.change_setting(name, value)
         run.run_pass()
         assert set(calls) == ran
@@ -276,7 +284,7 @@ def test_what_is_dropped_is_made_again(model, few, make_run, kept_bytes) -> None
             and products[stage].features is not None]
     assert sum(products[stage].features.nbytes for stage in held) <= kept_bytes and len(held) < 5
     same_fields(run, fresh)
-    for name, value in (("attended_voxel", 5), ("chunk_voxels", 55)):
+    for name, value in (("attended_voxel", key_of(run, 5)), ("chunk_voxels", 55)):
         for each in (run, fresh):
             each.change_setting(name, value)
             each.run_pass()
@@ -401,7 +409,7 @@ def test_attention_is_a_softmax_among_the_voxels_of_the_window(model, cloud, mak
     run = make_run(tuple(part[::20] for part in cloud), {"threshold_1": 10})
     run.run_pass()
     assert run.read_field("trunk 1/attention") is None
-    run.change_setting("attended_voxel", row)
+    run.change_setting("attended_voxel", key_of(run, row))
     run.run_pass()
     voxels = run.read_field("latent/voxels")
     batch = VoxelBatch((voxels,))
@@ -416,7 +424,8 @@ def test_attention_is_a_softmax_among_the_voxels_of_the_window(model, cloud, mak
         wanted = (torch.einsum("hd,nhd->nh", q[row], k[inside]) / q.shape[2] ** 0.5).softmax(dim=0)
         assert torch.allclose(found[inside], wanted, atol=1e-6)
         x = block(x, batch)
-    for beyond in (voxels.n_voxels, 2**31 - 1):
+    lacking = next(key for key in range(voxels.resolution**3) if not bool((voxels.keys == key).any()))
+    for beyond in (lacking, voxels.resolution**3, 2**31 - 1):
         run.change_setting("attended_voxel", beyond)
         run.run_pass()
         assert run.read_field("trunk 1/attention") is None
@@ -464,8 +473,8 @@ def test_decisions_against_the_truth(make_run, few) -> None:
 @pytest.mark.parametrize(("level", "chunk_voxels", "release"), [
     (1, 0, 0), (2, 0, 0), (1, 50, 0), (2, 50, 0), (2, 0, 1)])
 def test_a_level_that_keeps_nothing_is_told_and_the_run_goes_on(make_run, level, chunk_voxels, release) -> None:
-    run = make_run(settings={f"threshold_{level}": 10, "chunk_voxels": chunk_voxels, "release_chunks": release,
-                             "attended_voxel": 0})
+    run = make_run(settings={f"threshold_{level}": 10, "chunk_voxels": chunk_voxels, "release_chunks": release})
+    run.change_setting("attended_voxel", key_of(run, 0))
     run.run_pass()
     scalars = run.scalars()
     assert scalars[f"kept_{level}"] == 0 and scalars["voxels"] == scalars["faces"] == scalars["open_edges"] == 0
@@ -544,7 +553,7 @@ def test_on_cuda_all_of_it_runs_and_goes_through_a_state(few, ball, weights, dty
     on_cuda = SparseFlexVAE.from_checkpoint(weights.path, device="cuda", dtype=dtype)
     on_cpu = SparseFlexVAE.from_checkpoint(weights.path)
     run, wanted = (ReconstructRun(each, *few, other=ball, checkpoint=weights) for each in (on_cuda, on_cpu))
-    changes = ({}, {"attended_voxel": 3}, {"threshold_1": 0.1}, {"interpolate": 0.5, "noise": 0.3},
+    changes = ({}, {"attended_voxel": key_of(run, 3)}, {"threshold_1": 0.1}, {"interpolate": 0.5, "noise": 0.3},
                {"chunk_voxels": 50}, {"release_chunks": 1}, {"threshold_1": 10})
     for change in changes:
         for each in (run, wanted):

@@ -157,8 +157,7 @@ def test_logits_of_the_merged_voxels(pruned):
 
 def part_of_tiny(n_voxels: int = 30):
     model, features, batch = tiny_trunk()
-    section = batch.section(torch.arange(batch.n_voxels) < n_voxels)
-    return model, features[section.voxel_rows], section.batch
+    return model, features[:n_voxels], batch.take(torch.arange(n_voxels))
 
 
 @pytest.mark.parametrize("resolution", [1, 2, 3, 5, 8, 13, 32, 50])

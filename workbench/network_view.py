@@ -156,10 +156,11 @@ def another_pass(snapshot: Snapshot) -> list[Command]:
     return [NextIteration()] * (2 if snapshot.iteration_under_way else 1)
 
 
-def attended_row(snapshot: Snapshot, picked: Picked | None) -> int:
-    """The row of the latents' voxel that holds the picked one; -1 where there is none, or it isn't known yet."""
+def attended_key(snapshot: Snapshot, picked: Picked | None) -> int:
+    """The key of the latents' voxel that holds the picked one; -1 where there is none, or it isn't known yet."""
     voxels = snapshot.products.fields.get(LATENT_VOXELS)
-    return -1 if picked is None or voxels is None else picked.row_of(voxels)
+    row = -1 if picked is None or voxels is None else picked.row_of(voxels)
+    return int(voxels.keys[row]) if row >= 0 else -1
 
 
 def has_attention(snapshot: Snapshot) -> bool:

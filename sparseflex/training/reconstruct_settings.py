@@ -26,13 +26,19 @@ _RULES = {
     "region_y": Setting(0, -0.5, 0.5, _REGION),
     "region_z": Setting(0, -0.5, 0.5, _REGION),
     "region_radius": Setting(0, 0, 2, "radius of the region that latent edits stay within; 0 is everywhere"),
-    "attended_voxel": Setting(-1, -1, 2**31 - 1, "row of the latent voxel whose attention is shown; -1 is none"),
+    "attended_voxel": Setting(-1, -1, 2**31 - 1, "key (x·R + y)·R + z of the latent voxel whose attention is shown; "
+                                               "-1 is none"),
     "chunk_voxels": Setting(0, 0, 2**31 - 1, "voxels that are upsampled at once, with equal results and less memory; "
                                              "0 is all"),
     "release_chunks": Setting(0, 0, 1, "1 decodes as the release does: in overlapping chunks, each normalised alone"),
 }
 
 _WHOLE = ("prune", "sample_posterior", "latent_seed", "replace", "attended_voxel", "chunk_voxels", "release_chunks")
+
+
+def place_of(key: int, resolution: int) -> tuple[int, int, int]:
+    """The voxel that attended_voxel names, as SparseVoxels.keys has it."""
+    return key // resolution**2, key // resolution % resolution, key % resolution
 
 
 class ReconstructSettings:

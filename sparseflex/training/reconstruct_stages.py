@@ -25,7 +25,7 @@ from sparseflex.training.reconstruct_products import (
     stage_names,
 )
 from sparseflex.training.reconstruct_release import in_order_of, release_pass
-from sparseflex.training.reconstruct_settings import ReconstructSettings
+from sparseflex.training.reconstruct_settings import ReconstructSettings, place_of
 from sparseflex.vae.decisions import Decisions, holds_point
 from sparseflex.vae.decoding import decide, upsample, upsample_and_prune
 from sparseflex.vae.diagnosis import Diagnosis, diagnose, open_edges
@@ -346,14 +346,13 @@ class StageChain:
             product.attention = _attention(trunk, number, x, product.batch, row)
 
     def _attended_row(self, batch: VoxelBatch) -> int | None:
-        """The attended voxel, a row of the latents' voxels, as a row of these; None where they haven't got it."""
-        attended, latent = int(self.settings["attended_voxel"]), self.products.get("latent")
-        voxels = self.products["voxels"].batch if latent is None else latent.batch
-        if not 0 <= attended < voxels.n_voxels:
+        """The row of the attended voxel; None where they haven't got it. It is named by its place, not by a row: other
+        edits of the latents have other voxels."""
+        voxels, key = batch.sets[0], int(self.settings["attended_voxel"])
+        side = voxels.resolution
+        if not 0 <= key < side**3:
             return None
-        if voxels is batch:
-            return attended
-        row = int(batch.sets[0].find(voxels.voxel_ijk[attended : attended + 1]))
+        row = int(voxels.find(torch.tensor([place_of(key, side)], dtype=torch.int32, device=voxels.device)))
         return row if row >= 0 else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sparseflex.training.reconstruct_settings import place_of
 from workbench import quantities, theme
 from workbench.commands import ChangeSetting, Command
 from workbench.network_view import (
@@ -10,7 +11,7 @@ from workbench.network_view import (
     LATENT_VOXELS,
     Picked,
     another_pass,
-    attended_row,
+    attended_key,
     has_attention,
 )
 from workbench.panels.field import draw_voxels
@@ -240,9 +241,9 @@ def _draw_values(ui: Ui, view: ViewState, row: int) -> None:
 
 
 def _draw_attention(ui: Ui, view: ViewState, snapshot: Snapshot, picked: Picked | None) -> list[Command]:
-    now, row = int(snapshot.settings[ATTENDED].value), attended_row(snapshot, picked)
+    now, key = int(snapshot.settings[ATTENDED].value), attended_key(snapshot, picked)
     half = (ui.width - 0.3 * ui.em) / 2
-    able = row >= 0 and row != now
+    able = key >= 0 and key != now
     attend = ui.button("Attend here", half, able, accent=able, tip=(
         "Shows what the latent voxel that holds the picked one attends to within its window, in every block;\n"
         "runs a pass of which only what that needs is computed"))
@@ -250,12 +251,12 @@ def _draw_attention(ui: Ui, view: ViewState, snapshot: Snapshot, picked: Picked 
     stop = ui.button("Attend nowhere", half, now >= 0)
     if now >= 0:
         voxels = snapshot.products.fields.get(LATENT_VOXELS)
-        if voxels is not None and now < voxels.n_voxels:
-            place = ", ".join(str(part) for part in voxels.voxel_ijk[now].tolist())
+        if voxels is not None:
+            place = ", ".join(str(part) for part in place_of(now, voxels.resolution))
             ui.pair("attended", f"{place} of {voxels.resolution}³")
         if not has_attention(snapshot):
             ui.text("Blocks of encoder and trunk show it.", theme.MUTED)
     if attend:
         view.network.colour_by(view, ATTENTION)
-        return [ChangeSetting(ATTENDED, float(row)), *another_pass(snapshot)]
+        return [ChangeSetting(ATTENDED, float(key)), *another_pass(snapshot)]
     return [ChangeSetting(ATTENDED, -1.0), *another_pass(snapshot)] if stop else []
