@@ -13,8 +13,9 @@ from workbench import actions, pacing
 from workbench.app import open_window
 from workbench.commands import NextStage, RunIterations
 from workbench.panels import columns
+from workbench.subject import Subject
 from workbench.view_state import LAYERS
-from workbench.window import Subject, Window
+from workbench.window import Window
 
 KEEPS_THE_WINDOW = {"Save a checkpoint", "Save a figure of the scene", "Run any command by name"}
 """Actions left out: they write files, or catch the keys that come after them."""

@@ -16,8 +16,9 @@ from workbench.app import open_window
 from workbench.inputs import open_what
 from workbench.panels import scalars
 from workbench.recording.reader import Recording
+from workbench.subject import Subject
 from workbench.ui import Ui
-from workbench.window import Subject, Window
+from workbench.window import Window
 
 TITLE = "workbench under test"
 

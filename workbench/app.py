@@ -20,8 +20,9 @@ from workbench.recording.reader import Recording
 from workbench.recording.recorder import StartRecorder
 from workbench.snapshot import Breakpoint
 from workbench.source import Replay, Source
+from workbench.subject import Brancher, Opener, Subject
 from workbench.view_state import ViewState
-from workbench.window import Brancher, Opener, Scripted, Subject, Window
+from workbench.window import Scripted, Window
 
 STOP_SECS = 15.0
 

@@ -294,7 +294,7 @@ def show(opened: Opened, out: Path, paused: bool, input_frame: bool = False, fol
     from workbench.app import StageDidNotEnd, open_window
     from workbench.branch import branch_of, opened_recording, parent_of
     from workbench.graphics import NoGraphics
-    from workbench.window import Subject
+    from workbench.subject import Subject
 
     visits, options = [Visit.of(opened, out)], options or RecordOptions()
     record = options.recorder(opened, out, parent=parent)

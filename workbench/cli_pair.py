@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from workbench.inputs import Opened
     from workbench.pair import Pair
     from workbench.recording.recorder import Recorder, StartRecorder
-    from workbench.window import Subject
+    from workbench.subject import Subject
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

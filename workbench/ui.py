@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from workbench import theme
+
+TABS_A_ROW = 5
 
 
 def packed(colour: theme.Colour, alpha: float = 1.0) -> int:
@@ -99,9 +102,18 @@ class Ui:
         return text[:low] + "…"
 
     def tabs(self, names: Sequence[str], chosen: str) -> str:
-        """Names in a row, the chosen one underlined; the one that is chosen now."""
-        em, draw, wide = self.em, self.im.GetWindowDrawList(), self.width / max(len(names), 1)
+        """Names side by side, more than TABS_A_ROW in two rows, one of them underlined; the one that is chosen now."""
+        columns = len(names) if len(names) <= TABS_A_ROW else math.ceil(len(names) / 2)
+        wide = self.width / max(columns, 1)
+        for start in range(0, len(names), max(columns, 1)):
+            chosen = self._row_of_tabs(names[start : start + columns], chosen, wide)
+        self.im.Dummy((0.0, 0.15 * self.em))
+        return chosen
+
+    def _row_of_tabs(self, names: Sequence[str], chosen: str, wide: float) -> str:
+        em, draw, whole = self.em, self.im.GetWindowDrawList(), self.width
         left, top = self.im.GetCursorScreenPos()
+        draw.AddLine((left, top + 1.7 * em), (left + whole, top + 1.7 * em), packed(theme.BORDER), 1.0)
         for index, name in enumerate(names):
             if index:
                 self.im.SameLine(0.0, 0.0)
@@ -115,9 +127,6 @@ class Ui:
                 draw.AddText(place, packed(theme.TEXT if lit else theme.MUTED), name)
             if name == chosen:
                 draw.AddRectFilled((x, y + 1.55 * em), (x + wide, y + 1.7 * em), packed(theme.ACCENT), 0.0)
-        y = top + 1.7 * em
-        draw.AddLine((left, y), (left + wide * len(names), y), packed(theme.BORDER), 1.0)
-        self.im.Dummy((0.0, 0.15 * em))
         return chosen
 
     def heading(self, title: str, aside: str = "") -> None:

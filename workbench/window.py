@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import sys
 import time
@@ -24,10 +23,9 @@ from workbench.layout import Layout, scale_for
 from workbench.pacing import Pacer
 from workbench.panels import pair as pair_panel
 from workbench.preferences import Preferences
-from workbench.recording.reader import Recording
-from workbench.recording.recorder import StartRecorder
-from workbench.snapshot import Breakpoint, Snapshot
+from workbench.snapshot import Snapshot
 from workbench.source import Source
+from workbench.subject import Brancher, Opener, Subject
 from workbench.view_state import Click, ViewState
 
 if TYPE_CHECKING:
@@ -46,31 +44,6 @@ KEEP_SECS = 2.0
 """How often the choices are looked through for what the preferences should keep."""
 
 Scripted = Callable[["Window"], bool]
-
-
-@dataclasses.dataclass(frozen=True)
-class Subject:
-    """What a window shows: a run or a recording, what it is called, the folder of its checkpoint, a camera that looks
-    the home way; of_mesh: see ViewState; follow: the recording is being written, and kept up with; record: what begins
-    to record the run."""
-
-    run: Run | Recording
-    title: str
-    out_dir: Path
-    home: Camera | None = None
-    of_mesh: bool = False
-    follow: bool = False
-    record: StartRecorder | None = None
-    breakpoints: tuple[Breakpoint, ...] = ()
-
-    @property
-    def checkpoint_path(self) -> Path:
-        return self.out_dir / "checkpoint.safetensors"
-
-
-Opener = Callable[[str], Subject]
-Brancher = Callable[[Run], Subject]
-"""Makes the run that goes on from an iteration of a recording the next subject, or raises ValueError."""
 
 
 class Window:

@@ -20,6 +20,7 @@ from sparseflex.threads import SMALL_SECTION, one_thread
 from sparseflex.training.config import FitConfig, from_table
 from sparseflex.training.fit_cameras import FitCameras
 from sparseflex.training.fit_parameters import FitParameters, FitSection, initial_sdf, voxels_around
+from sparseflex.training.fit_settings import FitSettings
 from sparseflex.training.fit_state import Shown
 from sparseflex.training.levels import learning_rates, level_resolutions
 from sparseflex.training.measure import StageCost, StageMeter, WorkMeter, cost_columns
@@ -45,10 +46,6 @@ _FIELDS: dict[str, FieldKind] = {
 }
 _UNPRUNED_FIELDS = {name: kind for name, kind in _FIELDS.items() if name not in ("occupancy", "prune")}
 
-_SETTINGS = ("visibility_ratio", "halo", "cut_share", "window_share", "lr_sdf", "lr_deform", "lr_weights",
-             "depth_weight", "normal_weight", "mask_weight", "ssim_weight", "dev_weight", "sign_weight_end")
-_PRUNE_SETTINGS = ("prune_below", "keep_above")
-
 
 class FitRun:
     """Fits a SparseFlex to a target mesh in the normalised frame; implements the run protocol.
@@ -64,7 +61,7 @@ class FitRun:
     def __init__(self, target: Mesh, config: FitConfig, device: torch.device | str = "cpu",
                  parameters: FitParameters | None = None, fixed_cameras: Sequence[Camera] = ()) -> None:
         self._own = FitCameras(fixed_cameras)
-        self.config, self.iteration = config, 0
+        self._settings, self.iteration = FitSettings(config), 0
         self.target = target.detach().to(device, torch.float32)
         reach = float(self.target.vertices.abs().amax()) if target.n_vertices else 0.0
         if not reach <= 0.5 + _FRAME_SLACK:
@@ -78,8 +75,6 @@ class FitRun:
         self._pruner = Pruner(self.target, self.voxels)
         self.stage_costs: dict[str, StageCost] = {}
         self.history: dict[str, list[float]] = {}
-        self._pending: FitConfig | None = None  # settings that take effect with iteration _pending_from
-        self._pending_from = 0
         self._sampler: CameraSampler | None = None  # made when first needed: a run that is only looked at needs none
         self._objective: Objective | None = None
         self._meter = StageMeter(device)
@@ -98,6 +93,14 @@ class FitRun:
         self._targets: list[Maps] = []
         self._loss: Tensor | None = None
         self._current: list[RunCamera] = []
+
+    @property
+    def config(self) -> FitConfig:
+        return self._settings.config
+
+    @config.setter
+    def config(self, config: FitConfig) -> None:
+        self._settings.config = config
 
     @property
     def voxels(self) -> SparseVoxels:
@@ -144,8 +147,7 @@ class FitRun:
 
     def _do_sample_cameras(self) -> None:
         self._generator_at_start = self.generator.get_state()
-        if self._pending is not None and self.iteration >= self._pending_from:
-            self.config, self._pending = self._pending, None
+        self._settings.begin(self.iteration)
         if self._sampler is None:
             self._sampler = CameraSampler(self.target, self.config)
         self._own.begin(self.iteration)
@@ -312,29 +314,10 @@ class FitRun:
 
     @property
     def settings(self) -> Mapping[str, Setting]:
-        rules = {field.name: field.metadata for field in dataclasses.fields(FitConfig)}
-        found = {}
-        for name in self._setting_names:
-            rule = rules[name]
-            low = rule["minimum"] if rule["above"] is None else rule["above"] + 1e-3
-            found[name] = Setting(float(getattr(self._wanted, name)), low, rule["maximum"], rule["help"])
-        return found
-
-    @property
-    def _setting_names(self) -> Sequence[str]:
-        return (*_SETTINGS, *_PRUNE_SETTINGS) if self.config.start_resolution else _SETTINGS
-
-    @property
-    def _wanted(self) -> FitConfig:
-        return self.config if self._pending is None else self._pending
+        return self._settings.shown()
 
     def change_setting(self, name: str, value: float) -> None:
-        if name not in self._setting_names:
-            raise ValueError(f"setting must be one of {', '.join(self._setting_names)}, got {name!r}")
-        if isinstance(getattr(self.config, name), int) and float(value).is_integer():
-            value = int(value)
-        self._pending = dataclasses.replace(self._wanted, **{name: value})
-        self._pending_from = self.iteration + (self._next > 0)
+        self._settings.change(name, value, self.iteration + (self._next > 0))
 
     # -- state ------------------------------------------------------------------------------------------------
 
@@ -345,9 +328,7 @@ class FitRun:
         """
         to_prune = STAGES[self._next] == "prune"
         return {
-            "config": dataclasses.asdict(self.config),
-            "pending": {} if self._pending is None else dataclasses.asdict(self._pending),
-            "pending_from": self._pending_from,
+            **self._settings.state_dict(),
             "iteration": self.iteration,
             "to_prune": int(to_prune),
             "generator": self.generator.get_state() if to_prune else self._generator_at_start,
@@ -367,9 +348,7 @@ class FitRun:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         device = self.voxels.device
-        self.config = from_table(FitConfig, state["config"], "config")
-        self._pending = from_table(FitConfig, state["pending"], "pending") if state["pending"] else None
-        self._pending_from = state["pending_from"]
+        self._settings.load_state_dict(state)
         self.iteration, self._next = state["iteration"], 0
         target = Mesh(state["target"]["vertices"], state["target"]["faces"]).to(device)
         if not (torch.equal(target.vertices, self.target.vertices) and torch.equal(target.faces, self.target.faces)):
