@@ -95,7 +95,7 @@ def _palette(window: Window) -> None:
 PICTURES = {
     "window": Picture("house", 272, ("Frustum", "Maps")),
     "frustum": Picture("house", 60, ("Frustum", "Plots"), _frustum, stages=2, overrides=(("visibility_ratio", 0.3),)),
-    "cameras": Picture("house", 64, ("Cameras", "Memory"), _cameras, overrides=(("visibility_ratio", 0.3),)),
+    "cameras": Picture("house", 64, ("Cameras", "Costs"), _cameras, overrides=(("visibility_ratio", 0.3),)),
     "field": Picture("nested_shells", 150, ("Field", "Maps"), _field),
     "pruning": Picture("high_genus", 300, ("Layers", "Pruning"), _pruning, overrides=(
         ("resolution", 64), ("start_resolution", 16), ("iterations", 300))),

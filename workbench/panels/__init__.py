@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from workbench.panels import cameras, field, frustum, latent, layers, maps, memory, network, plots, pruning, scalars
+from workbench.panels import cameras, costs, field, frustum, latent, layers, maps, network, plots, pruning, scalars
 from workbench.snapshot import Snapshot
 from workbench.view_state import ViewState
 
 COLUMNS: dict[str, dict[str, ModuleType]] = {
     "left": {"Frustum": frustum, "Cameras": cameras, "Layers": layers, "Field": field},
-    "right": {"Maps": maps, "Plots": plots, "Pruning": pruning, "Memory": memory, "Scalars": scalars},
+    "right": {"Maps": maps, "Plots": plots, "Pruning": pruning, "Costs": costs, "Scalars": scalars},
 }
 """By column, the tabs in their order: left what is shown, right what the run does."""
 

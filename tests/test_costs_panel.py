@@ -13,7 +13,7 @@ from test_fit import small_run
 from workbench.engine import Engine
 from workbench.history_table import HistoryTable
 from workbench.memory_view import MemoryView, curves, measured_work, work_by_stage
-from workbench.panels import COLUMNS, memory
+from workbench.panels import COLUMNS, costs
 from workbench.snapshot import History, PastSummary, Snapshot
 from workbench.view_state import ViewState
 
@@ -60,7 +60,7 @@ def test_no_claim_without_measurements(case: str) -> None:
     }[case]
     assert curves(found) is None
     ui = FakeUi()
-    assert memory.draw(ui, ViewState(), Snapshot(history=found)) == []
+    assert costs.draw(ui, ViewState(), Snapshot(history=found)) == []
     assert not ui.says("saved")
 
 
@@ -91,13 +91,13 @@ def shown() -> Snapshot:
 def test_the_panel_says_what_sections_save() -> None:
     ui = FakeUi()
     view, snapshot = ViewState(), shown()
-    assert memory.draw(ui, view, snapshot) == [] and memory.fields(view, snapshot) == set()
+    assert costs.draw(ui, view, snapshot) == [] and costs.fields(view, snapshot) == set()
     for text in ("20.0% worked on", "150", "50", "800", "with sections", "7 MB", "without, estimated", "8 MB", "10%",
                  "1,000 bytes", "peak of the process", "400 MB", "256 MB of 512 MB", "4 states", "iterations 3 to 9"):
         assert ui.says(text), text
     drawn = {call[1]: call[2:] for call in ui.calls if call[0] in ("PlotLine", "PlotScatter")}
     assert set(drawn) == {"##without", "##with", "##measured"} and len(drawn["##measured"][0]) == 3
-    assert memory in COLUMNS["right"].values()
+    assert costs in COLUMNS["right"].values()
     first = view.memory.of(snapshot.history)
     assert view.memory.of(snapshot.history) is first  # made once for each history
 
@@ -106,13 +106,13 @@ def test_on_cuda_the_numbers_are_the_allocators() -> None:
     ui = FakeUi()
     snapshot = shown()
     scalars = {**snapshot.scalars, "reserved_bytes": 7e8}
-    memory.draw(ui, ViewState(), dataclasses.replace(snapshot, device="cuda:0", scalars=scalars))
+    costs.draw(ui, ViewState(), dataclasses.replace(snapshot, device="cuda:0", scalars=scalars))
     assert ui.says("peak of CUDA tensors") and ui.says("700 MB")
 
 
 def test_a_run_that_keeps_nothing_says_why() -> None:
     ui = FakeUi()
-    memory.draw(ui, ViewState(), Snapshot(past=PastSummary(lacking="one state takes 3 GB, at most 512 MB are kept")))
+    costs.draw(ui, ViewState(), Snapshot(past=PastSummary(lacking="one state takes 3 GB, at most 512 MB are kept")))
     assert ui.says("one state takes 3 GB")
 
 
