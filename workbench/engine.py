@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import collections
-import dataclasses
-import math
 import queue
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,25 +27,17 @@ from workbench.commands import (
 )
 from workbench.course import Course
 from workbench.expressions import ExpressionError
-from workbench.field_copies import Coming, FieldCopies, fields_of
 from workbench.history_table import HistoryTable, history_of
 from workbench.mailbox import Mailbox
 from workbench.own_cameras import OwnCameras
 from workbench.past import LIMIT_BYTES, Kept, Past, Place
 from workbench.recording.policy import RecordStatus
 from workbench.recording.recorder import LateRecorder, StartRecorder
-from workbench.snapshot import Breakpoint, Failure, Hit, Snapshot, frozen
+from workbench.showing import Moment, Parts, Showing
+from workbench.snapshot import Breakpoint, Hit, Snapshot
 from workbench.staging import Staging
 
 SaveRun = Callable[[Path, Run], Any]
-
-MID_ITERATION_PUBLISH_SECS = 0.25
-"""While playing, snapshots are taken between iterations, so that all they hold belongs together; a run whose
-iteration takes longer than this is shown in between as well."""
-
-_CHANGED_AT_ONCE = ("notice", "failure", "settings", "own_cameras", "cameras_locked", "kept_cameras", "breakpoints",
-                    "hits", "marks")
-"""What may have changed since a snapshot's fields began to be copied."""
 
 STOP_GRACE_SECS = 2.0
 """How long a played iteration may go on after Stop, so that the run ends between two iterations."""
@@ -80,7 +68,6 @@ class Engine:
         if not self._stages:
             raise ValueError("run.stages must name at least one stage, got none")
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
-        self._copies = FieldCopies(run)
         self._history = HistoryTable(history_of(run))
         self._past, self._cameras = Past(run, past_bytes), OwnCameras(run)
         self._recorder = LateRecorder(record)
@@ -89,18 +76,11 @@ class Engine:
         self._stages_run = 0
         self._started_at_iteration = run.iteration
         self._course = Course()
-        self._asked: frozenset[str] | None = None
-        self._names: frozenset[str] = frozenset()  # asked for last; shown again whenever the run comes to a stop
-        self._coming: Coming | None = None
         self._stop_deadline: float | None = None
-        self._ended_at: collections.deque[float] = collections.deque(maxlen=64)
-        self._last_publish = -math.inf
         self._doing = ""
         self._staging = Staging(run)
-        device = str(getattr(run, "device", "cpu"))
-        self._shown = Snapshot(run_name=run.name, device=device, stages=self._stages, stage_next=self._stages[0])
-        self._shown = self._describe()
-        self.snapshots: Mailbox[Snapshot] = Mailbox(self._shown)
+        parts = Parts(self._past, self._cameras, self._breakpoints, self._staging, self._recorder)
+        self._showing = Showing(run, parts, self._history.view())
         self._thread = threading.Thread(target=self._serve, name="sparseflex-engine", daemon=True)
 
     # What others call
@@ -110,6 +90,10 @@ class Engine:
 
     def send(self, command: Command) -> None:
         self._commands.put(command)
+
+    @property
+    def snapshots(self) -> Mailbox[Snapshot]:
+        return self._showing.snapshots
 
     @property
     def _place(self) -> Place:
@@ -150,7 +134,7 @@ class Engine:
                 self._fail(error)
         self._staging.close()
         self._recorder.finish()
-        self._publish(playing=False, stopped=True)
+        self._showing.publish(playing=False, stopped=True)
 
     def _done(self) -> bool:
         if self._stop_deadline is None:
@@ -158,11 +142,11 @@ class Engine:
         return self._next == 0 or not self._running() or time.monotonic() > self._stop_deadline
 
     def _running(self) -> bool:
-        return self._shown.failure is None and self._course.goes_on(self._run.iteration)
+        return not self._showing.failed and self._course.goes_on(self._run.iteration)
 
     def _turn(self) -> None:
         """Commands, then a stage if one is due, then an answer if one is due."""
-        waiting = not self._running() and self._asked is None and self._coming is None
+        waiting = not self._running() and not self._showing.waiting
         while True:
             try:
                 self._obey(self._commands.get(block=waiting))
@@ -178,7 +162,7 @@ class Engine:
     def _obey(self, command: Command) -> None:
         self._doing = type(command).__name__
         if isinstance(command, RequestFields):
-            self._asked = self._names = command.names
+            self._showing.ask(command.names)
         elif isinstance(command, (ChangeSetting, ChangeCameras)):
             self._change(command)
         elif isinstance(command, SaveCheckpoint):
@@ -196,7 +180,7 @@ class Engine:
 
     def _steer(self, command: Command) -> None:
         notice = self._course.follow(command, self._run.iteration, getattr(self._run, "plays_once", False))
-        if self._shown.failure is not None:
+        if self._showing.failed:
             self._course.hold()
         self._set_off(notice)
 
@@ -210,7 +194,7 @@ class Engine:
         here, kept = self._place, self._past.nearest(wanted)
         if wanted < here[0] or (wanted == here[0] and here[1] > 0):
             if kept is None:
-                self._publish(notice=f"can't go back: {self._past.reason()}")
+                self._showing.publish(notice=f"can't go back: {self._past.reason()}")
                 return
             self._restore(kept)
         elif kept is not None and kept.iteration > here[0]:
@@ -219,17 +203,17 @@ class Engine:
         self._set_off("")
 
     def _set_off(self, notice: str) -> None:
-        self._publish(playing=self._running(), notice=notice, hits=())
+        self._showing.publish(playing=self._running(), notice=notice, hits=())
         if not self._running():
-            self._come_to_a_stop()
+            self._showing.come_to_a_stop()
 
     def _restore(self, kept: Kept) -> None:
         self._past.restore(kept)
         self._history, self._next = HistoryTable(kept.history), 0
         self._stages_run += 1  # nothing that was copied before is up to date
-        self._coming = None
+        self._showing.drop_coming()
         self._recorder.went_back(self._run.iteration, self._history.last_row())
-        self._publish(failure=None, **self._changeable())
+        self._showing.publish_changeable(failure=None)
         self._change_again()
 
     def _change_again(self) -> None:
@@ -238,19 +222,19 @@ class Engine:
         for change in due:
             self._apply(change)
         if due:
-            self._publish(**self._changeable())
+            self._showing.publish_changeable()
 
     def _change(self, command: ChangeSetting | ChangeCameras) -> None:
         try:
             self._apply(command)
         except (ValueError, KeyError) as error:
-            self._publish(notice=str(error))
+            self._showing.publish(notice=str(error))
         else:
             self._past.changed(self._place, command)
             self._recorder.changed(command, self._next)
-            self._publish(notice="", past=self._past.summary(), **self._changeable())
+            self._showing.publish_changeable(notice="", past=self._past.summary())
             if not self._running():
-                self._come_to_a_stop()
+                self._showing.come_to_a_stop()
 
     def _apply(self, change: ChangeSetting | ChangeCameras) -> None:
         if isinstance(change, ChangeSetting):
@@ -258,32 +242,22 @@ class Engine:
         else:
             self._cameras.change(change)
 
-    def _changeable(self) -> dict[str, Any]:
-        """What a change shows in the snapshot, at once."""
-        return {"settings": frozen(self._run.settings), **self._cameras.shown()}
-
     def _change_breakpoint(self, command: SetBreakpoint | RemoveBreakpoint) -> None:
         notice = ""
         try:
             self._breakpoints.change(command)
         except ExpressionError as error:
             notice = f"no breakpoint: {error}"
-        self._publish(notice=notice, **self._watched())
-
-    def _watched(self) -> dict[str, Any]:
-        """What the snapshot shows of breakpoints."""
-        points = self._breakpoints
-        return {"breakpoints": points.shown, "scalar_names": points.known.names, "names_whole": points.known.whole,
-                "marks": frozen({"hits": points.hit_at})}
+        self._showing.publish_watched(notice=notice)
 
     def _save_checkpoint(self, path: Path) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._save(path, self._run)
         except (OSError, ValueError) as error:
-            self._publish(notice=f"not saved: {error}")
+            self._showing.publish(notice=f"not saved: {error}")
         else:
-            self._publish(notice=f"saved {path}")
+            self._showing.publish(notice=f"saved {path}")
 
     def _run_stage(self) -> None:
         number, iteration = self._next, self._run.iteration
@@ -308,91 +282,32 @@ class Engine:
         if hits:
             self._stop_at(hits)
         if not self._running():
-            self._come_to_a_stop()
+            self._showing.come_to_a_stop()
 
     def _end_iteration(self, scalars: Mapping[str, float]) -> None:
         row = {"iteration": float(self._run.iteration), **scalars, **cost_columns(self._staging.costs)}
         self._history.append(row)
-        self._ended_at.append(time.perf_counter())
+        self._showing.iteration_ended()
         self._past.reach(self._run.iteration)
         self._recorder.iteration_ended(self._run, row)
         if refused := self._breakpoints.ended(self._run, self._history.view()):
-            self._publish(notice=f"no breakpoint: {refused[0]}", **self._watched())
+            self._showing.publish_watched(notice=f"no breakpoint: {refused[0]}")
 
     def _stop_at(self, hits: tuple[Hit, ...]) -> None:
         """Comes to rest, and keeps the state, as far as the run gives one within an iteration."""
         self._course.hold()
         if self._next == 0 or not isinstance(self._run, StagedRun):
             self._past.keep(self._run.iteration, self._history.view, True)
-        self._publish(playing=False, notice="", hits=hits, **self._watched())
-
-    def _come_to_a_stop(self) -> None:
-        """Has the state shown in full at which the run came to rest, whether or not anybody asks."""
-        self._ended_at.clear()
-        self._asked = self._names if self._asked is None else self._asked
+        self._showing.publish_watched(playing=False, notice="", hits=hits)
 
     def _answer(self) -> None:
         """Starts, or completes, the snapshot that was asked for."""
-        running = self._running()
-        if self._coming is None and self._asked is not None:
-            late = time.perf_counter() - self._last_publish > MID_ITERATION_PUBLISH_SECS
-            if self._next == 0 or not running or late:
-                names, self._asked, self._doing = self._asked, None, "reading fields"
-                started = time.perf_counter()
-                snapshot = dataclasses.replace(self._describe(), asked=names)
-                self._copies.start(names, self._stages_run)
-                self._coming = Coming(snapshot, time.perf_counter() - started)
-        if self._coming is not None and (not running or self._copies.ready()):
-            coming, self._coming = self._coming, None
-            started = time.perf_counter()
-            fields = self._copies.finish()
-            secs = coming.copy_secs + time.perf_counter() - started
-            flags = {name: getattr(self._shown, name) for name in _CHANGED_AT_ONCE}
-            self._shown = dataclasses.replace(coming.snapshot, **flags, serial=self._shown.serial)
-            self._publish(playing=running, fields=fields, publish_secs=secs, answers=coming.snapshot.answers + 1)
-
-    # What is shown
-
-    def _describe(self) -> Snapshot:
-        """The run as it stands, all but its fields."""
-        run, costs = self._run, self._staging.costs
-        return dataclasses.replace(
-            self._shown,
-            iteration=run.iteration,
-            stage_done=self._stages[self._next - 1] if self._stages_run else None,
-            stage_next=self._stages[self._next],
-            scalars=frozen(run.scalars()),
-            history=self._history.view(),
-            **self._changeable(),
-            made=frozen(self._staging.made),
-            past=self._past.summary(),
-            field_kinds=frozen(fields_of(run)),
-            **self._watched(),
-            stage_secs=frozen({stage: cost.secs for stage, cost in costs.items()}),
-            stage_peak_bytes=frozen({stage: cost.peak_bytes for stage, cost in costs.items()}),
-            iterations_per_sec=self._rate(),
-        )
-
-    def _rate(self) -> float:
-        if len(self._ended_at) < 2 or not self._running():
-            return math.nan
-        return (len(self._ended_at) - 1) / max(self._ended_at[-1] - self._ended_at[0], 1e-9)
-
-    def _publish(self, **changes: Any) -> None:
-        """What was shown last with these changes; one assignment in the slot."""
-        self._shown = dataclasses.replace(self._shown, serial=self._shown.serial + 1,
-                                          recording=self._recorder.status, **changes)
-        self._last_publish = time.perf_counter()
-        self.snapshots.put(self._shown)
+        moment = Moment(self._next, self._stages_run, self._running())
+        if self._showing.due(moment):
+            self._doing = "reading fields"
+            self._showing.begin(moment, self._history.view())
+        self._showing.complete(moment.running)
 
     def _fail(self, error: Exception) -> None:
         self._course.hold()
-        self._coming = None
-        first = self._shown.failure is None
-        # show the state it failed in; but if showing it is what fails, don't try again
-        self._asked = self._names if first else None
-        self._ended_at.clear()
-        if first:
-            text = "".join(traceback.format_exception(error))
-            failure = Failure(self._doing, self._run.iteration, f"{type(error).__name__}: {error}", text)
-            self._publish(playing=False, failure=failure)
+        self._showing.fail(self._doing, error)
