@@ -371,6 +371,7 @@ def _drawing(
         ps.set_window_size(width, height)
         ps.set_background_color((1.0, 1.0, 1.0))
         ps.set_vertical_fov_degrees(FOV_DEGREES)
+        ps.set_view_center_raw(tuple((centre + aside).tolist()))  # clipping goes by it: none left from a view before
         ps.look_at_dir(eye + aside, centre + aside, up)
         yield np.ascontiguousarray(ps.screenshot_to_buffer(transparent_bg=False)[..., :3])
     finally:
