@@ -238,7 +238,7 @@ def test_changed_knows_nan() -> None:
 
 def test_the_course_counts_stages_after_its_way() -> None:
     course = Course()
-    course.go_to(3, 2, 1)
+    course.go_to((3, 2), (1, 0))
     steps, iteration, stage = 0, 1, 0
     while course.goes_on(iteration):
         steps, stage = steps + 1, stage + 1
@@ -246,7 +246,7 @@ def test_the_course_counts_stages_after_its_way() -> None:
             iteration, stage = iteration + 1, 0
         course.stage_done(iteration)
     assert (iteration, stage, steps) == (3, 2, 10)
-    course.go_to(3, 1, 3)
+    course.go_to((3, 1), (3, 0))
     assert course.goes_on(3)
     course.hold()
     assert not course.goes_on(3)

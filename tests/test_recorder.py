@@ -24,7 +24,7 @@ from test_fit import everything, octahedron, small_run
 from sparseflex.training.config import FitConfig
 from sparseflex.training.fit import FitRun
 from sparseflex.training.run import Run
-from workbench.commands import ChangeSetting, GoTo, NextStage, Play, RunIterations, StepBack
+from workbench.commands import ChangeSetting, GoTo, NextStage, Play, RunIterations, StageBack, StepBack
 from workbench.engine import Engine
 from workbench.field_copies import FieldCopies, fields_of
 from workbench.recording.policy import About, RecordPolicy
@@ -481,6 +481,26 @@ def test_a_change_after_going_back_replaces_what_was_recorded_beyond(record, tmp
     iterate(again, count=3)
     expected = everything(straight)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in everything(again).items())
+
+
+def test_a_change_replaced_within_its_iteration_is_not_recorded(record, tmp_path: Path) -> None:
+    """Gone back by stages to before it, and another made there: the recording has the second one alone."""
+    engine = record(FakeRun())
+    engine.send(RunIterations(2))
+    at_rest(engine, 2)
+    for stage_next in ("render", "update"):
+        engine.send(NextStage())
+        at_rest(engine, 2, stage_next)
+    engine.send(ChangeSetting("visibility_ratio", 0.2))
+    engine.send(StageBack())
+    at_rest(engine, 2, "render")
+    engine.send(ChangeSetting("visibility_ratio", 0.7))
+    engine.send(RunIterations(2))
+    at_rest(engine, 4)
+    assert engine.stop()
+    (at, (value,)), = RawRecording(tmp_path / "run.h5").values("/changes")
+    changed = change_of(value)
+    assert (at, changed.iteration, changed.n_stages, changed.change.value) == (3, 2, 1, 0.7)
 
 
 def test_prunings_on_another_way_are_entered_anew(record, tmp_path: Path) -> None:

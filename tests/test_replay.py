@@ -29,6 +29,7 @@ from workbench.commands import (
     RunTo,
     SaveCheckpoint,
     SetSpeed,
+    StageBack,
     StepBack,
 )
 from workbench.panels import plots, status, transport
@@ -74,8 +75,8 @@ def test_every_command_moves_as_it_does_live(fake_file: Path, start: Start) -> N
     assert (first.iteration, first.playing, first.source) == (23, False, "replay")  # what the run came to
     assert (first.past.oldest, first.past.reached) == (0, 23) and first.history.n_rows == 23
     steps: list[tuple[Command, int]] = [
-        (GoTo(0), 0), (NextIteration(), 1), (NextStage(), 2), (StepBack(), 1), (GoTo(17), 17), (GoTo(99), 23),
-        (NextIteration(), 23), (GoTo(-5), 0), (StepBack(), 0), (GoTo(23), 23),
+        (GoTo(0), 0), (NextIteration(), 1), (NextStage(), 2), (StepBack(), 1), (StageBack(), 0), (GoTo(17), 17),
+        (GoTo(99), 23), (NextIteration(), 23), (GoTo(-5), 0), (StepBack(), 0), (GoTo(23), 23),
     ]
     for command, wanted in steps:
         serial = replay.snapshots.latest().serial

@@ -17,6 +17,7 @@ from workbench.commands import (
     Play,
     SaveCheckpoint,
     SetSpeed,
+    StageBack,
     StepBack,
 )
 from workbench.export import export_from_window
@@ -164,6 +165,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("Next iteration", "RightArrow", lambda _: [NextIteration()], repeats=True),
     Action("Next stage", "Shift+RightArrow", lambda _: [NextStage()], repeats=True),
     Action("Back one iteration", "LeftArrow", lambda _: [StepBack()], repeats=True),
+    Action("Back one stage", "Shift+LeftArrow", lambda _: [StageBack()], repeats=True),
     Action("Back to the first iteration kept", "Home", _to_oldest),
     Action("On to the last iteration reached", "End", lambda w: [GoTo(w.snapshot.past.reached)]),
     Action("An inference: look at the stage before", "UpArrow", _stage(-1), repeats=True),

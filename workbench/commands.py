@@ -52,6 +52,12 @@ class StepBack:
 
 
 @dataclasses.dataclass(frozen=True)
+class StageBack:
+    """Goes back to before the stage that ran last, also where that is of the iteration before, and stops; sent again on
+    the way, to one more before it. A recording has no stages: there it is the iteration before."""
+
+
+@dataclasses.dataclass(frozen=True)
 class GoTo:
     """Goes to the end of an iteration, back or on, and stops there; one before the oldest kept is refused by a notice.
 
@@ -105,6 +111,14 @@ class SaveCheckpoint:
 
 
 @dataclasses.dataclass(frozen=True)
+class ProfileIteration:
+    """Runs the next whole iteration under torch's profiler, and stops after it unless the run plays; the trace goes to
+    the folder, and numbers to Snapshot.profile. What is in the way comes back as the snapshot's notice."""
+
+    folder: Path
+
+
+@dataclasses.dataclass(frozen=True)
 class RequestFields:
     """Asks for one snapshot that carries these fields: one request, one snapshot at the next good moment."""
 
@@ -133,6 +147,7 @@ class Stop:
 
 
 Command = (
-    Play | Pause | NextStage | NextIteration | RunIterations | RunTo | StepBack | GoTo | ChangeSetting
-    | ChangeCameras | SetBreakpoint | RemoveBreakpoint | SaveCheckpoint | RequestFields | SetSpeed | Branch | Stop
+    Play | Pause | NextStage | NextIteration | RunIterations | RunTo | StepBack | StageBack | GoTo
+    | ChangeSetting | ChangeCameras | SetBreakpoint | RemoveBreakpoint | SaveCheckpoint | ProfileIteration | RequestFields | SetSpeed
+    | Branch | Stop
 )

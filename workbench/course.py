@@ -7,16 +7,19 @@ import math
 
 from workbench.commands import Command, NextIteration, NextStage, Play, RunIterations, RunTo
 
+Place = tuple[int, int]
+"""Iterations that have ended, and stages of the next one that have run."""
+
 
 @dataclasses.dataclass
 class Course:
     """until: the iteration to run up to. stages: single stages still to run, whatever the iteration. then: stages to
-    run once it is there. travelling: that iteration was reached before, or is on the way to such a one."""
+    run once it is there. target: the place that it was sent to by GoTo or a step back."""
 
     until: float = -math.inf
     stages: int = 0
     then: int = 0
-    travelling: bool = False
+    target: Place | None = None
 
     def goes_on(self, iteration: int) -> bool:
         """Whether another stage is due where so many iterations have ended."""
@@ -28,19 +31,29 @@ class Course:
 
     def hold(self) -> None:
         """Comes to rest."""
-        self.until, self.stages, self.then, self.travelling = -math.inf, 0, 0, False
+        self.until, self.stages, self.then, self.target = -math.inf, 0, 0, None
 
-    def go_to(self, wanted: int, n_stages: int, iteration: int) -> None:
-        """Sets out for the end of an iteration, and n_stages of the one after it, where so many have ended."""
-        self.until, self.stages, self.then, self.travelling = wanted, 0, n_stages, True
-        self._arrive(iteration)
+    def heading(self, here: Place) -> Place:
+        """Where a run that stands here will be once it has got where it was sent, or here."""
+        return here if self.target is None else self.target
+
+    def stops_at(self, here: Place, furthest: Place) -> bool:
+        """Whether a condition may end the way here. On the way to where the run was sent it stops nowhere that it has
+        been before, but within the very iteration and after the very stage that it was sent to."""
+        return self.target is None or here > furthest or (here == self.target and here[1] > 0)
+
+    def go_to(self, target: Place, here: Place) -> None:
+        """Sets out for a place that isn't before the one where the run is."""
+        self.until, self.stages, self.target = target[0], 0, target
+        self.then = target[1] - here[1] if here[0] == target[0] else target[1]
+        self._arrive(here[0])
 
     def follow(self, command: Command, iteration: int, plays_once: bool) -> str:
         """Takes up Play, Pause, a step or a run; gives what is to be said about it."""
         ahead, steps = self.until, self.stages
         if isinstance(command, (NextStage, NextIteration)):
             self.stages = self.then = 0
-            self.travelling = False
+            self.target = None
         else:
             self.hold()
         if isinstance(command, Play):

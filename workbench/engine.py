@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sparseflex.training.measure import cost_columns
 from sparseflex.training.run import Run
 from sparseflex.training.staged_run import StagedRun
 from workbench.breakpoints import Breakpoints
@@ -18,19 +17,22 @@ from workbench.commands import (
     ChangeSetting,
     Command,
     GoTo,
+    ProfileIteration,
     RemoveBreakpoint,
     RequestFields,
+    RunIterations,
     SaveCheckpoint,
     SetBreakpoint,
+    StageBack,
     StepBack,
     Stop,
 )
-from workbench.course import Course
+from workbench.course import Course, Place
 from workbench.expressions import ExpressionError
 from workbench.history_table import HistoryTable, history_of
 from workbench.mailbox import Mailbox
 from workbench.own_cameras import OwnCameras
-from workbench.past import LIMIT_BYTES, Kept, Past, Place
+from workbench.past import LIMIT_BYTES, Kept, Past
 from workbench.recording.policy import RecordStatus
 from workbench.recording.recorder import LateRecorder, StartRecorder
 from workbench.showing import Moment, Parts, Showing
@@ -169,45 +171,49 @@ class Engine:
             self._save_checkpoint(command.path)
         elif isinstance(command, Stop):
             self._stop_deadline = time.monotonic() + STOP_GRACE_SECS
-        elif isinstance(command, StepBack):
-            self._go_to(self._heading_for() - 1)
-        elif isinstance(command, GoTo):
-            self._go_to(command.iteration, command.n_stages)
+        elif isinstance(command, (StepBack, StageBack, GoTo)):
+            self._go_to(self._place_of(command))
         elif isinstance(command, (SetBreakpoint, RemoveBreakpoint)):
             self._change_breakpoint(command)
+        elif isinstance(command, ProfileIteration):
+            self._profile(command)
         else:
             self._steer(command)
 
     def _steer(self, command: Command) -> None:
-        notice = self._course.follow(command, self._run.iteration, getattr(self._run, "plays_once", False))
-        if self._showing.failed:
-            self._course.hold()
-        self._set_off(notice)
+        self._set_off(self._course.follow(command, self._run.iteration, getattr(self._run, "plays_once", False)))
 
-    def _heading_for(self) -> int:
-        """The iteration that the run is on its way to or in: a step back goes to the end of the one before."""
-        on_way = self._course.travelling and self._running()
-        return int(self._course.until) if on_way else self._run.iteration + (self._next > 0)
+    def _place_of(self, command: StepBack | StageBack | GoTo) -> Place:
+        """Where a command is to lead: a step back goes on from where the run is on its way to."""
+        n_stages, (iteration, number) = len(self._stages), self._course.heading(self._place)
+        if isinstance(command, StepBack):
+            return iteration - (number == 0), 0
+        if isinstance(command, StageBack):
+            return divmod(iteration * n_stages + number - 1, n_stages)
+        return divmod(command.iteration * n_stages + command.n_stages, n_stages)
 
-    def _go_to(self, wanted: int, n_stages: int = 0) -> None:
+    def _go_to(self, wanted: Place) -> None:
         """On from here, or from the nearest kept state, if that is nearer or behind."""
-        here, kept = self._place, self._past.nearest(wanted)
-        if wanted < here[0] or (wanted == here[0] and here[1] > 0):
+        here, kept = self._place, self._past.nearest(wanted[0])
+        if wanted < here or (wanted == here and self._showing.failed):
             if kept is None:
                 self._showing.publish(notice=f"can't go back: {self._past.reason()}")
                 return
             self._restore(kept)
         elif kept is not None and kept.iteration > here[0]:
             self._restore(kept)
-        self._course.go_to(wanted, n_stages, self._run.iteration)
+        self._course.go_to(wanted, self._place)
         self._set_off("")
 
     def _set_off(self, notice: str) -> None:
+        if self._showing.failed:
+            self._course.hold()
         self._showing.publish(playing=self._running(), notice=notice, hits=())
         if not self._running():
             self._showing.come_to_a_stop()
 
     def _restore(self, kept: Kept) -> None:
+        self._staging.went_back()
         self._past.restore(kept)
         self._history, self._next = HistoryTable(kept.history), 0
         self._stages_run += 1  # nothing that was copied before is up to date
@@ -250,6 +256,19 @@ class Engine:
             notice = f"no breakpoint: {error}"
         self._showing.publish_watched(notice=notice)
 
+    def _profile(self, command: ProfileIteration) -> None:
+        if self._showing.failed:
+            self._showing.publish(notice="no profile: the run has failed, go back first")
+            return
+        self._staging.profile(command.folder)
+        self._show_profile("")
+        if not self._running():  # to the end of the next whole iteration
+            self._steer(RunIterations(1 + (self._next > 0)))
+
+    def _show_profile(self, notice: str) -> None:
+        staging = self._staging
+        self._showing.publish(notice=notice, profile=staging.profiled, profiling=staging.profiling)
+
     def _save_checkpoint(self, path: Path) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -269,8 +288,8 @@ class Engine:
         scalars = self._staging.run(stage)
         self._stages_run += 1
         self._next = (number + 1) % len(self._stages)
-        # on the way to where it has been before it stops nowhere
-        stops = not self._course.travelling or iteration >= min(self._course.until, self._past.reached)
+        stops = self._course.stops_at(self._place, self._past.furthest)
+        self._past.reach(self._place)
         self._course.stage_done(self._run.iteration)
         hits: tuple[Hit, ...] = ()
         if stops and self._breakpoints.watches:
@@ -285,10 +304,12 @@ class Engine:
             self._showing.come_to_a_stop()
 
     def _end_iteration(self, scalars: Mapping[str, float]) -> None:
-        row = {"iteration": float(self._run.iteration), **scalars, **cost_columns(self._staging.costs)}
+        costs, said = self._staging.end_iteration(self._run.iteration)
+        row = {"iteration": float(self._run.iteration), **scalars, **costs}
         self._history.append(row)
+        if said:
+            self._show_profile(said)
         self._showing.iteration_ended()
-        self._past.reach(self._run.iteration)
         self._recorder.iteration_ended(self._run, row)
         if refused := self._breakpoints.ended(self._run, self._history.view()):
             self._showing.publish_watched(notice=f"no breakpoint: {refused[0]}")
@@ -310,4 +331,6 @@ class Engine:
 
     def _fail(self, error: Exception) -> None:
         self._course.hold()
+        self._staging.failed()
+        self._showing.publish(profiling=False)
         self._showing.fail(self._doing, error)

@@ -15,13 +15,12 @@ from torch import Tensor
 from sparseflex.memory import in_words
 from sparseflex.training.run import Run
 from workbench.commands import Command
+from workbench.course import Place
 from workbench.snapshot import History, PastSummary
 
 LIMIT_BYTES = 512_000_000
 COST_SHARE = 0.02
 """The share of the time that keeping states may cost while the run plays."""
-
-Place = tuple[int, int]  # iterations ended, stages of the next one that have run
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,12 +49,12 @@ class Past:
         self._n_done = 0  # changes that the run holds now
         self._secs, self._taken_at = 0.0, clock()
         self._n_bytes = 0
-        self._reached = run.iteration
+        self._furthest: Place = (run.iteration, 0)
         self.lacking = ""
 
     def summary(self) -> PastSummary:
         oldest = self._kept[0].iteration if self._kept else None
-        return PastSummary(oldest, self._reached, len(self._kept), self._n_bytes, self.lacking)
+        return PastSummary(oldest, self._furthest[0], len(self._kept), self._n_bytes, self.lacking)
 
     def reason(self) -> str:
         """Why it can't go back any further."""
@@ -84,9 +83,9 @@ class Past:
         self._taken_at = self._clock()
         self._secs = self._taken_at - now
 
-    def reach(self, iteration: int) -> None:
-        """Notes that an iteration has ended."""
-        self._reached = max(self._reached, iteration)
+    def reach(self, place: Place) -> None:
+        """Notes that the run has come here."""
+        self._furthest = max(self._furthest, place)
 
     def _thin_out(self, newest: int) -> None:
         """Drops states until the bound is kept; the one taken just now only where it alone exceeds it."""
@@ -107,9 +106,9 @@ class Past:
     # Going back
 
     @property
-    def reached(self) -> int:
-        """The last iteration that has ended, on this way or before the user went back."""
-        return self._reached
+    def furthest(self) -> Place:
+        """The place up to which the run has come, on this way or before the user went back."""
+        return self._furthest
 
     def nearest(self, iteration: int) -> Kept | None:
         """The last state before an iteration, so that the one that led to it runs again and leaves all its products;
@@ -130,7 +129,7 @@ class Past:
         """Notes a change that was made at this place; a future without it is forgotten."""
         self._kept = [kept for kept in self._kept if kept.iteration <= place[0]]
         self._n_bytes = n_bytes([kept.state for kept in self._kept])
-        self._reached = place[0]
+        self._furthest = place
         del self._changes[self._n_done :]
         self._changes.append((place, change))
         self._n_done += 1

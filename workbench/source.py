@@ -27,6 +27,7 @@ from workbench.commands import (
     NextStage,
     Pause,
     Play,
+    ProfileIteration,
     RemoveBreakpoint,
     RequestFields,
     RunIterations,
@@ -34,9 +35,11 @@ from workbench.commands import (
     SaveCheckpoint,
     SetBreakpoint,
     SetSpeed,
+    StageBack,
     StepBack,
     Stop,
 )
+from workbench.look_up import LookUpFields
 from workbench.mailbox import Mailbox
 from workbench.recording.reader import Recording
 from workbench.snapshot import Failure, PastSummary, Snapshot, frozen
@@ -45,6 +48,8 @@ REFRESH_SECS = 0.25
 """How often a recording that is followed is looked at for more, and a played one shown though nobody asks."""
 
 NEEDS_BRANCH = "a recording can't be changed: branch from here (Ctrl+B), and change the run that goes on"
+
+NOTHING_RUNS = "a recording can't be profiled, as nothing runs: branch from here (Ctrl+B), and profile the run that goes on"
 
 Say = Callable[[str], None]
 BranchOff = Callable[[Recording, int, Say], Run]
@@ -187,7 +192,7 @@ class Replay:
             self._asked = True
         elif isinstance(command, (NextIteration, NextStage)):
             self._go(self._row + 1)
-        elif isinstance(command, StepBack):
+        elif isinstance(command, (StepBack, StageBack)):
             self._go(self._row - 1)
         elif isinstance(command, GoTo):
             self._go(int(np.searchsorted(rows, command.iteration, side="right")) - 1)
@@ -202,10 +207,14 @@ class Replay:
         elif isinstance(command, LookUpCameras):
             known = self._recording.cameras(command.iteration).listed
             command.into.put((command.into.latest()[0] + 1, command.iteration, known))
+        elif isinstance(command, LookUpFields):
+            command.answer(self._recording)
         elif isinstance(command, Branch):
             self._branch_off()
         elif isinstance(command, (ChangeSetting, ChangeCameras, SetBreakpoint, RemoveBreakpoint, SaveCheckpoint)):
             self._publish(notice=NEEDS_BRANCH)
+        elif isinstance(command, ProfileIteration):
+            self._publish(notice=NOTHING_RUNS)
 
     def _go(self, row: int) -> None:
         self._until, self._following = -1, False

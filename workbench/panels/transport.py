@@ -19,6 +19,7 @@ from workbench.commands import (
     RunIterations,
     RunTo,
     SetSpeed,
+    StageBack,
     StepBack,
 )
 from workbench.panels.scalar_text import shown
@@ -35,6 +36,8 @@ SPEEDS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, math.inf)
 SCRUB_TIP = "Drag to any iteration that there is; the marks are keyframes, prunings and changes"
 SCRUB_LIVE_TIP = ("Drag to go back, or on to where the run has been; it is run again from the nearest state kept. The "
                   "marks are iterations in which a breakpoint was hit")
+STAGE_BACK_TIP = ("Back to before the stage that ran last, also where that is of the iteration before.\n"
+                  "What led there is run again from a state that is kept, bit by bit. Shift + left arrow")
 MIN_SCRUB_EM = 12.0
 
 
@@ -179,6 +182,9 @@ def _draw_buttons(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
         "Back one iteration. Left arrow")
     if ui.button("Back", 4.0 * ui.em, able, tip=back_tip):
         commands.append(StepBack())
+    ui.im.SameLine(0.0, 0.5 * gap)
+    if ui.button("Stage back", 6.2 * ui.em, able, tip=STAGE_BACK_TIP):
+        commands.append(StageBack())
     ui.im.SameLine(0.0, gap)
     if snapshot.playing:
         if ui.button("Pause", 5.2 * ui.em, able, accent=True, tip="Stops after the stage that is running. Space"):

@@ -92,7 +92,10 @@ class Recorder:
         self._within = True
         if not self._needs_keyframe or run.iteration < self._reached:
             return
-        self._needs_keyframe = False
+        due, later = self._changes_by(run.iteration)
+        self._needs_keyframe = bool(later)
+        if later and not due:  # gone back to before it: the state here doesn't hold it
+            return
         if self._committed == run.iteration:
             self._commit(None, {"state"}, addition=True)
         else:  # on another way from here on
@@ -112,10 +115,10 @@ class Recorder:
     def changed(self, change: ChangeSetting | ChangeCameras, n_stages: int = 0) -> None:
         """The user changed something, when so many stages of an iteration had run."""
         here = self._run.iteration
-        if here < self._reached:  # what was recorded beyond is no longer the run's future
+        place = here, n_stages  # what was changed beyond is no longer the run's future, nor what was recorded
+        self._changes = [kept for kept in self._changes if (kept["iteration"], kept["n_stages"]) <= place]
+        if here < self._reached:
             self._reached = here
-            place = here, n_stages
-            self._changes = [kept for kept in self._changes if (kept["iteration"], kept["n_stages"]) <= place]
             self._forget(here)
         self._changes.append(change_value(change, here, n_stages))
         self._needs_keyframe = True
@@ -175,14 +178,21 @@ class Recorder:
         elif not values:
             return
         scalars = None if row is None else {name: _number(value) for name, value in row.items()}
-        if self._changes:  # first: a keyframe holds those that are entered before it
-            values = {CHANGES: self._changes, **values}
+        due, later = self._changes_by(iteration)
+        if due:  # first: a keyframe holds those that are entered before it
+            values = {CHANGES: due, **values}
         rows = {sources.row(name): value for name, value in values.items()}
         if not self._outlet.put(iteration, rows, scalars, addition):
             self._drop(1)
             self._forget(self._committed)
             return
-        self._changes, self._committed = [], iteration
+        self._changes, self._committed = later, iteration
+
+    def _changes_by(self, iteration: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Changes not yet in the file: those made up to the end of an iteration, and those made after it."""
+        places = [(change["iteration"], change["n_stages"]) <= (iteration, 0) for change in self._changes]
+        return ([change for change, due in zip(self._changes, places, strict=True) if due],
+                [change for change, due in zip(self._changes, places, strict=True) if not due])
 
     def _large(self, due: set[str]) -> dict[str, Any]:
         """The values of the parts for which there is room; the others stay owed, and are counted when they fall due."""
