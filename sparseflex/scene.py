@@ -20,6 +20,7 @@ from sparseflex.mesh import Mesh
 from sparseflex.sampling import check_fixed
 from sparseflex.shapes import SHAPES, make_shape
 from sparseflex.training.config import FitConfig, from_table
+from sparseflex.training.faults import Fault
 from sparseflex.transforms import read_transforms
 
 if sys.version_info >= (3, 11):
@@ -27,7 +28,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_TOP = ("title", "description", "target", "fit", "view", "cameras", "breakpoints")
+_TOP = ("title", "description", "target", "fit", "view", "cameras", "breakpoints", "faults")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +80,7 @@ class Scene:
     n_degenerate: int = 0
     cameras: tuple[Camera, ...] = ()
     breakpoints: tuple[BreakpointText, ...] = ()
+    faults: tuple[Fault, ...] = ()
 
 
 def load_scene(
@@ -127,9 +129,10 @@ def read_scene_text(path: Path) -> dict[str, Any]:
     for key, value in tables.items():
         if key not in _TOP:
             raise ValueError(f"{path}: unknown key {key!r}; allowed are {', '.join(_TOP)}")
-        wanted = {"title": str, "description": str, "breakpoints": list}.get(key, dict)
+        wanted = {"title": str, "description": str, "breakpoints": list, "faults": list}.get(key, dict)
         if not isinstance(value, wanted):
-            kind = {str: "a text", list: "a list of texts, or of tables"}.get(wanted, f"a table, [{key}]")
+            kind = {"breakpoints": "a list of texts, or of tables", "faults": "[[faults]] tables"}.get(
+                key, "a text" if wanted is str else f"a table, [{key}]")
             raise ValueError(f"{path}: {key} must be {kind}, got {value!r}")
     return tables
 
@@ -146,8 +149,16 @@ def _from_file(path: Path, up: str | None, overrides: Mapping[str, Any], device:
     description = " ".join(tables.get("description", "").split())
     cameras = _cameras(tables.get("cameras", {}), path, mesh)
     breakpoints = _breakpoints(tables.get("breakpoints", []), f"{path} breakpoints")
+    faults = _faults(tables.get("faults", []), f"{path} faults")
     return Scene(path.stem, tables.get("title", path.stem), description, mesh, fit, view, back, n_degenerate, cameras,
-                 breakpoints)
+                 breakpoints, faults)
+
+
+def _faults(listed: list[Any], where: str) -> tuple[Fault, ...]:
+    for number, entry in enumerate(listed, start=1):
+        if not isinstance(entry, dict) or "kind" not in entry:
+            raise ValueError(f"{where}: entry {number} must be a table with kind, got {entry!r}")
+    return tuple(from_table(Fault, entry, f"{where}, entry {number}") for number, entry in enumerate(listed, start=1))
 
 
 def _breakpoints(listed: list[Any], where: str) -> tuple[BreakpointText, ...]:
