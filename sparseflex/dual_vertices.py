@@ -188,3 +188,15 @@ def dual_vertices(
 ) -> tuple[Float[Tensor, "D 3"], Float[Tensor, "E"]]:
     """Dual vertices, each the beta-weighted mean of its patch's alpha-scaled zero crossings, and l_dev by entry."""
     return _DualVertices.apply(sdf, positions, alpha.reshape(-1), beta.reshape(-1), voxels, surface)
+
+
+def plain_dual_vertices(
+    sdf: Float[Tensor, "C"], positions: Float[Tensor, "3 C"], alpha: Float[Tensor, "N 8"], beta: Float[Tensor, "N 12"],
+    voxels: SparseVoxels, surface: Surface,
+) -> Float[Tensor, "D 3"]:
+    """The same vertices by torch's own operations only, which forward-mode differentiation follows; for few voxels."""
+    parts = [sdf.new_zeros(0, 3)]
+    for start, first, end in _chunks(surface):
+        entries = _entries(sdf, positions, alpha.reshape(-1), beta.reshape(-1), voxels, surface, start)
+        parts.append(torch.stack(_vertices(entries, first, end - first).xyz, dim=1))
+    return torch.cat(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from sparseflex.dmc_tables import FACE_NORMALS, case_tables, edge_tables
-from sparseflex.dual_vertices import CHUNK, Surface, dual_vertices, entries_of
+from sparseflex.dual_vertices import CHUNK, Surface, dual_vertices, entries_of, plain_dual_vertices
 from sparseflex.mesh import Mesh
 from sparseflex.representation import SparseFlex
 from sparseflex.voxels import SparseVoxels
@@ -29,10 +30,11 @@ def extract_mesh(flex: SparseFlex, active: Bool[Tensor, "N"] | None = None, trai
     positions = flex.corner_positions().T.contiguous()
     vertices, l_dev = dual_vertices(flex.corner_sdf, positions, flex.alpha, flex.beta, flex.voxels, surface)
     quads = _quads(flex.voxels, surface, flex.corner_sdf.detach() < 0)
-    gamma = flex.gamma[_voxel_of_dual(surface)[quads]]
+    dual_voxel = _voxel_of_dual(surface)
+    gamma = flex.gamma[dual_voxel[quads]]
     if training:
-        return _fans(vertices, quads, gamma, l_dev)
-    return Mesh(vertices, _diagonal_split(quads, gamma.detach()), l_dev)
+        return dataclasses.replace(_fans(vertices, quads, gamma, l_dev), dual_voxel=dual_voxel)
+    return Mesh(vertices, _diagonal_split(quads, gamma.detach()), l_dev, dual_voxel)
 
 
 def surface_voxels(flex: SparseFlex) -> Bool[Tensor, "N"]:
@@ -127,11 +129,45 @@ def _fans(
     vertices: Float[Tensor, "D 3"], quads: Int[Tensor, "Q 4"], gamma: Float[Tensor, "Q 4"], l_dev: Float[Tensor, "E"]
 ) -> Mesh:
     """Four triangles a quad around a centre: the diagonals' midpoints, weighted by γ0γ2 and γ1γ3."""
+    centres = _centres(vertices, quads, gamma)
+    middle = torch.arange(len(quads), device=quads.device) + vertices.shape[0]
+    faces = torch.stack([quads, quads.roll(-1, dims=1), middle[:, None].expand(-1, 4)], dim=2)
+    return Mesh(torch.cat([vertices, centres]), faces.reshape(-1, 3), l_dev)
+
+
+def _centres(
+    vertices: Float[Tensor, "D 3"], quads: Int[Tensor, "Q 4"], gamma: Float[Tensor, "Q 4"]
+) -> Float[Tensor, "Q 3"]:
     weight_02, weight_13 = gamma[:, 0] * gamma[:, 2], gamma[:, 1] * gamma[:, 3]
     ring = [vertices.index_select(0, quads[:, k]) for k in range(4)]
     share = (weight_02 / (weight_02 + weight_13 + 1e-8))[:, None]
     other = (weight_13 / (weight_02 + weight_13 + 1e-8))[:, None]
-    centres = share * ((ring[0] + ring[2]) / 2) + other * ((ring[1] + ring[3]) / 2)
-    middle = torch.arange(len(quads), device=quads.device) + vertices.shape[0]
-    faces = torch.stack([quads, quads.roll(-1, dims=1), middle[:, None].expand(-1, 4)], dim=2)
-    return Mesh(torch.cat([vertices, centres]), faces.reshape(-1, 3), l_dev)
+    return share * ((ring[0] + ring[2]) / 2) + other * ((ring[1] + ring[3]) / 2)
+
+
+def moving_vertices(flex: SparseFlex, mesh: Mesh, near: Bool[Tensor, "N"]) -> Float[Tensor, "V 3"]:
+    """The vertices of `mesh`, which is extract_mesh(flex, training=True), where those that depend on the voxels `near`
+    are computed anew by operations that forward-mode differentiation follows; all others are constants.
+
+    flex: maybe of dual numbers (torch.autograd.forward_ad) in what belongs to these voxels.
+    """
+    surface = _surface(flex.voxels, flex.corner_sdf.detach() < 0)
+    n_patches = case_tables(near.device).n_patches[surface.case]
+    chosen = near[surface.rows]
+    counts = n_patches[chosen]
+    part = Surface(surface.rows[chosen], surface.case[chosen], counts.cumsum(0) - counts, int(counts.sum()))
+    of_dual = _voxel_of_dual(surface)
+    moves = near[of_dual]
+    positions = flex.corner_positions().T.contiguous()
+    found = plain_dual_vertices(flex.corner_sdf, positions, flex.alpha, flex.beta, flex.voxels, part)
+    vertices = mesh.vertices.detach().index_copy(0, moves.nonzero().squeeze(1), found)
+    quads = mesh.faces[:, 0].view(-1, 4)
+    touched = moves[quads].any(dim=1).nonzero().squeeze(1)
+    quads = quads[touched]
+    return vertices.index_copy(0, touched + surface.n_dual, _centres(vertices, quads, flex.gamma[of_dual[quads]]))
+
+
+def voxels_of_faces(flex: SparseFlex, mesh: Mesh) -> Int[Tensor, "F 4"]:
+    """The rows of the four voxels that each face of `mesh`, which is extract_mesh(flex, training=True), depends on."""
+    of_dual = _voxel_of_dual(_surface(flex.voxels, flex.corner_sdf.detach() < 0))
+    return of_dual[mesh.faces[:, 0].view(-1, 4)].repeat_interleave(4, dim=0)

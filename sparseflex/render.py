@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.autograd.forward_ad as forward_ad
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -151,3 +152,57 @@ def render_maps(mesh: Mesh, camera: Camera, backend: str = "auto", two_sided: bo
     depth, normal = _FaceMaps.apply(mesh.vertices, screen, camera, triangle_id, two_sided)
     mask = antialias(mesh.vertices, screen, triangle_id >= 0)
     return Maps(depth, normal, mask, triangle_id)
+
+
+class MapTangents(NamedTuple):
+    """The derivative of each map along a direction in which the vertices move."""
+
+    depth: Float[Tensor, "H W"]
+    normal: Float[Tensor, "H W 3"]
+    mask: Float[Tensor, "H W"]
+
+
+def map_tangents(
+    vertices: Float[Tensor, "V 3"], ways: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"], camera: Camera, maps: Maps
+) -> MapTangents:
+    """How the maps change, pixel by pixel, when the vertices move along `ways`: forward mode.
+
+    maps: render_maps(Mesh(vertices, faces), camera), not two-sided. The transpose of what render_maps gives backwards:
+    for any weights w, sum(w · map_tangents) = sum(ways · gradient of sum(w · maps)). Costs what moves, and the outline.
+    """
+    moved = (ways != 0).any(dim=1)  # NaN is not 0, either
+    depth, normal, mask = (torch.zeros_like(maps.depth), torch.zeros_like(maps.normal), torch.zeros_like(maps.mask))
+    if not bool(moved.any()):
+        return MapTangents(depth, normal, mask)
+    screen = ScreenMesh.project(vertices, faces, camera)
+    face_moves = torch.cat([moved[faces].any(dim=1), moved.new_zeros(1)])  # the last row: no face
+    pixel = face_moves[maps.triangle_id.view(-1)].nonzero()[:, 0]
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(vertices.detach(), ways)
+        corners = faces[maps.triangle_id.view(-1)[pixel]].T
+        of_depth, of_normal = _plane_tangents(dual, screen, camera, corners, pixel)
+        mask = _tangent(antialias(dual, screen, maps.hit))
+    return MapTangents(depth.view(-1).index_copy(0, pixel, of_depth).view_as(depth),
+                       normal.view(-1, 3).index_copy(0, pixel, of_normal).view_as(normal), mask)
+
+
+def _tangent(dual: Tensor) -> Tensor:
+    primal, tangent = forward_ad.unpack_dual(dual)
+    return torch.zeros_like(primal) if tangent is None else tangent
+
+
+def _plane_tangents(vertices: Tensor, screen: ScreenMesh, camera: Camera, corners: Int[Tensor, "3 P"],
+                    pixel: Int[Tensor, "P"]) -> tuple[Float[Tensor, "P"], Float[Tensor, "P 3"]]:
+    """As _FaceMaps, by the same operations in the same order, for dual vertices and a face a pixel."""
+    dtype = vertices.dtype
+    points = [axis.index_select(0, corners.reshape(-1)).view(3, -1) for axis in vertices.unbind(1)]
+    normal = _cross([p[1] - p[0] for p in points], [p[2] - p[0] for p in points])
+    length = _dot(normal, normal).sqrt().clamp_min(torch.finfo(dtype).tiny)
+    normal = [n / length for n in normal]
+    offset = _dot(normal, [p[0] - e for p, e in zip(points, camera.eye_world.tolist(), strict=True)])
+    depth = offset / _dot(normal, pixel_rays(camera, pixel, dtype))
+    depths = screen.depth.index_select(0, corners.reshape(-1)).view(3, -1).to(dtype)
+    nearest, farthest = depths.amin(0).clamp_min_(screen.near), depths.amax(0).clamp_max_(screen.far)
+    value = forward_ad.unpack_dual(depth).primal
+    free = (value >= nearest) & (value <= farthest)  # what is clamped stays
+    return torch.where(free, _tangent(depth), 0), torch.stack([_tangent(n) for n in normal], dim=1)

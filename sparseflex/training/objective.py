@@ -19,6 +19,12 @@ _MARGIN_VOXELS = 0.25
 """How far in front of the target a corner must lie to be judged: nearer ones are where the surface itself moves."""
 
 
+def term_names(config: FitConfig) -> tuple[str, ...]:
+    """The names of the terms that terms() gives, in its order."""
+    weighed = [name for name in ("ssim", "lpips", "free_space") if getattr(config, f"{name}_weight") > 0]
+    return ("depth", "normal", "mask", *weighed, "dev", "sign")
+
+
 class Objective:
     """Weighs the terms as a FitConfig says. terms() gives each one weighted, so that their sum is the loss.
 
