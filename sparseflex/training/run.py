@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from sparseflex.camera import Camera
 
-FieldKind = Literal["voxels", "voxel", "corner", "mesh", "map", "trace", "prune", "points", "point"]
+FieldKind = Literal["voxels", "voxel", "corner", "mesh", "map", "trace", "prune", "points", "point", "backward"]
 """What read_field gives for each kind:
 
 voxels  a SparseVoxels; the same object as long as the voxel set is unchanged
@@ -20,6 +20,7 @@ trace   a tensor (rounds, 3): near, far and count of each step of the adaptive s
 prune   a tuple of PruneEvent, oldest first: what was pruned and born at each look; immutable, on the CPU
 points  a tensor (P, 3): points in world space; the same object as long as they are unchanged
 point   a tensor (P,) or (P, k), row i for point i
+backward a BackwardPass: what the last backward pass worked on, by term of the loss; immutable, on the run's device
 
 Rows belong together by name: those of a voxel or corner field to the field "voxels", those of a point field to
 "points". A run that has voxels at several stages names them "STAGE/voxels", and what belongs to them "STAGE/NAME".
@@ -37,7 +38,8 @@ def rows_of(name: str, kind: str | None) -> str | None:
 class RunCamera:
     """A camera that the run uses: kind is orbit, zoom, interior or fixed; loss as last seen, or None;
     iteration: the one that it served, counted from 1; own: of a fixed one the very camera that the run was given,
-    which it is known by, while near and far of `camera` are those that it was used with."""
+    which it is known by, while near and far of `camera` are those that it was used with; n_seen: voxels that it saw,
+    behind: the share of its pixels with surface that see it from behind, NaN where there is none (see Coverage)."""
 
     camera: Camera
     kind: str
@@ -45,6 +47,8 @@ class RunCamera:
     n_active: int | None = None
     iteration: int | None = None
     own: Camera | None = None
+    n_seen: int | None = None
+    behind: float | None = None
 
     @property
     def label(self) -> str:
@@ -70,8 +74,10 @@ class Run(Protocol):
     names to StageCost, where it measures itself), `scalar_names` (all scalars that it can have, so that breakpoints can
     be checked before its first iteration has ended), `extract()` (the whole surface as a Mesh), `record_every`
     (iterations from one recording of all its fields to the next, where the usual ten would miss something),
-    `plays_once` (whether playing stops at the iteration's end, as another would give the same) and `device`; they are
-    used where they are.
+    `watchable` (more fields by their kinds, which cost too much to be had always, and aren't recorded) with
+    `watch(names)` (the engine says so whenever others are asked for: from the next pass on, read_field gives those of
+    watchable among them; the run's course must not depend on it), `plays_once` (whether playing stops at the
+    iteration's end, as another would give the same) and `device`; they are used where they are.
     One whose cameras may be changed has `own_cameras` (a sequence of Camera: those that it draws as they are),
     `cameras_locked` (whether no others are drawn) and `change_cameras(cameras, locked)`, which replaces
     both from the next iteration on, or raises ValueError naming the camera, the rule and the value. The two tell what
