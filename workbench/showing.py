@@ -24,7 +24,7 @@ MID_ITERATION_PUBLISH_SECS = 0.25
 iteration takes longer than this is shown in between as well."""
 
 _CHANGED_AT_ONCE = ("notice", "failure", "settings", "own_cameras", "cameras_locked", "kept_cameras", "breakpoints",
-                    "hits", "marks")
+                    "hits", "marks", "profile", "profiling")
 """What may have changed since a snapshot's fields began to be copied."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +14,7 @@ from jaxtyping import Float, Int
 if TYPE_CHECKING:
     from sparseflex.camera import Camera
     from sparseflex.training.run import FieldKind, RunCamera, Setting
+    from workbench.profiling import Profile
     from workbench.recording.policy import RecordStatus
 
 
@@ -57,13 +59,17 @@ class History:
 @dataclasses.dataclass(frozen=True)
 class PastSummary:
     """What a run can go back to: oldest is the first iteration that is kept, None where none is; reached the last one
-    that it can come back to; n_states, n_bytes: what is kept for that; lacking: why nothing more is, or ""."""
+    that it can come back to; n_states, n_bytes: what is kept in memory for that, limit_bytes: at most; lacking: why
+    nothing more is, or ""; n_keyframes, keyframe_bytes: what its recording has besides, and takes for it."""
 
     oldest: int | None = None
     reached: int = 0
     n_states: int = 0
     n_bytes: int = 0
     lacking: str = ""
+    limit_bytes: float = math.inf
+    n_keyframes: int = 0
+    keyframe_bytes: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +135,7 @@ class Snapshot:
     products: where the run's stages each leave voxels with something on them, which of them are shown.
     breakpoints: those of a live run; hits: those that it stopped at, until it goes on; scalar_names: the scalars that
     it can have, all of them where names_whole, else those known before its first iteration has ended.
+    profile: of the iteration profiled last; profiling: whether the next whole one, or that under way, is to be.
     """
 
     serial: int = 0
@@ -169,6 +176,8 @@ class Snapshot:
     hits: tuple[Hit, ...] = ()
     scalar_names: tuple[str, ...] = ()
     names_whole: bool = False
+    profile: Profile | None = None
+    profiling: bool = False
 
     @property
     def iteration_under_way(self) -> bool:
