@@ -15,7 +15,7 @@ from workbench.layout import Rect, arranged, paired, view_axes
 from workbench.normals import normal_colours
 from workbench.pair import PREFIX
 from workbench.pruning_view import KINDS
-from workbench.scene_parts import cubes, field, marks, surfaces
+from workbench.scene_parts import changes, cubes, field, marks, surfaces
 from workbench.scene_parts.cuts import Cuts
 from workbench.scene_parts.frusta import draw_cameras, draw_frustum
 from workbench.snapshot import MeshArrays, Snapshot
@@ -37,7 +37,8 @@ N_PLACES = 3
 """Places of one run: voxels with all that is drawn into them, the mesh, the target."""
 
 OF_PARTS, OF_MESHES = {part: f"what-if {part}" for part in PARTS}, {name: f"what-if mesh {name}" for name in NAMES}
-CAN_BE_CUT = {*CATEGORIES, *KINDS, "mesh", "target", "sdf", "points", *OF_PARTS.values(), *OF_MESHES.values()}
+CAN_BE_CUT = {*CATEGORIES, *KINDS, "mesh", "target", "sdf", "points", *OF_PARTS.values(), *OF_MESHES.values(),
+              *changes.NAMES.values()}
 
 Style = Callable[..., None]
 
@@ -76,6 +77,7 @@ class SceneView:
         view.field.update(view, snapshot)
         view.surfaces.update(view, snapshot)
         view.points.update(view, snapshot)
+        view.changes.update(view, snapshot)
         pair = view.pair
         if pair is not None:
             pair.update(view, snapshot)
@@ -97,6 +99,7 @@ class SceneView:
         self._update_pruning(snapshot, view)
         self._update_network(snapshot, view)
         self._update_what_ifs(view)
+        changes.draw_changes(self._keep, self._style, view)
 
     def _update_voxels(self, view: ViewState) -> None:
         split, shades = view.split, view.shades
@@ -106,7 +109,7 @@ class SceneView:
         for name in CATEGORIES:
             key = None if split.voxels is None else (split.voxels, split.camera)
             self._keep(name, key, lambda full, name=name: cubes.draw_voxels(full, name, split), 0,
-                       view.layers[name] and view.what_ifs.in_scene is None)
+                       view.layers[name] and view.what_ifs.in_scene is None and view.changes.in_scene(view) is None)
             own = colours if name == "active" else None
 
             def style(grid: Any, name: str, colour: theme.Colour, size: float, own: Any, whole: bool) -> None:

@@ -40,6 +40,7 @@ from workbench.commands import (
     Stop,
 )
 from workbench.look_up import LookUpFields
+from workbench.look_up import LookUpFields
 from workbench.mailbox import Mailbox
 from workbench.recording.reader import Recording
 from workbench.snapshot import Failure, PastSummary, Snapshot, frozen
@@ -207,6 +208,8 @@ class Replay:
         elif isinstance(command, LookUpCameras):
             known = self._recording.cameras(command.iteration).listed
             command.into.put((command.into.latest()[0] + 1, command.iteration, known))
+        elif isinstance(command, LookUpFields):
+            command.answer(self._recording)
         elif isinstance(command, LookUpFields):
             command.answer(self._recording)
         elif isinstance(command, Branch):

@@ -15,6 +15,7 @@ from workbench import theme
 from workbench.breakpoint_view import BreakpointView
 from workbench.camera_log import CameraLog
 from workbench.camera_view import CameraView, same_camera
+from workbench.change_view import ChangeView
 from workbench.decision_view import DecisionView
 from workbench.field_view import FieldView
 from workbench.frustum_view import FrustumView
@@ -133,6 +134,7 @@ class ViewState:
     maps: MapView = dataclasses.field(default_factory=MapView)
     what_ifs: WhatIfView = dataclasses.field(default_factory=WhatIfView)
     camera_log: CameraLog = dataclasses.field(default_factory=CameraLog)
+    changes: ChangeView = dataclasses.field(default_factory=ChangeView)
     worker: Worker = dataclasses.field(default_factory=Worker)
     quick: Worker = dataclasses.field(default_factory=Worker)  # for what follows a drag: never behind a long job
     field: FieldView = dataclasses.field(default_factory=FieldView)
@@ -155,7 +157,8 @@ class ViewState:
     @property
     def n_found(self) -> int:
         """Grows with every result of the workers, and every answer of a recording."""
-        return self.worker.n_finished + self.quick.n_finished + self.camera_log.n_found
+        return (self.worker.n_finished + self.quick.n_finished + self.camera_log.n_found
+                + self.changes.n_found)
 
     def forget_found(self) -> None:
         """Of the run before: what is known of one says nothing of the next."""
@@ -163,6 +166,7 @@ class ViewState:
         self.quick.clear()
         self.camera_log.clear()
         self.what_ifs.kept.clear()
+        self.changes.clear()
 
     def stop_workers(self) -> None:
         self.worker.stop()
@@ -221,4 +225,5 @@ class ViewState:
         wanted |= self.field.scene_fields(self, snapshot) | self.surfaces.scene_fields(self)
         wanted |= self.pruning.scene_fields(self) | self.points.scene_fields(self)
         wanted |= self.frustum.scene_fields(self, snapshot) | self.maps.scene_fields(self, snapshot)
+        wanted |= self.changes.scene_fields(self, snapshot)
         return frozenset(wanted & set(snapshot.field_kinds))

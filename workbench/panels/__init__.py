@@ -4,18 +4,32 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from workbench.panels import cameras, costs, field, frustum, latent, layers, maps, network, plots, pruning, scalars
+from workbench.panels import (
+    cameras,
+    changes,
+    costs,
+    field,
+    frustum,
+    latent,
+    layers,
+    maps,
+    network,
+    plots,
+    pruning,
+    scalars,
+)
 from workbench.snapshot import Snapshot
 from workbench.view_state import ViewState
 
 COLUMNS: dict[str, dict[str, ModuleType]] = {
-    "left": {"Frustum": frustum, "Cameras": cameras, "Layers": layers, "Field": field},
+    "left": {"Frustum": frustum, "Cameras": cameras, "Layers": layers, "Field": field,
+             "Changes": changes},
     "right": {"Maps": maps, "Plots": plots, "Pruning": pruning, "Costs": costs, "Scalars": scalars},
 }
 """By column, the tabs in their order: left what is shown, right what the run does."""
 
 OF_INFERENCE: dict[str, dict[str, ModuleType]] = {
-    "left": {"Network": network, "Layers": layers, "Field": field, "Frustum": frustum},
+    "left": {"Network": network, "Layers": layers, "Field": field, "Frustum": frustum, "Changes": changes},
     "right": {"Latent": latent, "Pruning": pruning, "Plots": plots, "Scalars": scalars},
 }
 """Those of a run whose stages leave voxels behind: it has no cameras, and renders nothing."""
