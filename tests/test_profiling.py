@@ -1,4 +1,4 @@
-"""Profiling: one iteration under torch's profiler, in the engine and without; what it names, and that it changes nothing."""
+"""Profiling: one iteration under torch's profiler; what is named, and that it changes nothing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Planted(StagedRun):
         for _ in range(5):
             numbers = (numbers + 1).clamp(0, 2)
         if stage == self.heavy:
-            torch.linalg.svdvals(torch.rand(160, 160, generator=torch.Generator().manual_seed(1)))
+            torch.linalg.svdvals(torch.rand(400, 400, generator=torch.Generator().manual_seed(1)))
         if stage == self.greedy:
             torch.empty(50_000_000, dtype=torch.uint8)
 
@@ -209,9 +209,8 @@ def test_another_profiler_in_the_thread_is_a_line(tmp_path: Path) -> None:
     assert desk.ended(1).startswith("no profile: another profiler") and not desk.pending and desk.latest is None
     other.stop()
     desk.ask(tmp_path)
-    with desk.stage("extract", first=True):
-        with torch.autograd.profiler.profile(use_kineto=True):  # started by the run itself, within a stage
-            pass
+    with desk.stage("extract", first=True), torch.autograd.profiler.profile(use_kineto=True):  # the run's own
+        pass
     assert desk.ended(2).startswith("no profile: another profiler")
 
 

@@ -148,6 +148,6 @@ class Stop:
 
 Command = (
     Play | Pause | NextStage | NextIteration | RunIterations | RunTo | StepBack | StageBack | GoTo
-    | ChangeSetting | ChangeCameras | SetBreakpoint | RemoveBreakpoint | SaveCheckpoint | ProfileIteration | RequestFields | SetSpeed
-    | Branch | Stop
+    | ChangeSetting | ChangeCameras | SetBreakpoint | RemoveBreakpoint | SaveCheckpoint | ProfileIteration
+    | RequestFields | SetSpeed | Branch | Stop
 )

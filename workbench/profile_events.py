@@ -13,9 +13,9 @@ MEMORY = "[memory]"
 
 
 class Event(NamedTuple):
-    """An event of torch's profiler. start, duration: in nanoseconds; device: "cpu" or the accelerator's type; n_bytes: of an
-    allocation, negative where freed; number: an operator's, cause: of what it has started on the device; marked: by
-    record_function."""
+    """An event of torch's profiler. start, duration: in nanoseconds; device: "cpu" or the accelerator's type; n_bytes:
+    of an allocation, negative where freed; number: an operator's; cause: of what ran on the device, that of the
+    operator which started it; marked: by record_function."""
 
     name: str
     start: int

@@ -40,7 +40,6 @@ from workbench.commands import (
     Stop,
 )
 from workbench.look_up import LookUpFields
-from workbench.look_up import LookUpFields
 from workbench.mailbox import Mailbox
 from workbench.recording.reader import Recording
 from workbench.snapshot import Failure, PastSummary, Snapshot, frozen
@@ -50,7 +49,7 @@ REFRESH_SECS = 0.25
 
 NEEDS_BRANCH = "a recording can't be changed: branch from here (Ctrl+B), and change the run that goes on"
 
-NOTHING_RUNS = "a recording can't be profiled, as nothing runs: branch from here (Ctrl+B), and profile the run that goes on"
+NOTHING_RUNS = "a recording can't be profiled, nothing runs: branch from here (Ctrl+B), and profile that run"
 
 Say = Callable[[str], None]
 BranchOff = Callable[[Recording, int, Say], Run]
@@ -208,8 +207,6 @@ class Replay:
         elif isinstance(command, LookUpCameras):
             known = self._recording.cameras(command.iteration).listed
             command.into.put((command.into.latest()[0] + 1, command.iteration, known))
-        elif isinstance(command, LookUpFields):
-            command.answer(self._recording)
         elif isinstance(command, LookUpFields):
             command.answer(self._recording)
         elif isinstance(command, Branch):
