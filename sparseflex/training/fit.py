@@ -17,11 +17,14 @@ from sparseflex.render import Maps, render_maps
 from sparseflex.representation import SparseFlex
 from sparseflex.sampling import CameraSampler, SampledCamera, check_fixed
 from sparseflex.threads import SMALL_SECTION, one_thread
+from sparseflex.training.backward_pass import Watch, watchable_fields
 from sparseflex.training.config import FitConfig, from_table
+from sparseflex.training.coverage import COVERAGE_FIELDS, Coverage, View
+from sparseflex.training.faults import Fault, Faults
 from sparseflex.training.fit_cameras import FitCameras
 from sparseflex.training.fit_parameters import FitParameters, FitSection, initial_sdf, voxels_around
 from sparseflex.training.fit_settings import FitSettings
-from sparseflex.training.fit_state import Shown
+from sparseflex.training.fit_state import FIT_FIELDS, UNPRUNED_FIELDS, Shown
 from sparseflex.training.levels import learning_rates, level_resolutions
 from sparseflex.training.measure import StageCost, StageMeter, WorkMeter, cost_columns
 from sparseflex.training.objective import Objective
@@ -36,31 +39,22 @@ STAGES = ("sample_cameras", "adapt_frustum", "activate", "extract", "render", "l
 _FRAME_SLACK = 1e-4
 _WORK_STAGES = STAGES[STAGES.index("adapt_frustum") : STAGES.index("update") + 1]
 
-_FIELDS: dict[str, FieldKind] = {
-    "voxels": "voxels", "active": "voxel", "alpha": "voxel", "beta": "voxel", "gamma": "voxel",
-    "corner_sdf": "corner", "corner_deform": "corner", "mesh": "mesh", "target": "mesh", "trace": "trace",
-    "rendered_depth": "map", "rendered_normal": "map", "rendered_mask": "map",
-    "rendered_triangle": "map",
-    "target_depth": "map", "target_normal": "map", "target_mask": "map", **GRADIENT_FIELDS,
-    "occupancy": "voxel", "touched": "voxel", "prune": "prune",
-}
-_UNPRUNED_FIELDS = {name: kind for name, kind in _FIELDS.items() if name not in ("occupancy", "prune")}
-
 
 class FitRun:
     """Fits a SparseFlex to a target mesh in the normalised frame; implements the run protocol.
 
     target: within [-0.5, 0.5]³. config: FitConfig. fixed_cameras: cameras to train with besides the drawn ones, by
-    fixed_share. All randomness comes from one generator seeded with config.seed: on the CPU two runs, or one that went
-    through a checkpoint, are equal bit by bit.
+    fixed_share. faults: what goes wrong on purpose. All randomness comes from one generator seeded with config.seed: on
+    the CPU two runs, or one that went through a checkpoint, are equal bit by bit.
     """
 
     name = "fit"
     stages: Sequence[str] = STAGES
 
     def __init__(self, target: Mesh, config: FitConfig, device: torch.device | str = "cpu",
-                 parameters: FitParameters | None = None, fixed_cameras: Sequence[Camera] = ()) -> None:
-        self._own = FitCameras(fixed_cameras)
+                 parameters: FitParameters | None = None, fixed_cameras: Sequence[Camera] = (),
+                 faults: Sequence[Fault] = ()) -> None:
+        self._own, self._faults = FitCameras(fixed_cameras), Faults(faults)
         self._settings, self.iteration = FitSettings(config), 0
         self.target = target.detach().to(device, torch.float32)
         reach = float(self.target.vertices.abs().amax()) if target.n_vertices else 0.0
@@ -71,8 +65,8 @@ class FitRun:
         if parameters is None:
             voxels = voxels_around(self.target, level_resolutions(config)[0])
             parameters = FitParameters(voxels, initial_sdf(config.init, voxels, self.target, self.generator))
-        self.parameters = parameters
-        self._pruner = Pruner(self.target, self.voxels)
+        self.parameters = self._faults.plant(parameters)
+        self._pruner, self._coverage = Pruner(self.target, self.voxels), Coverage.none(self.voxels)
         self.stage_costs: dict[str, StageCost] = {}
         self.history: dict[str, list[float]] = {}
         self._sampler: CameraSampler | None = None  # made when first needed: a run that is only looked at needs none
@@ -86,8 +80,11 @@ class FitRun:
         self._shown = Shown()
         self._sampled: list[SampledCamera] = []
         self._cameras: list[Camera] = []
+        self._inside: list[Tensor] = []  # by camera: the voxels in its frustum
         self._section: FitSection | None = None
         self._gradients: SectionGradients | None = None
+        self._watch = Watch()
+        self.watch = self._watch.ask
         self._mesh: Mesh | None = None
         self._rendered: list[Maps] = []
         self._targets: list[Maps] = []
@@ -166,15 +163,13 @@ class FitRun:
                     for camera in self._cameras]
             self._cameras = [fit.camera for fit in fits]
             self._shown = dataclasses.replace(self._shown, trace=fits[0].trace)
+        self._cameras = self._faults.turned(self._cameras, self.iteration)
         self._scalars |= {"near": self._cameras[0].near, "far": self._cameras[0].far}
         self._show_cameras()
 
     def _do_activate(self) -> None:
-        n_active, active = [], torch.zeros(self.voxels.n_voxels, dtype=torch.bool, device=self.voxels.device)
-        for camera in self._cameras:
-            inside = active_voxels(self.voxels, camera)
-            n_active.append(int(inside.sum()))
-            active |= inside
+        self._inside = [active_voxels(self.voxels, camera) for camera in self._cameras]
+        n_active, active = [int(inside.sum()) for inside in self._inside], torch.stack(self._inside).any(dim=0)
         n_in_frustum = int(active.sum())
         active = add_halo(self.voxels, active, self.config.halo)
         self._n_section = int(active.sum())
@@ -184,7 +179,7 @@ class FitRun:
         self._show_cameras(n_active)
 
     def _do_extract(self) -> None:
-        self._gradients = None  # before the graph that will need the memory
+        self._gradients, self._watch.found = None, None  # before the graph that will need the memory
         self._section = self.parameters.section(self._shown.active)
         self._mesh = extract_mesh(self._section.flex, training=True)
         self._scalars |= {"vertices": float(self._mesh.n_vertices), "faces": float(self._mesh.n_faces)}
@@ -202,15 +197,18 @@ class FitRun:
             self._objective = Objective(self.config)
         terms, per_view = self._objective.terms(self._rendered, self._targets, self._cameras, self._section, self._mesh,
                                                 self.config, progress)
-        self._loss = torch.stack(list(terms.values())).sum()
+        self._watch.terms, self._loss = terms, torch.stack(list(terms.values())).sum()
         self._scalars = {name: value for name, value in self._scalars.items() if not name.startswith("loss")}
         self._scalars |= {"loss": float(self._loss.detach())}
         self._scalars |= {f"loss_{name}": float(term.detach()) for name, term in terms.items()}
         self._current = [dataclasses.replace(c, loss=loss) for c, loss in zip(self._current, per_view, strict=True)]
 
     def _do_backward(self) -> None:
+        self._watch.before(self._section)
         if self._loss.requires_grad:  # a section without any surface has nothing to pull on
             self._loss.backward()
+        self._watch.after(self.iteration + 1, self.voxels, self._section, self._mesh, self._objective, self.config,
+                          zip(self._cameras, self._rendered, self._targets, strict=True))
         self._gradients = SectionGradients.of(self.voxels, self._section)
         squares = sum(float(grad.square().sum()) for grad in self._gradients.section.values())
         self._scalars |= {"grad_norm": squares**0.5}
@@ -222,8 +220,14 @@ class FitRun:
             views = zip(self._objective.labels, self._cameras, self._targets, self._rendered, strict=True)
             for view in views:
                 self._pruner.observe(self.voxels, self._section, *view, config, self.iteration)
+        adapted = self._sampler.config.visibility_ratio < 1
+        views = zip(self._sampled, self._cameras, self._inside, self._rendered, self._targets, strict=True)
+        self._current = self._coverage.observe(self._current, self._section, self._mesh,
+                                               [View(*view, adapted) for view in views], config, self.iteration + 1)
+        self._scalars |= {"never_seen": float(self._coverage.n_never_seen)}
 
     def _do_prune(self) -> None:
+        self._faults.strike(self.parameters, self.iteration + 1)
         if not self.config.start_resolution:
             return
         old = self.voxels
@@ -231,12 +235,15 @@ class FitRun:
         if change is not None and change.parameters is not self.parameters:
             self.parameters = change.parameters
             self._shown, self._gradients = self._shown.on(old, self.voxels), None
+            self._coverage = self._coverage.moved(old, self.voxels)
+            self._scalars |= {"never_seen": float(self._coverage.n_never_seen)}
         self._scalars |= self._pruner.scalars(change, old.n_voxels)
         self._scalars |= {"voxels": float(self.voxels.n_voxels), "resolution": float(self.voxels.resolution)}
 
     def _finish_iteration(self) -> None:
         self.iteration += 1
-        self._section, self._mesh, self._loss, self._rendered, self._targets = None, None, None, [], []
+        self._section, self._mesh, self._loss = None, None, None
+        self._rendered, self._targets, self._inside = [], [], []
         self._scalars |= {
             "iteration": float(self.iteration),
             "stage_secs": sum(cost.secs for cost in self.stage_costs.values()),
@@ -275,13 +282,21 @@ class FitRun:
 
     @property
     def fields(self) -> Mapping[str, FieldKind]:
-        return _FIELDS if self.config.start_resolution else _UNPRUNED_FIELDS
+        return FIT_FIELDS if self.config.start_resolution else UNPRUNED_FIELDS
+
+    @property
+    def watchable(self) -> Mapping[str, FieldKind]:
+        return watchable_fields(self.config)
 
     def read_field(self, name: str) -> Any:
-        if name not in _FIELDS:
-            raise ValueError(f"field must be one of {', '.join(_FIELDS)}, got {name!r}")
+        if name in self.watchable:
+            return self._watch.read(name, self.voxels)
+        if name not in FIT_FIELDS:
+            raise ValueError(f"field must be one of {', '.join(FIT_FIELDS)}, got {name!r}")
         if name in ("voxels", "target"):
             return getattr(self, name)
+        if name in COVERAGE_FIELDS:
+            return self._coverage.read(name)
         if name in ("occupancy", "touched", "prune"):
             return self._pruner.read(name, self.voxels, bool(self.config.start_resolution))
         if name in GRADIENT_FIELDS:
@@ -334,7 +349,9 @@ class FitRun:
             "generator": self.generator.get_state() if to_prune else self._generator_at_start,
             "target": {"vertices": self.target.vertices, "faces": self.target.faces},
             "parameters": self.parameters.state_dict(),
+            "faults": self._faults.state_dict(),
             "pruner": self._pruner.state_dict(),
+            "coverage": self._coverage.state_dict(),
             "scalars": dict(self._scalars),
             "history": {
                 "names": list(self.history),
@@ -362,10 +379,12 @@ class FitRun:
         self.history = dict(zip(state["history"]["names"], columns, strict=True))
         self.stage_costs = {stage: StageCost(*cost) for stage, cost in state["stage_costs"].items()}
         self._shown = Shown.from_state_dict(state["shown"], device)
-        self._current, self._gradients = [], None
+        self._current, self._gradients, self._watch.found = [], None, None
         self._own.load_state_dict(state["cameras"])
         self._pruner = Pruner(self.target, self.voxels)
         self._pruner.load_state_dict(state["pruner"], device)
+        self._faults = Faults.from_state_dict(state.get("faults", ()))
+        self._coverage = Coverage.from_state_dict(state.get("coverage"), self.voxels)
         if state["to_prune"]:
             self._do_prune()
             self._finish_iteration()

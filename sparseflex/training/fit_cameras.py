@@ -13,6 +13,7 @@ from sparseflex.camera import Camera
 from sparseflex.training.run import RunCamera
 
 _RECENT_CAMERAS = 64
+_SEEN = ("kind", "loss", "n_active", "iteration", "n_seen", "behind")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +86,7 @@ class FitCameras:
         place = {id(camera): index for index, camera in enumerate(pool)}
 
         def seen_state(seen: RunCamera) -> dict[str, Any]:
-            named = {name: getattr(seen, name) for name in ("kind", "loss", "n_active", "iteration")}
+            named = {name: getattr(seen, name) for name in _SEEN}
             return camera_state(seen.camera) | named | {"own": place.get(id(seen.own), -1)}
 
         def places(cameras: Sequence[Camera]) -> list[int]:
@@ -113,7 +114,7 @@ class FitCameras:
             return known.setdefault(camera_key(camera), camera)
 
         def seen_of(values: Mapping[str, Any]) -> RunCamera:
-            named = {name: values[name] for name in ("kind", "loss", "n_active", "iteration")}
+            named = {name: values.get(name) for name in _SEEN}  # the first checkpoints lack what was seen
             return RunCamera(camera_of(values), **named, own=pool[values["own"]] if values["own"] >= 0 else None)
 
         def choice(own: str, locked: str, kept: str) -> CameraChoice:

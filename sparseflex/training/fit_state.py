@@ -12,7 +12,21 @@ from torch import Tensor
 
 from sparseflex.mesh import Mesh
 from sparseflex.render import Maps
+from sparseflex.training.coverage import COVERAGE_FIELDS
+from sparseflex.training.run import FieldKind
+from sparseflex.training.section_gradients import GRADIENT_FIELDS
 from sparseflex.voxels import SparseVoxels
+
+FIT_FIELDS: dict[str, FieldKind] = {
+    "voxels": "voxels", "active": "voxel", "alpha": "voxel", "beta": "voxel", "gamma": "voxel",
+    "corner_sdf": "corner", "corner_deform": "corner", "mesh": "mesh", "target": "mesh", "trace": "trace",
+    "rendered_depth": "map", "rendered_normal": "map", "rendered_mask": "map",
+    "rendered_triangle": "map",
+    "target_depth": "map", "target_normal": "map", "target_mask": "map", **GRADIENT_FIELDS,
+    "occupancy": "voxel", "touched": "voxel", "prune": "prune", **COVERAGE_FIELDS,
+}
+UNPRUNED_FIELDS = {name: kind for name, kind in FIT_FIELDS.items() if name not in ("occupancy", "prune")}
+"""The fields of a fit, and those of one that prunes nothing."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

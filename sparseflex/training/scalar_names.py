@@ -10,7 +10,7 @@ from sparseflex.vae.diagnosis import NEIGHBOUR_CAUSES, Cause
 
 _EVERY = ("iteration", "voxels", "vertices", "faces", "stage_secs", "peak_bytes")
 _FIT = ("near", "far", "active", "section", "visible_fraction", "loss", "grad_norm", "resident_bytes", "work_bytes",
-        "work_voxels")
+        "work_voxels", "never_seen")
 _TERMS = ("depth", "normal", "mask", "ssim", "dev", "sign")
 _PRUNING = ("level", "resolution", "pruned", "born", "pruned_fraction")
 _INFERENCE = ("points", "latent_voxels", "loss_kl", "open_edges", "pruned_fraction")

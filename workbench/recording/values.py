@@ -50,19 +50,23 @@ def cameras_value(cameras: Cameras) -> dict[str, Any]:
              camera.near, camera.far] for camera in pool.values()]
     kinds = list(dict.fromkeys(known.kind for known in cameras.listed))
     listed = [[place[id(known.camera)], -1 if known.own is None else place[id(known.own)], kinds.index(known.kind),
-               *(math.nan if number is None else number for number in (known.loss, known.n_active, known.iteration))]
+               *(math.nan if number is None else number for number in _numbers(known))]
               for known in cameras.listed]
     return {
-        "pool": np.array(rows, np.float64).reshape(-1, 21), "listed": np.array(listed, np.float64).reshape(-1, 6),
+        "pool": np.array(rows, np.float64).reshape(-1, 21), "listed": np.array(listed, np.float64).reshape(-1, 8),
         "kinds": kinds, "locked": cameras.locked, "kept": [place[id(camera)] for camera in cameras.kept],
         "own": None if cameras.own is None else [place[id(camera)] for camera in cameras.own],
     }
 
 
+def _numbers(known: RunCamera) -> tuple[float | None, ...]:
+    return known.loss, known.n_active, known.iteration, known.n_seen, known.behind
+
+
 def cameras_of(value: Any, known: MakeCamera = lambda camera: camera) -> Cameras:
     """The cameras of a value that cameras_value made."""
     items = _items(value, "cameras", "pool", "listed", "kinds", "locked", "kept", "own")
-    rows, table = _array(items["pool"], "pool", 21), _array(items["listed"], "listed", 6)
+    rows, table = _array(items["pool"], "pool", 21), _array(items["listed"], "listed", 8, 6)
     kinds = items["kinds"]
     if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
         raise ValueError(f"kinds of cameras must be texts, got {str(kinds)[:60]}")
@@ -89,9 +93,11 @@ def _run_camera(row: np.ndarray, pool: list[Camera], kinds: list[str]) -> RunCam
     kept = () if own == -1 else (own,)
     if not (0 <= kind < len(kinds) and all(0 <= place < len(pool) for place in (camera, *kept))):
         raise ValueError(f"a listed camera must name rows of the others, got {row[:3].tolist()}")
-    loss, n_active, iteration = (None if math.isnan(number) else number for number in row[3:].tolist())
-    whole = [None if number is None or math.isinf(number) else int(number) for number in (n_active, iteration)]
-    return RunCamera(pool[int(camera)], kinds[int(kind)], loss, *whole, own=pool[int(own)] if kept else None)
+    numbers = [*row[3:].tolist(), math.nan, math.nan][:5]  # the first recordings lack what a camera saw
+    loss, n_active, iteration, n_seen, behind = (None if math.isnan(number) else number for number in numbers)
+    whole = [None if number is None or math.isinf(number) else int(number) for number in (n_active, iteration, n_seen)]
+    return RunCamera(pool[int(camera)], kinds[int(kind)], loss, *whole[:2], own=pool[int(own)] if kept else None,
+                     n_seen=whole[2], behind=behind)
 
 
 def _picked(pool: list[Camera], places: Any) -> tuple[Camera, ...]:
@@ -202,7 +208,8 @@ def _items(value: Any, what: str, *names: str) -> dict[str, Any]:
     return value
 
 
-def _array(value: Any, name: str, columns: int) -> np.ndarray:
-    if not isinstance(value, np.ndarray) or value.dtype != np.float64 or value.ndim != 2 or value.shape[1] != columns:
-        raise ValueError(f"{name} of cameras must be numbers in {columns} columns")
+def _array(value: Any, name: str, *columns: int) -> np.ndarray:
+    if (not isinstance(value, np.ndarray) or value.dtype != np.float64 or value.ndim != 2
+            or value.shape[1] not in columns):
+        raise ValueError(f"{name} of cameras must be numbers in {columns[0]} columns")
     return value
