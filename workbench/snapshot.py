@@ -123,7 +123,8 @@ class Snapshot:
     fields holds what was asked for, by kind: "voxels" a SparseVoxels on the CPU (the same object as long as the
     voxel set is unchanged), "mesh" a MeshArrays, all others read-only numpy arrays. A field that no stage has made
     yet is absent. The same array object in two snapshots means: unchanged.
-    stage_secs and stage_peak_bytes: what each stage cost when it ran last; publish_secs is what copying the fields
+    stage_secs and stage_peak_bytes: what each stage cost when it ran last; aside_secs: by what the engine does besides,
+    its seconds an iteration, over the last ones; publish_secs is what copying the fields
     of this snapshot cost the engine; made: the scalars that each stage set when it ran last; asked holds the names that
     fields answers, answers how often that happened so far. own_cameras: those drawn as they are, None where the run's
     can't be changed; cameras_locked: whether no others are drawn; kept_cameras: all of the user's own, drawn or not.
@@ -178,6 +179,7 @@ class Snapshot:
     names_whole: bool = False
     profile: Profile | None = None
     profiling: bool = False
+    aside_secs: Mapping[str, float] = dataclasses.field(default_factory=_empty)
 
     @property
     def iteration_under_way(self) -> bool:

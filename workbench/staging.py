@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,13 @@ from sparseflex.training.run import Run
 from workbench.breakpoints import changed
 from workbench.profiling import Profile, ProfileDesk
 
+N_ASIDE = 64
+
 
 class Staging:
     """made: by stage, the scalars that it changed when it ran last. profiled, profiling: the last profile of an
-    iteration, and whether another was asked for."""
+    iteration, and whether another was asked for. asides: what else takes the engine's time, in seconds an iteration
+    over the last N_ASIDE."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -24,6 +30,8 @@ class Staging:
         self._costs: dict[str, StageCost] = {}
         self._desk = ProfileDesk(getattr(run, "device", "cpu"))
         self.made: dict[str, tuple[str, ...]] = {}
+        self._spent: dict[str, float] = {}  # since the last iteration ended
+        self._asides: dict[str, collections.deque[float]] = {}
 
     @property
     def costs(self) -> Mapping[str, StageCost]:
@@ -44,6 +52,19 @@ class Staging:
         self.made[stage] = changed(before, after)
         return after
 
+    @contextlib.contextmanager
+    def aside(self, name: str) -> Iterator[None]:
+        """Measures what is done besides the stages."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._spent[name] = self._spent.get(name, 0.0) + time.perf_counter() - started
+
+    @property
+    def asides(self) -> Mapping[str, float]:
+        return {name: sum(secs) / len(secs) for name, secs in self._asides.items() if secs}
+
     # Profiles
 
     @property
@@ -60,6 +81,9 @@ class Staging:
 
     def end_iteration(self, iteration: int) -> tuple[dict[str, float], str]:
         """The columns of its costs, NaN where the profiler took its share of them; and what it has to say."""
+        for name in {*self._spent, *self._asides}:
+            log = self._asides.setdefault(name, collections.deque(maxlen=N_ASIDE))
+            log.append(self._spent.pop(name, 0.0))
         columns = cost_columns(self.costs)
         if self._desk.active:
             columns = dict.fromkeys(columns, math.nan)
