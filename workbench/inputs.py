@@ -152,7 +152,7 @@ def _open_scene(what: str, device: str, up: str | None, overrides: Mapping[str, 
 
     with input_errors():
         scene = load_scene(what, scene_folders(), up, overrides, device)
-        run = FitRun(scene.target, scene.fit, device, fixed_cameras=scene.cameras)
+        run = FitRun(scene.target, scene.fit, device, fixed_cameras=scene.cameras, faults=scene.faults)
     warnings = []
     if scene.n_degenerate:
         warnings.append(f"{scene.n_degenerate} triangles without area were dropped")

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from sparseflex.data import winding_report
+from sparseflex.lattice_edges import LatticeEdges
 from sparseflex.mesh import Mesh
 from sparseflex.representation import SparseFlex
 from sparseflex.vae.decisions import Decisions, cells_of
@@ -230,43 +231,24 @@ _LOWER_CORNERS = tuple((corner, tuple(axis for axis in range(3) if not corner[ax
 """A voxel's twelve edges: their lower corners, and along which axes they go from there."""
 
 
-_AROUND_EDGE = tuple(tuple(step for step in itertools.product((0, 1), repeat=3) if not step[axis]) for axis in range(3))
-"""What the four voxels around an edge have less than its lower corner, by axis."""
-
-
 def _lattice_of(flex: SparseFlex, chain: _Chain) -> _Lattice:
     voxels = flex.voxels
-    corners, n_edges = voxels.corners_by_slot, 3 * voxels.n_corners
-    negative = (flex.corner_sdf.detach() < 0)[corners.long()]
-    n_voxels = torch.zeros(n_edges, dtype=torch.uint8, device=voxels.device)
-    upper = torch.zeros(n_edges, dtype=torch.int32, device=voxels.device)
-    slots = [(lower, axis) for axis in range(3) for lower in range(8) if not lower >> axis & 1]
-    for lower, axis in slots:
-        crossed = (negative[lower] ^ negative[lower + (1 << axis)]).nonzero().squeeze(1)
-        edge = 3 * corners[lower][crossed].long() + axis
-        n_voxels.index_add_(0, edge, torch.ones_like(edge, dtype=torch.uint8))
-        upper[edge] = corners[lower + (1 << axis)][crossed]
-    of_edge = (n_voxels == 4).to(torch.uint8) * _FACE
-    open_edge = ((n_voxels > 0) & (n_voxels < 4)).nonzero().squeeze(1)
-    of_edge[open_edge] = _first_loss(voxels, chain, open_edge)
+    edges = LatticeEdges.of(voxels, flex.corner_sdf.detach() < 0)
+    of_edge = (edges.n_voxels == 4).to(torch.uint8) * _FACE
+    of_edge[edges.open] = _first_loss(chain, edges)
     of_corner = torch.zeros(voxels.n_corners, dtype=torch.uint8, device=voxels.device)
-    crossed = n_voxels.nonzero().squeeze(1)
+    crossed = edges.crossed
     value = of_edge[crossed]
     for code in range(1, _FACE + 1):  # ascending, so that the highest stays
         some = crossed[value == code]
         of_corner[some // 3] = code
-        of_corner[upper[some].long()] = code
-    of_voxel = torch.zeros(voxels.n_voxels, dtype=torch.uint8, device=voxels.device)
-    for lower, axis in slots:
-        of_voxel = torch.maximum(of_voxel, of_edge[3 * corners[lower].long() + axis])
-    return _Lattice(voxels, of_edge, of_corner, of_voxel)
+        of_corner[edges.upper[some].long()] = code
+    return _Lattice(voxels, of_edge, of_corner, edges.by_voxel(of_edge))
 
 
-def _first_loss(voxels: SparseVoxels, chain: _Chain, edges: Int[Tensor, "n"]) -> UInt8[Tensor, "n"]:
-    """Of the voxels around an edge that aren't there, the Cause of the one that was lost first."""
-    steps = torch.tensor(_AROUND_EDGE, dtype=torch.int32, device=edges.device)[edges % 3]
-    around = voxels.corner_ijk[edges // 3][:, None] - steps
-    fate = chain.follow(around.reshape(-1, 3)).fate.view(-1, 4)
+def _first_loss(chain: _Chain, edges: LatticeEdges) -> UInt8[Tensor, "n"]:
+    """Of the voxels around an open edge that aren't there, the Cause of the one that was lost first."""
+    fate = chain.follow(edges.around(edges.open).reshape(-1, 3)).fate.view(-1, 4)
     return torch.where(fate > 0, fate, _NONE).amin(dim=1).to(torch.uint8)
 
 
