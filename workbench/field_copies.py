@@ -30,6 +30,11 @@ def fields_of(run: Run) -> Mapping[str, FieldKind]:
     return {**extra, **run.fields}
 
 
+def askable(run: Run) -> Mapping[str, FieldKind]:
+    """All that may be asked for: the run's fields, and those that it makes only while they are watched."""
+    return {**fields_of(run), **getattr(run, "watchable", {})}
+
+
 def read_field(run: Run, name: str) -> Any:
     """The field's value, or None where no stage has made it yet; see fields_of."""
     if name == SURFACE and name not in run.fields:
@@ -74,7 +79,7 @@ class FieldCopies:
 
     def start(self, names: Iterable[str], moment: int) -> None:
         """Begins copying the named fields; moment is a number that grows with every stage run."""
-        kinds = fields_of(self._run)
+        kinds = askable(self._run)
         self._pending, self._arrived = {}, None
         for name in sorted(set(names) & set(kinds)):
             known = self._cache.get(name)
@@ -103,8 +108,8 @@ class FieldCopies:
             return dataclasses.replace(known, moment=moment)
         if kind == "voxels":
             value = source if source.device.type == "cpu" else type(source)(source.voxel_ijk.cpu(), source.resolution)
-        elif kind == "prune":
-            value = source  # immutable, on the CPU
+        elif kind in ("prune", "backward"):
+            value = source  # immutable
         elif kind == "mesh":
             value = MeshArrays(self._array(source.vertices), self._array(source.faces, torch.int32))
         else:

@@ -11,7 +11,7 @@ from typing import Any
 
 from sparseflex.training.run import Run
 from workbench.breakpoints import Breakpoints
-from workbench.field_copies import Coming, FieldCopies, fields_of
+from workbench.field_copies import Coming, FieldCopies, askable
 from workbench.mailbox import Mailbox
 from workbench.own_cameras import OwnCameras
 from workbench.past import Past
@@ -110,6 +110,8 @@ class Showing:
 
     def ask(self, names: frozenset[str]) -> None:
         """One answer with these fields is due."""
+        if names != self._names and hasattr(self._run, "watch"):
+            self._run.watch(names)
         self._asked = self._names = names
 
     def come_to_a_stop(self) -> None:
@@ -166,8 +168,9 @@ class Showing:
             **self._changeable(),
             made=frozen(self._parts.staging.made),
             past=self._parts.past.summary(),
-            field_kinds=frozen(fields_of(run)),
+            field_kinds=frozen(askable(run)),
             **self._watched(),
+            aside_secs=frozen(self._parts.staging.asides),
             stage_secs=frozen({stage: cost.secs for stage, cost in costs.items()}),
             stage_peak_bytes=frozen({stage: cost.peak_bytes for stage, cost in costs.items()}),
             iterations_per_sec=self._rate() if moment.running else math.nan,
