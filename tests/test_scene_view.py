@@ -17,6 +17,7 @@ from sparseflex.camera import Camera
 from sparseflex.frustum import active_voxels
 from sparseflex.voxels import SparseVoxels
 from workbench import theme
+from workbench.changes import PARTS
 from workbench.creases import with_creases
 from workbench.field_copies import FieldCopies
 from workbench.graphics import default_size, start_polyscope
@@ -60,8 +61,9 @@ def scene() -> Iterator[Any]:
 
 
 KINDS = (
-    ("sparse_volume_grid", (*CATEGORIES,)), ("surface_mesh", ("mesh", "target", "slice", "zero contour")),
-    ("point_cloud", ("sdf", "vectors", "probe 0", "probe 1", "probe 2")),
+    ("sparse_volume_grid", (*CATEGORIES, *(f"changes {part}" for part in PARTS))),
+    ("surface_mesh", ("mesh", "target", "slice", "zero contour", "changes gained", "changes lost", "changes turned")),
+    ("point_cloud", ("sdf", "vectors", "probe 0", "probe 1", "probe 2", "changes outward", "changes inward")),
     ("curve_network", ("frustum", "frustum rays", "frustum near", "frustum far", "cameras")),
 )
 
@@ -419,4 +421,38 @@ def test_two_looks_stand_in_place_of_the_categories(scene: Any, fitted: Snapshot
     scene.update(fitted, view)
     assert not drawn() and not ps.has_surface_mesh("what-if mesh A") and not ps.has_curve_network("what-if A")
     assert "active" in structure_names() and "mesh" in structure_names()
+    view.stop_workers()
+
+
+def test_changes_stand_in_place_of_the_categories(scene: Any) -> None:
+    run = FakeRun(12)
+    before, after = (dataclasses.replace(snapshot_of(run, n), asked=frozenset(ALL)) for n in (1, 4))
+    gone = torch.ones(after.fields["voxels"].n_voxels, dtype=torch.bool)
+    gone[:3] = False
+    voxels = after.fields["voxels"].prune(gone)
+    before, after = (dataclasses.replace(snapshot, fields={
+        **snapshot.fields, "voxels": own, "corner_sdf": (own.corners_world.norm(dim=1) - radius).numpy()})
+        for snapshot, own, radius in ((before, before.fields["voxels"], 0.38), (after, voxels, 0.41)))
+    view = ViewState(tabs={"left": "Changes", "right": "Plots"})
+    for snapshot in (before, after):
+        view.frustum.update(view, snapshot)
+        scene.update(snapshot, view)
+    found, counts = view.changes.found, view.changes.counts()
+    assert counts["pruned"] == 3 and counts["flipped"] > 0 and len(found.lost) and len(found.gained)
+    drawn = {part: ps.get_sparse_volume_grid(f"changes {part}").n_cells() for part in counts
+             if ps.has_sparse_volume_grid(f"changes {part}")}
+    assert drawn == {part: number for part, number in counts.items() if number}
+    assert not structure_names() & set(CATEGORIES)
+    inward = int(found.n_corners_of[2])
+    assert inward and ps.get_point_cloud("changes inward").n_points() == inward
+    for name, keys in (("gained", found.gained), ("lost", found.lost)):  # two triangles, on both sides
+        assert ps.has_surface_mesh(f"changes {name}") == (len(keys) > 0)
+        assert not len(keys) or ps.get_surface_mesh(f"changes {name}").n_faces() == 4 * len(keys)
+    view.changes.layers["flipped"] = False
+    scene.update(after, view)
+    assert not ps.get_sparse_volume_grid("changes flipped").is_enabled()
+    view.changes.shown = False
+    scene.update(after, view)
+    assert not [name for name in structure_names(hidden=True) if name.startswith("changes")]
+    assert "active" in structure_names()
     view.stop_workers()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from workbench import products, theme
+from workbench.change_report import FACES, write_lists
 from workbench.change_state import COMPARED, WEIGHTS, State, faces_of
 from workbench.changes import INWARD, OUTWARD, PARTS, Changes, compare
 from workbench.look_up import FoundFields, LookUpFields
@@ -22,7 +24,6 @@ BEFORE, KEPT_STATE, ITERATION = "before", "kept", "iteration"
 """Where A comes from: the stop (of a recording the snapshot) before B, a state that was kept, a recorded iteration."""
 
 FLIPS = {"outward": OUTWARD, "inward": INWARD}
-FACES = ("gained", "lost", "turned")
 LAYERS = (*PARTS, *FLIPS, *FACES)
 COLOURS = {
     "born": theme.BORN, "pruned": theme.PRUNED, "spoiled": theme.NOT_A_NUMBER, "flipped": theme.FAR_CUT,
@@ -43,7 +44,7 @@ FORGET_BYTES = 64_000_000
 """States of stops that take more are let go where nobody looks."""
 
 N_LISTED = 8
-_COMPARE, _FACES = "changes", "changes' faces"
+_COMPARE, _FACES, _SAVE = "changes", "changes' faces", "changes' lists"
 
 
 @dataclasses.dataclass
@@ -73,6 +74,8 @@ class ChangeView:
     _asked: tuple[int, frozenset[str]] | None = None
     _looked_up: tuple[FoundFields, State | None] | None = None
     _compared: tuple = ()
+    _saved: int = 0
+    _told: Any = None
     _counted: tuple[tuple, Any] = ((), None)
     _listed: tuple[tuple, Any] = ((), None)
 
@@ -102,6 +105,21 @@ class ChangeView:
 
     def drop(self) -> None:
         self.kept, self.mode = None, BEFORE
+
+    def save(self, view: ViewState) -> None:
+        """Writes what changed as a list beside the checkpoint; `said` tells once it is done."""
+        found, threshold = self.found, self.threshold
+        path = view.checkpoint_path.parent / f"changes_{found.a.iteration:06d}_{found.b.iteration:06d}.csv"
+        self._saved += 1
+        view.worker.ask(_SAVE, (found, threshold, self._saved), lambda: _written(found, threshold, path))
+
+    def said(self, view: ViewState) -> str:
+        """What there is to say of a list that has been written since it was asked last, or ""."""
+        done = view.worker.result(_SAVE)
+        if done is None or done is self._told:
+            return ""
+        self._told = done
+        return done[1].message if isinstance(done[1], WorkFailed) else done[1]
 
     def clear(self) -> None:
         """Of the run before: its states say nothing of the next."""
@@ -297,6 +315,14 @@ def _compared_now(a: State, b: State) -> Changes | WorkFailed:
         return compare(a, b)
     except ValueError as error:  # a field of a run's own that doesn't fit its voxels
         return WorkFailed(str(error))
+
+
+def _written(found: Changes, threshold: float, path: Path) -> str:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return f"exported {write_lists(found, threshold, path)}"
+    except OSError as error:
+        return f"not exported: {error}"
 
 
 def _date(snapshot: Snapshot) -> int:

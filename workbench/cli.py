@@ -19,6 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import tyro
 
 from workbench.cli_break import BreakOptions
+from workbench.cli_diff import Diff
 from workbench.cli_export import Export
 from workbench.cli_figure import Figure
 from workbench.cli_pair import view_pair
@@ -356,6 +357,7 @@ def write_what_was_made(visit: Visit, input_frame: bool) -> int:
 COMMANDS = {
     "view": View, "fit": Fit, "reconstruct": Reconstruct, "replay": ReplayRun, "demo": Demo, "eval": Eval,
     "bench": Bench, "scenes": Scenes, "doctor": Doctor, "export": Export, "figure": Figure, "video": Video,
+    "diff": Diff,
 }
 
 

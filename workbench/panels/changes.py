@@ -77,6 +77,10 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
         _draw_histogram(ui, view, found)
         _draw_list(ui, view, found)
         _draw_picked(ui, view, found)
+        if ui.button("Export the lists (.csv)", ui.width,
+                     tip="Every voxel, corner and quad that changed, into the folder of the run"):
+            own.save(view)
+    view.notice = own.said(view) or view.notice
     return list(own.requests(snapshot))
 
 
@@ -166,8 +170,9 @@ def _draw_voxels(ui: Ui, view: ViewState, found: Changes) -> None:
         ui.tip("What counts as moved, or as an SDF changed, in voxel widths; at the left end everything that differs")
         if changed:
             own.threshold = 0.0 if value <= MIN_THRESHOLD * 1.01 else float(value)
+    shown = ("born", "pruned", "flipped", "moved", "same") if found.one_lattice else ("born", "pruned", "same")
     for part in PARTS:
-        if counts[part] or part in ("born", "pruned", "flipped", "moved") or part == "same":
+        if counts[part] or part in shown:
             _draw_row(ui, view, part, counts[part], lists=True)
     if found.n_left_out:
         ui.pair("children left out", count(found.n_left_out))
