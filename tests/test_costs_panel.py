@@ -10,6 +10,7 @@ import pytest
 from fake_ui import FakeUi
 from test_fit import small_run
 
+from workbench.cost_view import MEMORY
 from workbench.engine import Engine
 from workbench.history_table import HistoryTable
 from workbench.memory_view import MemoryView, curves, measured_work, work_by_stage
@@ -60,7 +61,7 @@ def test_no_claim_without_measurements(case: str) -> None:
     }[case]
     assert curves(found) is None
     ui = FakeUi()
-    assert costs.draw(ui, ViewState(), Snapshot(history=found)) == []
+    assert costs.draw(ui, of_memory(), Snapshot(history=found)) == []
     assert not ui.says("saved")
 
 
@@ -88,9 +89,15 @@ def shown() -> Snapshot:
     )
 
 
+def of_memory() -> ViewState:
+    view = ViewState()
+    view.costs.part = MEMORY
+    return view
+
+
 def test_the_panel_says_what_sections_save() -> None:
     ui = FakeUi()
-    view, snapshot = ViewState(), shown()
+    view, snapshot = of_memory(), shown()
     assert costs.draw(ui, view, snapshot) == [] and costs.fields(view, snapshot) == set()
     for text in ("20.0% worked on", "150", "50", "800", "with sections", "7 MB", "without, estimated", "8 MB", "10%",
                  "1,000 bytes", "peak of the process", "400 MB", "256 MB of 512 MB", "4 states", "iterations 3 to 9"):
@@ -106,13 +113,13 @@ def test_on_cuda_the_numbers_are_the_allocators() -> None:
     ui = FakeUi()
     snapshot = shown()
     scalars = {**snapshot.scalars, "reserved_bytes": 7e8}
-    costs.draw(ui, ViewState(), dataclasses.replace(snapshot, device="cuda:0", scalars=scalars))
+    costs.draw(ui, of_memory(), dataclasses.replace(snapshot, device="cuda:0", scalars=scalars))
     assert ui.says("peak of CUDA tensors") and ui.says("700 MB")
 
 
 def test_a_run_that_keeps_nothing_says_why() -> None:
     ui = FakeUi()
-    costs.draw(ui, ViewState(), Snapshot(past=PastSummary(lacking="one state takes 3 GB, at most 512 MB are kept")))
+    costs.draw(ui, of_memory(), Snapshot(past=PastSummary(lacking="one state takes 3 GB, at most 512 MB are kept")))
     assert ui.says("one state takes 3 GB")
 
 

@@ -20,8 +20,9 @@ from workbench.commands import (
     StageBack,
     StepBack,
 )
+from workbench.cost_view import PROFILE
 from workbench.export import export_from_window
-from workbench.panels import breakpoints
+from workbench.panels import breakpoints, costs
 from workbench.panels.transport import step_speed
 from workbench.view_state import LAYER_LABELS, LAYERS
 from workbench.what_if_view import NAMES
@@ -156,6 +157,12 @@ def _type_breakpoint(window: Window) -> None:
     window.view.breakpoints.ask()
 
 
+def _profile(window: Window) -> list[Command]:
+    view = window.view
+    view.show_panels, view.tabs["right"], view.costs.part = True, costs.PANEL, PROFILE
+    return [view.costs.ask_for_profile(view.checkpoint_path)]
+
+
 def _layer(name: str) -> Does:
     return lambda window: window.view.toggle_layer(name)
 
@@ -188,6 +195,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("Look through the camera", "V", lambda w: w.look_through_selected()),
     Action("Save a figure of the scene", "F", lambda w: w.save_figure()),
     Action("Breakpoint: type a condition", "Shift+B", _type_breakpoint),
+    Action("Profile one iteration", "", _profile),
     Action("Save a checkpoint", "Ctrl+S", lambda w: [SaveCheckpoint(w.view.checkpoint_path)]),
     Action("Panels on or off", "Tab", _flip("show_panels")),
     Action("Light or dark", "T", _theme),

@@ -16,6 +16,8 @@ from workbench.breakpoint_view import BreakpointView
 from workbench.camera_log import CameraLog
 from workbench.camera_view import CameraView, same_camera
 from workbench.change_view import ChangeView
+from workbench.check_view import CheckView
+from workbench.cost_view import CostView
 from workbench.decision_view import DecisionView
 from workbench.field_view import FieldView
 from workbench.frustum_view import FrustumView
@@ -130,11 +132,13 @@ class ViewState:
     split: Split = dataclasses.field(default_factory=Split)
     cameras: CameraView = dataclasses.field(default_factory=CameraView)
     memory: MemoryView = dataclasses.field(default_factory=MemoryView)
+    costs: CostView = dataclasses.field(default_factory=CostView)
     frustum: FrustumView = dataclasses.field(default_factory=FrustumView)
     maps: MapView = dataclasses.field(default_factory=MapView)
     what_ifs: WhatIfView = dataclasses.field(default_factory=WhatIfView)
     camera_log: CameraLog = dataclasses.field(default_factory=CameraLog)
     changes: ChangeView = dataclasses.field(default_factory=ChangeView)
+    check: CheckView = dataclasses.field(default_factory=CheckView)
     worker: Worker = dataclasses.field(default_factory=Worker)
     quick: Worker = dataclasses.field(default_factory=Worker)  # for what follows a drag: never behind a long job
     field: FieldView = dataclasses.field(default_factory=FieldView)
@@ -167,6 +171,7 @@ class ViewState:
         self.camera_log.clear()
         self.what_ifs.kept.clear()
         self.changes.clear()
+        self.check.clear()
 
     def stop_workers(self) -> None:
         self.worker.stop()
@@ -225,5 +230,5 @@ class ViewState:
         wanted |= self.field.scene_fields(self, snapshot) | self.surfaces.scene_fields(self)
         wanted |= self.pruning.scene_fields(self) | self.points.scene_fields(self)
         wanted |= self.frustum.scene_fields(self, snapshot) | self.maps.scene_fields(self, snapshot)
-        wanted |= self.changes.scene_fields(self, snapshot)
+        wanted |= self.changes.scene_fields(self, snapshot) | self.check.scene_fields(self, snapshot)
         return frozenset(wanted & set(snapshot.field_kinds))

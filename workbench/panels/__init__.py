@@ -17,20 +17,21 @@ from workbench.panels import (
     plots,
     pruning,
     scalars,
+    surface,
 )
 from workbench.snapshot import Snapshot
 from workbench.view_state import ViewState
 
 COLUMNS: dict[str, dict[str, ModuleType]] = {
     "left": {"Frustum": frustum, "Cameras": cameras, "Layers": layers, "Field": field,
-             "Changes": changes},
+             "Changes": changes, "Surface": surface},
     "right": {"Maps": maps, "Plots": plots, "Pruning": pruning, "Costs": costs, "Scalars": scalars},
 }
 """By column, the tabs in their order: left what is shown, right what the run does."""
 
 OF_INFERENCE: dict[str, dict[str, ModuleType]] = {
     "left": {"Network": network, "Layers": layers, "Field": field, "Frustum": frustum, "Changes": changes},
-    "right": {"Latent": latent, "Pruning": pruning, "Plots": plots, "Scalars": scalars},
+    "right": {"Latent": latent, "Pruning": pruning, "Plots": plots, "Costs": costs, "Scalars": scalars},
 }
 """Those of a run whose stages leave voxels behind: it has no cameras, and renders nothing."""
 

@@ -1,20 +1,28 @@
-"""Memory: active voxels against all, and what sections save of an iteration's memory: the method's own claim, live."""
+"""Costs: where time and memory go, by stage; what sections save, the method's own claim, live; a profile."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from sparseflex.training.measure import BYTES_PREFIX
 from workbench import theme
 from workbench.commands import Command
+from workbench.cost_view import MEMORY, PARTS, PROFILE
 from workbench.memory_view import NEEDED, MemoryCurves
+from workbench.panels import profile
 from workbench.panels.plots import thinned
+from workbench.panels.stage_costs import colour_of, draw_change, draw_plot, draw_time
 from workbench.past import LIMIT_BYTES
 from workbench.plot_axes import setup_axes
 from workbench.snapshot import Snapshot
 from workbench.ui import Ui, count, megabytes
 from workbench.view_state import ViewState
 
+PANEL = "Costs"
 _BAR_EM = 0.55
+_TIPS = ("Seconds per stage over the iterations, and what has changed",
+         "Bytes per stage, what sections save, what is kept to go back",
+         "One iteration under torch's profiler: operators by stage, and a trace")
 
 
 def fields(view: ViewState, snapshot: Snapshot) -> set[str]:
@@ -23,11 +31,29 @@ def fields(view: ViewState, snapshot: Snapshot) -> set[str]:
 
 
 def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
+    costs = view.costs
+    costs.part = PARTS[ui.choice(PARTS, PARTS.index(costs.part) if costs.part in PARTS else 0, tips=_TIPS)]
+    if costs.part == MEMORY:
+        return _draw_memory(ui, view, snapshot)
+    if costs.part == PROFILE:
+        return profile.draw(ui, view, snapshot)
+    return draw_time(ui, view, snapshot)
+
+
+def _draw_memory(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
+    peaks = view.costs.peaks(snapshot.history, snapshot.stages)
+    if peaks.n_rows:
+        draw_change(ui, view, snapshot, peaks, BYTES_PREFIX)
     _draw_voxels(ui, snapshot)
     _draw_saving(ui, view, snapshot)
+    commands: list[Command] = []
+    if peaks.n_rows:
+        ui.heading("Peak by stage")
+        commands = draw_plot(ui, view, snapshot, peaks, stacked=False, height_em=8.0, scale=1e-6, unit="MB")
+        ui.legend([(stage, colour_of(view, peaks, stage)) for stage in view.costs.shown(peaks)])
     _draw_stages(ui, view, snapshot)
     _draw_past(ui, snapshot)
-    return []
+    return commands
 
 
 def _draw_voxels(ui: Ui, snapshot: Snapshot) -> None:

@@ -94,25 +94,25 @@ def _draw_lines(ui: Ui, title: str, snapshot: Snapshot, names: list[str], height
     for name, curve in zip(shared, beside, strict=True):
         plot.SetNextLineStyle((*_colour(names.index(name), name), 1.0), (0.14 if name == "loss" else 0.09) * ui.em)
         plot.PlotLine(f"B {name}", *dashed(curve, limits, log, (ui.width, height), 0.45 * ui.em))
-    _draw_marks(ui, snapshot)
+    draw_marks(ui, snapshot)
     commands: list[Command] = []
     if plot.IsPlotHovered():
         at = float(plot.GetPlotMousePos()[0])
-        _draw_values(ui, (history, plots.other), names, at, _going_to(snapshot) is not None)
-        if ui.im.IsMouseClicked(0) and _going_to(snapshot) is not None:
-            low, high = _going_to(snapshot)
+        _draw_values(ui, (history, plots.other), names, at, going_to(snapshot) is not None)
+        if ui.im.IsMouseClicked(0) and going_to(snapshot) is not None:
+            low, high = going_to(snapshot)
             commands = [GoTo(int(min(max(round(at), low), high)))]
     plot.EndPlot()
     return commands
 
 
-def _going_to(snapshot: Snapshot) -> tuple[int, int] | None:
+def going_to(snapshot: Snapshot) -> tuple[int, int] | None:
     """The iterations that can be gone to."""
     past = snapshot.past
     return None if past.oldest is None or snapshot.failure is not None else (past.oldest, past.reached)
 
 
-def _draw_marks(ui: Ui, snapshot: Snapshot) -> None:
+def draw_marks(ui: Ui, snapshot: Snapshot) -> None:
     """Where there are keyframes, prunings and changes, at the lower edge, and a line at the present iteration."""
     plot = ui.plot
     (left, top), (wide, high) = plot.GetPlotPos(), plot.GetPlotSize()
