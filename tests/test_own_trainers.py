@@ -16,7 +16,7 @@ from sparseflex.training.run import FieldKind, Run, Setting
 from sparseflex.training.staged_run import StagedRun
 from workbench.commands import ChangeSetting, NextIteration, RunIterations, StepBack
 from workbench.inputs import RUN_ATTRIBUTES, InputError, open_what
-from workbench.past import copied
+from workbench.state_copies import copied
 
 DOCS = Path(__file__).parent.parent / "workbench" / "docs"
 EXAMPLE = DOCS / "my_run.py"

@@ -11,8 +11,9 @@ from test_fit import everything, small_run
 
 from workbench.commands import ChangeSetting, GoTo, NextIteration, NextStage, Pause, Play, RunIterations, StepBack
 from workbench.engine import Engine
-from workbench.past import Past, copied, n_bytes
+from workbench.past import Past
 from workbench.snapshot import History, Snapshot
+from workbench.state_copies import copied, n_bytes
 
 
 def step(engine: Engine, n: int, first: int = 0) -> None:

@@ -30,9 +30,10 @@ from workbench.commands import (
 from workbench.course import Course, Place
 from workbench.expressions import ExpressionError
 from workbench.history_table import HistoryTable, history_of
+from workbench.keyframes import Keyframe, Keyframes
 from workbench.mailbox import Mailbox
 from workbench.own_cameras import OwnCameras
-from workbench.past import LIMIT_BYTES, Kept, Past
+from workbench.past import LIMIT_BYTES, CantRead, Kept, Past
 from workbench.recording.policy import RecordStatus
 from workbench.recording.recorder import LateRecorder, StartRecorder
 from workbench.showing import Moment, Parts, Showing
@@ -71,13 +72,14 @@ class Engine:
             raise ValueError("run.stages must name at least one stage, got none")
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._history = HistoryTable(history_of(run))
-        self._past, self._cameras = Past(run, past_bytes), OwnCameras(run)
-        self._recorder = LateRecorder(record)
+        self._cameras, self._recorder = OwnCameras(run), LateRecorder(record)
+        self._past = Past(run, past_bytes, keyframes=Keyframes(self._recorder))
         self._breakpoints = Breakpoints(run, self._history.view(), breakpoints)
         self._next = 0
         self._stages_run = 0
         self._started_at_iteration = run.iteration
         self._course = Course()
+        self._way: tuple[str, Kept | Keyframe] | None = None  # what it goes back by, and what is to be said before that
         self._stop_deadline: float | None = None
         self._doing = ""
         self._staging = Staging(run)
@@ -194,27 +196,43 @@ class Engine:
 
     def _go_to(self, wanted: Place) -> None:
         """On from here, or from the nearest kept state, if that is nearer or behind."""
-        here, kept = self._place, self._past.nearest(wanted[0])
-        if wanted < here or (wanted == here and self._showing.failed):
-            if kept is None:
-                self._showing.publish(notice=f"can't go back: {self._past.reason()}")
+        here, words = self._place, ""
+        back = wanted < here or (wanted == here and self._showing.failed)
+        while (kept := self._past.nearest(wanted[0])) is not None and (back or kept.iteration > here[0]):
+            try:
+                self._restore(kept)
+            except CantRead as error:  # the next nearest then
+                words = words or f"{error}; "
+            else:
+                self._course.go_to(wanted, self._place)
+                self._set_off(words + kept.words(wanted[0] - kept.iteration))
+                self._way = (words, kept) if self._running() else None
                 return
-            self._restore(kept)
-        elif kept is not None and kept.iteration > here[0]:
-            self._restore(kept)
-        self._course.go_to(wanted, self._place)
-        self._set_off("")
+        if back:
+            self._showing.publish(notice=f"{words}can't go back: {self._past.reason()}", past=self._past.summary())
+            return
+        self._course.go_to(wanted, here)
+        self._set_off(words.removesuffix("; "))
 
     def _set_off(self, notice: str) -> None:
+        self._way = None
         if self._showing.failed:
             self._course.hold()
         self._showing.publish(playing=self._running(), notice=notice, hits=())
         if not self._running():
             self._showing.come_to_a_stop()
 
-    def _restore(self, kept: Kept) -> None:
-        self._staging.went_back()
+    def _arrive(self) -> None:
+        """Has come to rest; where the state came from stays to be read."""
+        if self._way is not None:
+            (words, kept), self._way = self._way, None
+            words += kept.words(self._run.iteration - kept.iteration, done=True)
+            self._showing.publish(playing=False, notice=words.removesuffix("; "))
+        self._showing.come_to_a_stop()
+
+    def _restore(self, kept: Kept | Keyframe) -> None:
         self._past.restore(kept)
+        self._staging.went_back()
         self._history, self._next = HistoryTable(kept.history), 0
         self._stages_run += 1  # nothing that was copied before is up to date
         self._showing.drop_coming()
@@ -281,8 +299,11 @@ class Engine:
     def _run_stage(self) -> None:
         number, iteration = self._next, self._run.iteration
         if number == 0:
-            self._past.keep(iteration, self._history.view, self._course.steps(iteration))
-            self._recorder.iteration_started(self._run)
+            with self._staging.aside("states kept"):
+                self._past.keep(iteration, self._history.view, self._course.steps(iteration))
+            with self._staging.aside("recording"):
+                self._recorder.iteration_started(self._run)
+            self._past.recorded(iteration, self._history.view)
             self._breakpoints.began()
         stage = self._doing = self._stages[number]
         scalars = self._staging.run(stage)
@@ -301,7 +322,7 @@ class Engine:
         if hits:
             self._stop_at(hits)
         if not self._running():
-            self._showing.come_to_a_stop()
+            self._arrive()
 
     def _end_iteration(self, scalars: Mapping[str, float]) -> None:
         costs, said = self._staging.end_iteration(self._run.iteration)
@@ -310,7 +331,9 @@ class Engine:
         if said:
             self._show_profile(said)
         self._showing.iteration_ended()
-        self._recorder.iteration_ended(self._run, row)
+        with self._staging.aside("recording"):
+            self._recorder.iteration_ended(self._run, row)
+        self._past.recorded(self._run.iteration, self._history.view)
         if refused := self._breakpoints.ended(self._run, self._history.view()):
             self._showing.publish_watched(notice=f"no breakpoint: {refused[0]}")
 
@@ -324,10 +347,11 @@ class Engine:
     def _answer(self) -> None:
         """Starts, or completes, the snapshot that was asked for."""
         moment = Moment(self._next, self._stages_run, self._running())
-        if self._showing.due(moment):
-            self._doing = "reading fields"
-            self._showing.begin(moment, self._history.view())
-        self._showing.complete(moment.running)
+        with self._staging.aside("snapshots"):
+            if self._showing.due(moment):
+                self._doing = "reading fields"
+                self._showing.begin(moment, self._history.view())
+            self._showing.complete(moment.running)
 
     def _fail(self, error: Exception) -> None:
         self._course.hold()

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from sparseflex.memory import in_words
 from sparseflex.training.run import Run
 from workbench.commands import Command
 from workbench.course import Place
+from workbench.keyframes import Keyframe, Keyframes
+from workbench.recording.recorder import LateRecorder
 from workbench.snapshot import History, PastSummary
+from workbench.state_copies import copied, n_bytes
 
 LIMIT_BYTES = 512_000_000
 COST_SHARE = 0.02
@@ -32,18 +30,30 @@ class Kept:
     history: History
     n_changes: int
 
+    def words(self, n_again: int, done: bool = False) -> str:
+        """Such as "from iteration 120, running 30 iterations again"; nothing where it is a step, or is done."""
+        told = n_again > 1 and not done
+        return f"from iteration {self.iteration:,}, running {n_again:,} iterations again" if told else ""
+
+
+class CantRead(ValueError):
+    """A state that the recording should have can't be read."""
+
 
 class Past:
     """What a run can go back to; belongs to the engine's thread.
 
     States are kept at every iteration that is stepped, and while the run plays as often as that costs COST_SHARE of
     the time. Beyond limit_bytes the states that stand closest together for their age go first, so that recent ones are
-    dense, old ones sparse, and the oldest stays as long as two fit. Changes of the user's are noted with their place
-    and are made again where the run passes it again, until there is a new one: what was kept beyond is dropped then.
+    dense, old ones sparse, and the oldest stays as long as two fit; keyframes of its own recording count too. Changes
+    of the user's are noted with their place and are made again where the run passes it again, until there is a new one:
+    what was kept beyond is dropped then.
     """
 
-    def __init__(self, run: Run, limit_bytes: float = LIMIT_BYTES, clock: Callable[[], float] = time.perf_counter):
+    def __init__(self, run: Run, limit_bytes: float = LIMIT_BYTES, clock: Callable[[], float] = time.perf_counter,
+                 keyframes: Keyframes | None = None) -> None:
         self._run, self._limit, self._clock = run, limit_bytes, clock
+        self._keyframes = Keyframes(LateRecorder(None)) if keyframes is None else keyframes
         self._kept: list[Kept] = []
         self._changes: list[tuple[Place, Command]] = []
         self._n_done = 0  # changes that the run holds now
@@ -53,13 +63,19 @@ class Past:
         self.lacking = ""
 
     def summary(self) -> PastSummary:
-        oldest = self._kept[0].iteration if self._kept else None
-        return PastSummary(oldest, self._furthest[0], len(self._kept), self._n_bytes, self.lacking)
+        recorded = self._keyframes.there
+        return PastSummary(self._oldest, self._furthest[0], len(self._kept), self._n_bytes, self.lacking, self._limit,
+                           len(recorded), self._keyframes.n_bytes)
+
+    @property
+    def _oldest(self) -> int | None:
+        return min((kept.iteration for kept in (*self._kept[:1], *self._keyframes.there[:1])), default=None)
 
     def reason(self) -> str:
         """Why it can't go back any further."""
-        if self._kept:
-            return f"iteration {self._kept[0].iteration} is the oldest that is kept"
+        oldest = self._oldest
+        if oldest is not None:
+            return f"iteration {oldest} is the oldest that is kept"
         return self.lacking or "no iteration is kept yet"
 
     # Keeping
@@ -71,7 +87,7 @@ class Past:
             return
         if not stepping and self._secs > COST_SHARE * (now - self._taken_at):
             return
-        before = self.nearest(iteration)
+        before = next((kept for kept in reversed(self._kept) if kept.iteration < iteration), None)
         try:
             state = copied(self._run.state_dict(), None if before is None else before.state)
         except Exception as error:  # noqa: BLE001 - a run's own state_dict may raise anything
@@ -82,6 +98,10 @@ class Past:
         self._thin_out(iteration)
         self._taken_at = self._clock()
         self._secs = self._taken_at - now
+
+    def recorded(self, iteration: int, history: Callable[[], History]) -> None:
+        """Notes a keyframe, where the recorder has just taken one at the start of this iteration."""
+        self._keyframes.note(iteration, history, self._n_done)
 
     def reach(self, place: Place) -> None:
         """Notes that the run has come here."""
@@ -110,15 +130,25 @@ class Past:
         """The place up to which the run has come, on this way or before the user went back."""
         return self._furthest
 
-    def nearest(self, iteration: int) -> Kept | None:
+    def nearest(self, iteration: int) -> Kept | Keyframe | None:
         """The last state before an iteration, so that the one that led to it runs again and leaves all its products;
-        the state at it where there is none before."""
-        before = [kept for kept in self._kept if kept.iteration < iteration]
-        return before[-1] if before else next((kept for kept in self._kept if kept.iteration == iteration), None)
+        the state at it where there is none before. One in memory rather than the keyframe of the same iteration."""
+        known: list[Kept | Keyframe] = sorted([*self._keyframes.there, *self._kept], key=lambda kept: kept.iteration)
+        before = [kept for kept in known if kept.iteration < iteration]
+        at = [kept for kept in known if kept.iteration == iteration]
+        return before[-1] if before else at[-1] if at else None
 
-    def restore(self, kept: Kept) -> None:
-        """Puts the run into a kept state; RuntimeError where it then stands at another iteration."""
-        self._run.load_state_dict(copied(kept.state))
+    def restore(self, kept: Kept | Keyframe) -> None:
+        """Puts the run into a kept state; RuntimeError where it then stands at another iteration. CantRead where a
+        keyframe can't be read: the run stays as it is, and the keyframe counts no longer."""
+        if isinstance(kept, Kept):
+            state = copied(kept.state)
+        else:
+            try:
+                state = self._keyframes.read(kept)
+            except ValueError as error:
+                raise CantRead(f"keyframe {kept.iteration} of the recording can't be read: {error}") from None
+        self._run.load_state_dict(state)
         if self._run.iteration != kept.iteration:
             raise RuntimeError(f"load_state_dict must set iteration to {kept.iteration}, got {self._run.iteration}")
         self._n_done = kept.n_changes
@@ -129,6 +159,7 @@ class Past:
         """Notes a change that was made at this place; a future without it is forgotten."""
         self._kept = [kept for kept in self._kept if kept.iteration <= place[0]]
         self._n_bytes = n_bytes([kept.state for kept in self._kept])
+        self._keyframes.changed(place, self._furthest)
         self._furthest = place
         del self._changes[self._n_done :]
         self._changes.append((place, change))
@@ -140,42 +171,3 @@ class Past:
         while self._n_done < len(self._changes) and self._changes[self._n_done][0] <= place:
             self._n_done += 1
         return [change for _, change in self._changes[first : self._n_done]]
-
-
-def copied(value: Any, known: Any = None) -> Any:
-    """A copy on the CPU that shares nothing with value; what equals known at the same place is known's own tensor.
-
-    Compared by value: a tensor's version says nothing of changes made past autograd.
-    """
-    if isinstance(value, Tensor):
-        on_cpu = value.detach().cpu()
-        if isinstance(known, Tensor) and known.dtype == on_cpu.dtype and torch.equal(known, on_cpu):
-            return known
-        return on_cpu.clone() if value.device.type == "cpu" else on_cpu
-    if isinstance(value, Mapping):
-        known = known if isinstance(known, Mapping) else {}
-        return {key: copied(item, known.get(key)) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        known = known if isinstance(known, (list, tuple)) and len(known) == len(value) else [None] * len(value)
-        items = [copied(item, other) for item, other in zip(value, known, strict=True)]
-        return items if isinstance(value, list) else tuple(items)
-    return copy.deepcopy(value)
-
-
-def n_bytes(states: list[Mapping[str, Any]]) -> int:
-    """Bytes of the tensors and arrays of all states, each object once."""
-    found: dict[int, int] = {}
-
-    def walk(value: Any) -> None:
-        if isinstance(value, (Tensor, np.ndarray)):
-            found[id(value)] = value.nbytes
-        elif isinstance(value, Mapping):
-            for item in value.values():
-                walk(item)
-        elif isinstance(value, (list, tuple)):
-            for item in value:
-                walk(item)
-
-    for state in states:
-        walk(state)
-    return sum(found.values())

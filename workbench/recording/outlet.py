@@ -191,6 +191,10 @@ class Outlet:
 
     def _take(self, news: dict[str, Any]) -> None:
         changes = {name: news[name] for name in ("iteration", "n_bytes") if name in news}
+        if news.get("keyframe_bytes") is not None:
+            known = self.status
+            changes |= {"n_keyframes": known.n_keyframes + 1,
+                        "keyframe_bytes": known.keyframe_bytes + news["keyframe_bytes"]}
         if "path" in news:
             changes["path"] = Path(news["path"])
         self.change_status(**changes)

@@ -58,7 +58,7 @@ class RecordStatus:
     """How a recording stands. iteration: the last one in the file, -1 before there is one; n_bytes: of the file;
     n_dropped: snapshots, maps, keyframes and iterations for which there was no room in the queue; stopped: why nothing
     more is recorded, or ""; notes: what can't be recorded of this run, each told once; closed: whether it ended as it
-    should."""
+    should. n_keyframes, keyframe_bytes: complete states in the file, replaced ones too, and what they take there."""
 
     path: Path
     iteration: int = -1
@@ -67,6 +67,8 @@ class RecordStatus:
     stopped: str = ""
     notes: tuple[str, ...] = ()
     closed: bool = False
+    n_keyframes: int = 0
+    keyframe_bytes: int = 0
 
     @property
     def words(self) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from sparseflex.training.run import Run
 from workbench.commands import ChangeCameras, ChangeSetting
 from workbench.history_table import HistoryTable, history_of
-from workbench.recording.layout import CHANGES, SPARE_SCALARS
+from workbench.recording.layout import CHANGES, SPARE_SCALARS, STATE
 from workbench.recording.outlet import Outlet, size_of
 from workbench.recording.policy import About, RecordPolicy, RecordStatus, meta_of, policy_of
 from workbench.recording.sources import Sources
@@ -59,7 +59,9 @@ class Recorder:
         self._halfway = self._policy.limit_bytes / 2
         self._row = row = HistoryTable(history_of(run)).last_row() if row is None else dict(row)
         n_columns = max(len(row or run.scalars()) + SPARE_SCALARS, MIN_COLUMNS)
-        self._outlet = Outlet(path, meta_of(run, about or About(), self._policy), n_columns, self._policy)
+        meta = meta_of(run, about or About(), self._policy)
+        self.uid, self.n_keyframes = meta["uid"], 0  # keyframes given to the writer so far
+        self._outlet = Outlet(path, meta, n_columns, self._policy)
         self._sources = Sources(run, self._outlet)
         self._owed: set[str] = set()  # parts that fell due and found no room
         self._put_off: set[str] = set()  # parts that fell due and cost too much as yet
@@ -187,6 +189,7 @@ class Recorder:
             self._forget(self._committed)
             return
         self._changes, self._committed = later, iteration
+        self.n_keyframes += STATE in values
 
     def _changes_by(self, iteration: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Changes not yet in the file: those made up to the end of an iteration, and those made after it."""
@@ -269,6 +272,17 @@ class LateRecorder:
         if self._recorder is not None:
             self._recorder.went_back(iteration, row)
 
+    @property
+    def n_keyframes(self) -> int:
+        """Keyframes that were taken so far, whether or not they are in the file yet."""
+        return 0 if self._recorder is None else self._recorder.n_keyframes
+
+    def read_state(self, iteration: int) -> Any:
+        """The keyframe of this very iteration, from the file as far as it is written; OSError or ValueError."""
+        if self._recorder is None:
+            raise ValueError("nothing is recorded")
+        return state_at(self._recorder.status.path, iteration, self._recorder.uid)
+
     def finish(self) -> None:
         if self._recorder is not None:
             self._recorder.finish()
@@ -276,6 +290,20 @@ class LateRecorder:
     def close(self, timeout_secs: float = CLOSE_SECS) -> None:
         if self._recorder is not None:
             self._recorder.close(timeout_secs)
+
+
+def state_at(path: Path, iteration: int, uid: str) -> Any:
+    """The keyframe of an iteration in the recording of this uid, which may be being written. OSError where that file is
+    gone, ValueError where it has none of this iteration."""
+    from workbench.recording.reader import Recording
+
+    with Recording(path, cache_bytes=0) as recording:
+        if recording.meta.uid != uid:
+            raise OSError(f"{path} is another recording by now")
+        found = recording.keyframe_before(iteration)
+        if found is None or found[0] != iteration:
+            raise ValueError("it is not in the file")
+        return found[1]
 
 
 def _number(value: Any) -> float:

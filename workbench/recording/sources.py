@@ -12,11 +12,11 @@ from torch import Tensor
 
 from sparseflex.training.run import Run, RunCamera
 from workbench.field_copies import fields_of, read_field, shown_dtype
-from workbench.past import copied
 from workbench.recording.layout import CAMERAS, OWN_STREAMS, STATE
 from workbench.recording.outlet import Outlet
 from workbench.recording.states import state_value
 from workbench.recording.values import Cameras, cameras_value, events_value
+from workbench.state_copies import copied
 
 
 @dataclasses.dataclass

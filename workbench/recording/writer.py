@@ -53,6 +53,8 @@ class RecordingFile:
         self._columns: dict[str, int] = {}
         self._known: collections.OrderedDict[bytes, list] = collections.OrderedDict()
         self._started = time.monotonic()
+        self.keyframe_bytes: int | None = None
+        """What the state in the last commit took, None where it held none."""
         self.path, part = _reserved(wanted)
         self._folder = part.parent
         # no chunk cache: what is appended goes straight to its place, instead of a whole chunk with every flush
@@ -81,9 +83,13 @@ class RecordingFile:
         pieces: list[bytes] = []
         stored = _Stored(start, pieces, self._known)
         rows = []
+        self.keyframe_bytes = None
         for stream, described in message["entries"]:
+            n_before = stored.n_bytes
             header = json.dumps(_placed(described, arrays, stored), separators=(",", ":")).encode()
             rows.append((message["iteration"], stream, zlib.crc32(header), *stored.put(header)))
+            if layout.OWN_STREAMS[stream : stream + 1] == (layout.STATE,):
+                self.keyframe_bytes = stored.n_bytes - n_before
         payload = b"".join(pieces)
         self._check_room(len(payload), len(rows))
         if payload:
@@ -138,11 +144,13 @@ class _Stored:
 
     def __init__(self, start: int, pieces: list[bytes], known: collections.OrderedDict[bytes, list]) -> None:
         self._next, self._pieces, self._known = start, pieces, known
+        self.n_bytes = 0  # put so far
 
     def put(self, piece: bytes) -> tuple[int, int]:
         place = self._next, len(piece)
         self._pieces.append(piece)
         self._next += len(piece)
+        self.n_bytes += len(piece)
         return place
 
     def array(self, array: np.ndarray, shape: list[int]) -> list:
@@ -253,7 +261,8 @@ def main() -> None:
             if message.get("end"):
                 break
             lacking = file.commit(message, arrays)
-            say(iteration=message["iteration"], n_bytes=file.n_bytes, lacking=lacking)
+            say(iteration=message["iteration"], n_bytes=file.n_bytes, lacking=lacking,
+                keyframe_bytes=file.keyframe_bytes)
         if file is not None:
             file.close()
             say(n_bytes=file.n_bytes)
