@@ -584,9 +584,9 @@ def test_the_panel_tells_what_changed(view: ViewState, steps: list[Snapshot]) ->
     ui, found = FakeUi(), view.changes.found
     panel.draw(ui, view, steps[1])
     counts = found.counts(view.changes.threshold)
-    for number in (*(counts[part] for part in ("flipped", "moved", "same")), found.n_corners_of[CHANGED],
-                   len(found.gained), len(found.lost)):
+    for number in (*(counts[part] for part in ("flipped", "moved", "same")), len(found.gained), len(found.lost)):
         assert f"{number:,}" in ui.texts
+    assert ui.says(f"{found.n_corners_of[CHANGED]:,} of {len(found.flags):,} touched")
     part, rows = view.changes.top()
     assert counts[part] and ui.says(f"MOST: {panel.LABELS[part].upper()}")
     ijk = rows[0][0]

@@ -182,7 +182,10 @@ def _draw_voxels(ui: Ui, view: ViewState, found: Changes) -> None:
 
 
 def _draw_corners(ui: Ui, view: ViewState, found: Changes) -> None:
-    ui.heading("Corners", f"{count(len(found.flags))} in both")
+    n_touched, n = found.n_corners_of[CHANGED], len(found.flags)
+    ui.heading("Corners", f"{count(n_touched)} of {count(n)} touched")
+    ui.tip("Of the corners that are in both, those of which any bit of SDF or δ is another:\n"
+           "an iteration touches those of its active set alone")
     if found.d_sdf is None:
         ui.text("There is no SDF to compare.", theme.MUTED)
         return
@@ -194,8 +197,6 @@ def _draw_corners(ui: Ui, view: ViewState, found: Changes) -> None:
             ui.dot(theme.NOT_A_NUMBER)
             ui.text(label, theme.BAD if bit == SPOILED else None)
             ui.text_right(count(numbers[bit]))
-    ui.pair("touched at all", count(numbers[CHANGED]))
-    ui.tip("Corners of which any bit of SDF or δ is another: an iteration touches those of its active set alone")
 
 
 def _draw_faces(ui: Ui, view: ViewState, found: Changes) -> None:
