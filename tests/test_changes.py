@@ -20,11 +20,12 @@ from recording_files import RunBuilder
 
 from sparseflex.extraction import extract_mesh
 from sparseflex.representation import SparseFlex
+from sparseflex.training.faults import Fault
 from sparseflex.training.fit import FitRun
 from sparseflex.voxels import CORNER_OFFSETS, SparseVoxels
 from workbench import cli, products
 from workbench.change_report import summary, table_of, text_of, write_lists
-from workbench.change_state import COMPARED, State, faces_of, voxels_around
+from workbench.change_state import COMPARED, FIELDS, State, faces_of, voxels_around
 from workbench.change_view import BEFORE, FORGET_BYTES, ITERATION, KEPT_STATE, PANEL
 from workbench.changes import (
     CHANGED,
@@ -245,6 +246,36 @@ def test_a_row_that_becomes_nan_is_named_and_no_flip(bad: float) -> None:
     assert len(faces_of(found.b, found.b.quads.keys).faces) <= 2 * len(found.b.quads.keys)
 
 
+def test_weights_that_become_nan_are_named() -> None:
+    a, b = (random_state(5) for _ in range(2))
+    for name, row, column in (("alpha", 7, 3), ("beta", 60, 11), ("gamma", 8, ())):
+        b.arrays[name][(row, column) if column else row] = np.nan
+    a.arrays["alpha"][20, 0] = b.arrays["alpha"][20, 0] = np.inf  # as before
+    found = compare(a, b)
+    assert ijk_of(found, "spoiled") == {tuple(a.voxels.voxel_ijk[row].tolist()) for row in (7, 8, 60)}
+    assert found.n_weights_spoiled == 3 and not found.n_corners_of[SPOILED]
+    assert "3  of which by" in text_of(summary(found, 0.0)) and compare(b, a).n_weights_spoiled == 0
+    with pytest.raises(ValueError, match="gamma must have 120 rows, got 4"):
+        compare(a, dataclasses.replace(b, arrays={**b.arrays, "gamma": np.zeros(4, np.float32)}))
+
+
+def test_a_scenes_planted_faults_are_named(view: ViewState) -> None:
+    """Flipped SDF and weights of NaN strike as iteration 2 of a fit ends: with and without them only they differ."""
+    faults = (Fault("flipped_sdf", x=0.4, radius=0.13, iteration=2), Fault("nan_weights", y=0.4, iteration=2))
+    plain = small_fit()
+    twins = [snapshot_of(FitRun(plain.target, plain.config, faults=listed), RunIterations(2), iteration=2)
+             for listed in ((), faults)]
+    own = view.changes
+    for snapshot in twins:
+        own.update(view, snapshot)
+    voxels = twins[0].fields["voxels"]
+    ball = set(faults[0].rows(voxels.corners_world).tolist())
+    assert len(ball) > 5 and corner_set(own.found, CHANGED) == ball
+    assert corner_set(own.found, OUTWARD) | corner_set(own.found, INWARD) == ball and len(own.found.turned) > 0
+    nearest = int((voxels.centers - torch.tensor([0.0, 0.4, 0.0])).norm(dim=1).argmin())
+    assert ijk_of(own.found, "spoiled") == {tuple(voxels.voxel_ijk[nearest].tolist())}
+
+
 def test_a_fit_stepped_once_changes_its_active_set_alone() -> None:
     fit = small_fit(visibility_ratio=0.3)
     states = []
@@ -448,9 +479,9 @@ def test_large_stops_are_let_go_where_nobody_looks(view: ViewState, steps: list[
 
 
 def test_fields_are_asked_for_only_where_somebody_looks(view: ViewState, steps: list[Snapshot]) -> None:
-    assert view.changes.scene_fields(view, steps[0]) >= {"corner_sdf", "corner_deform", "alpha"}
-    view.changes.layers |= dict.fromkeys(("gained", "lost", "turned"), False)
-    assert view.changes.scene_fields(view, steps[0]) == {"voxels", "corner_sdf", "corner_deform"}
+    assert view.changes.scene_fields(view, steps[0]) == {"voxels", *FIELDS}
+    other = dataclasses.replace(steps[0], field_kinds={**steps[0].field_kinds, "alpha": "map"})
+    assert view.changes.scene_fields(view, other) == {"voxels", *FIELDS} - {"alpha"}
     large = dataclasses.replace(steps[0], playing=True, scalars={"voxels": 1e6})
     assert view.changes.scene_fields(view, large) == set()
     view.tabs["left"] = "Layers"
@@ -523,7 +554,7 @@ def test_a_recording_gives_any_two_iterations(view: ViewState, tmp_path: Path) -
 def _shown(replay: Replay, view: ViewState) -> Snapshot:
     from workbench.commands import RequestFields
 
-    names = frozenset({"voxels", *COMPARED})
+    names = frozenset({"voxels", *FIELDS})
     replay.send(RequestFields(names))
     shown = replay.snapshots.wait_for(lambda s: names <= set(s.fields), WAIT_SECS)
     view.changes.update(view, shown)

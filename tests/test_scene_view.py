@@ -431,7 +431,7 @@ def test_changes_stand_in_place_of_the_categories(scene: Any) -> None:
     gone[:3] = False
     voxels = after.fields["voxels"].prune(gone)
     before, after = (dataclasses.replace(snapshot, fields={
-        **snapshot.fields, "voxels": own, "corner_sdf": (own.corners_world.norm(dim=1) - radius).numpy()})
+        "voxels": own, "mesh": snapshot.fields["mesh"], "corner_sdf": (own.corners_world.norm(dim=1) - radius).numpy()})
         for snapshot, own, radius in ((before, before.fields["voxels"], 0.38), (after, voxels, 0.41)))
     view = ViewState(tabs={"left": "Changes", "right": "Plots"})
     for snapshot in (before, after):

@@ -33,7 +33,8 @@ def summary(found: Changes, threshold: float) -> dict[str, Any]:
         **{name: len(getattr(found, name)) for name in FACES},
         "gained_by_sign": found.n_gained_by_sign, "lost_by_sign": found.n_lost_by_sign}
     return {"a": state(found.a), "b": state(found.b), "threshold": threshold, "note": found.note,
-            "voxels": {**found.counts(threshold), "left_out": found.n_left_out}, "corners": corners, "quads": quads}
+            "voxels": {**found.counts(threshold), "left_out": found.n_left_out,
+                       "weights_spoiled": found.n_weights_spoiled}, "corners": corners, "quads": quads}
 
 
 def _largest(values: np.ndarray | None) -> float | None:
@@ -51,6 +52,7 @@ def text_of(told: dict[str, Any]) -> str:
     voxels, corners, quads = told["voxels"], told["corners"], told["quads"]
     parts = ("born", "pruned", "same") if told["note"] else PARTS
     lines += _rows("voxels", [(voxels[part], _WORDS.get(part, part)) for part in parts])
+    lines += _rows("", [(voxels["weights_spoiled"], "of which by α, β or γ")] if voxels["weights_spoiled"] else [])
     lines += _rows("", [(voxels["left_out"], "children left out")] if voxels["left_out"] else [])
     if corners is not None:
         lines += _rows("corners", [(corners[name], _WORDS[name]) for name in CORNER_BITS])

@@ -19,9 +19,19 @@ from workbench.snapshot import MeshArrays
 
 SDF, DEFORM, WEIGHTS = "corner_sdf", "corner_deform", ("alpha", "beta", "gamma")
 COMPARED = (SDF, DEFORM)
-"""Fields that are compared, where a run has them; WEIGHTS only place the vertices of faces that are drawn."""
+"""Fields of corners that are compared, where a run has them."""
+
+FIELDS = (*COMPARED, *WEIGHTS)
+"""What a state holds of a run; weights place the faces that are drawn, and those that are NaN or infinite are told."""
+
+_KINDS = {**dict.fromkeys(COMPARED, "corner"), **dict.fromkeys(WEIGHTS, "voxel")}
 
 NO_FACES = MeshArrays(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32))
+
+
+def known_fields(kinds: Mapping[str, str]) -> set[str]:
+    """Those of FIELDS that a run with fields of these kinds has: by a name one's own may mean something else."""
+    return {name for name, kind in _KINDS.items() if kinds.get(name) == kind}
 
 
 class Quads(NamedTuple):
@@ -44,7 +54,7 @@ class State:
     @property
     def token(self) -> tuple:
         """What makes it this state; see worker.same_token."""
-        return (self.voxels, *(self.arrays.get(name) for name in COMPARED))
+        return (self.voxels, *(self.arrays.get(name) for name in FIELDS))
 
     @property
     def n_bytes(self) -> int:
@@ -58,6 +68,21 @@ class State:
     @functools.cached_property
     def deform(self) -> Float[np.ndarray, "C 3"] | None:
         return self._corner_field(DEFORM, 3)
+
+    @functools.cached_property
+    def bad_weights(self) -> Bool[np.ndarray, "N"]:
+        """The voxels with NaN or infinity among α, β and γ."""
+        bad = np.zeros(self.voxels.n_voxels, bool)
+        for name in WEIGHTS:
+            values = self.arrays.get(name)
+            if values is None:
+                continue
+            if len(values) != len(bad):
+                raise ValueError(f"{name} must have {len(bad)} rows, got {len(values)}")
+            with np.errstate(invalid="ignore", over="ignore"):
+                table = values.reshape(len(bad), -1)
+                bad |= ~np.isfinite(table @ np.ones(table.shape[1], table.dtype))  # a tenth of what all(axis=1) takes
+        return bad
 
     @functools.cached_property
     def quads(self) -> Quads:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from workbench import products, theme
 from workbench.change_report import FACES, write_lists
-from workbench.change_state import COMPARED, WEIGHTS, State, faces_of
+from workbench.change_state import COMPARED, FIELDS, State, faces_of, known_fields
 from workbench.changes import INWARD, OUTWARD, PARTS, Changes, compare
 from workbench.look_up import FoundFields, LookUpFields
 from workbench.mailbox import Mailbox
@@ -86,11 +86,9 @@ class ChangeView:
         return PANEL in view.tabs.values() or (self.kept is not None and self.shown)
 
     def scene_fields(self, view: ViewState, snapshot: Snapshot) -> set[str]:
-        """Asked for as rarely as the scene's; weights only for faces that are drawn."""
-        if not self.wants(view) or self._too_large(snapshot):
-            return set()
-        drawn = self.shown and any(self.layers[name] for name in FACES)
-        return {"voxels", *COMPARED, *(WEIGHTS if drawn else ())}
+        """Asked for as rarely as the scene's."""
+        unseen = not self.wants(view) or self._too_large(snapshot)
+        return set() if unseen else {"voxels", *known_fields(snapshot.field_kinds)}
 
     @staticmethod
     def _too_large(snapshot: Snapshot) -> bool:
@@ -182,15 +180,16 @@ class ChangeView:
     @staticmethod
     def _has_all(snapshot: Snapshot) -> bool:
         """Whether the snapshot answers for all that is compared: a stage may not have made it yet."""
-        return "voxels" in snapshot.fields and {"voxels", *COMPARED} & set(snapshot.field_kinds) <= snapshot.asked
+        return "voxels" in snapshot.fields and known_fields(snapshot.field_kinds) <= snapshot.asked
 
     def _state_of(self, snapshot: Snapshot) -> State:
         """The snapshot as a state; the same object as long as its arrays are the same."""
-        arrays = {name: snapshot.fields[name] for name in (*COMPARED, *WEIGHTS) if name in snapshot.fields}
+        known = known_fields(snapshot.field_kinds)
+        arrays = {name: snapshot.fields[name] for name in FIELDS if name in known and name in snapshot.fields}
         iteration = _date(snapshot)
         made = State(snapshot.fields["voxels"], arrays, iteration, _label(snapshot, iteration))
         for known in (self.b, *self._stops.get(snapshot.products.stage, ())):
-            if known is not None and same_token(made.token, known.token) and arrays.keys() <= known.arrays.keys():
+            if known is not None and same_token(made.token, known.token):
                 return known
         return made
 
@@ -228,7 +227,7 @@ class ChangeView:
         wanted = self.b.iteration - 1 if self.mode == BEFORE else self.iteration
         if wanted < snapshot.past.oldest:
             return None
-        names = {"voxels", *COMPARED, *WEIGHTS} & set(snapshot.field_kinds)
+        names = {"voxels", *known_fields(snapshot.field_kinds)}
         return wanted, products.run_names(snapshot, names)
 
     def _found_in_recording(self, snapshot: Snapshot) -> State | None:
@@ -345,7 +344,7 @@ def _label(snapshot: Snapshot, iteration: int) -> str:
 def _state_of_answer(snapshot: Snapshot, answer: FoundFields) -> State | None:
     """The state that a recording's answer tells of, by the names that the snapshot has its fields under."""
     fields = {}
-    for name in ("voxels", *COMPARED, *WEIGHTS):
+    for name in ("voxels", *sorted(known_fields(snapshot.field_kinds))):
         own = next(iter(products.run_names(snapshot, (name,))))
         if own in answer.fields:
             fields[name] = answer.fields[own]

@@ -18,9 +18,10 @@ OUTWARD, INWARD, SPOILED, HEALED, CHANGED = 1, 2, 4, 8, 16
 SPOILED: it holds NaN or infinity now, HEALED: no longer; CHANGED: any bit of SDF or δ is another."""
 
 PARTS = ("born", "pruned", "spoiled", "flipped", "moved", "sdf", "same")
-"""Every voxel of either iteration is of one of these, the first that fits: only in B; only in A; a corner holds NaN or
-infinity now and didn't; the SDF of a corner changed sign; δ of a corner moved by the threshold or more; its SDF did;
-none of it. Where A and B have other resolutions, those in both are "same": only their cells are compared."""
+"""Every voxel of either iteration is of one of these, the first that fits: only in B; only in A; a corner or a weight
+(α, β, γ) is NaN or infinite now and wasn't; the SDF of a corner changed sign; δ of a corner moved by the threshold or
+more; its SDF did; none of it. Where A and B have other resolutions, those in both are "same": only their cells are
+compared."""
 
 BINS = np.logspace(-6, 1, 29)
 """Edges of the histograms, voxel widths; what is smaller or larger counts in the first and in the last one."""
@@ -36,7 +37,8 @@ class Changes:
     corner_a, corner_b: rows of corners in both, flags their bits (see OUTWARD), d_sdf and d_deform how far SDF (signed)
     and δ went, in widths of B's voxels, NaN where either is no number, None where a field lacks.
     voxel_flags, voxel_sdf, voxel_deform: of each common voxel its corners' bits together and the greatest distances, 0
-    where there is none; None where resolutions differ.
+    where there is none; None where resolutions differ. n_weights_spoiled: of how many a weight is NaN or infinite now,
+    and was none; they have the bit SPOILED too.
     gained, lost, turned: keys of edges, see quads_of: with a quad only in B, only in A, in both but facing the other
     way; None where they can't be compared. n_gained_by_sign, n_lost_by_sign: because corners changed sign, and not
     because voxels came or went.
@@ -63,6 +65,7 @@ class Changes:
     turned: Int[np.ndarray, "t"] | None
     n_gained_by_sign: int
     n_lost_by_sign: int
+    n_weights_spoiled: int = 0
 
     @property
     def one_lattice(self) -> bool:
@@ -138,11 +141,15 @@ def compare(a: State, b: State) -> Changes:
     corner_a, corner_b = _common_corners(a.voxels, b.voxels)
     flags, d_sdf, d_deform = _of_corners(a, b, corner_a, corner_b)
     of_voxels: list[Any] = [None, None, None]
+    n_spoiled = 0
     if one_lattice:
         of_voxels = [_of_voxels(b.voxels, cells.common_b, corner_b, values) for values in (flags, d_sdf, d_deform)]
+        spoiled = b.bad_weights.take(cells.common_b) & ~a.bad_weights.take(cells.common_a)
+        of_voxels[0][spoiled] |= SPOILED
+        n_spoiled = int(np.count_nonzero(spoiled))
     return Changes(a, b, cells.born, cells.pruned, cells.common_a, cells.common_b, cells.n_left_out,
                    _note(a, b), corner_a, corner_b, flags, d_sdf, d_deform, *of_voxels,
-                   **_of_faces(a, b, one_lattice))
+                   **_of_faces(a, b, one_lattice), n_weights_spoiled=n_spoiled)
 
 
 def _note(a: State, b: State) -> str:

@@ -84,15 +84,15 @@ def _recorded(what: str) -> bool:
 
 def _state(what: str, iteration: int | None) -> State:
     """A run's voxels and corners, of a recording at an iteration. Raises InputError."""
-    from workbench.change_state import COMPARED, State
+    from workbench.change_state import State, known_fields
     from workbench.moment import open_moment
 
     moment = open_moment(what, iteration, None, "cpu")
     voxels = moment.field("voxels") if moment.kinds.get("voxels") == "voxels" else None
     if voxels is None:
         raise InputError(f"{what} has no voxels at iteration {moment.iteration}")
-    arrays = {name: moment.field(name) for name in COMPARED if moment.kinds.get(name) == "corner"}
+    arrays = {name: moment.field(name) for name in sorted(known_fields(moment.kinds))}
     arrays = {name: values for name, values in arrays.items() if values is not None}
     dates = [moment.older[name] for name in arrays if name in moment.older]
-    past = f", corners as recorded at {min(dates)}" if dates else ""
+    past = f", fields as recorded at {min(dates)}" if dates else ""
     return State(voxels, arrays, moment.iteration, f"{moment.name}, iteration {moment.iteration}{past}")

@@ -34,7 +34,7 @@ LABELS = {
 }
 TIPS = {
     "born": "Voxels of B that A hasn't", "pruned": "Voxels of A that B hasn't",
-    "spoiled": "A corner's SDF or δ is NaN or infinite now, and was a number",
+    "spoiled": "SDF or δ of a corner, or α, β or γ of the voxel, is NaN or infinite now, and was a number",
     "flipped": "The SDF of a corner changed its sign: the surface may pass elsewhere",
     "moved": "No sign flipped; δ moved a corner at least so far as the slider says",
     "sdf": "The SDF of a corner changed at least so much as the slider says, δ less",
@@ -174,6 +174,8 @@ def _draw_voxels(ui: Ui, view: ViewState, found: Changes) -> None:
     for part in PARTS:
         if counts[part] or part in shown:
             _draw_row(ui, view, part, counts[part], lists=True)
+    if found.n_weights_spoiled:
+        ui.text(f"of {count(found.n_weights_spoiled)} it is α, β or γ", theme.BAD)
     if found.n_left_out:
         ui.pair("children left out", count(found.n_left_out))
         ui.tip("Cells of the finer lattice within common voxels that the finer set lacks")
