@@ -1,0 +1,147 @@
+"""GradientView: which term's gradient by which parameter is looked at, and what the worker found of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from sparseflex.camera import Camera
+from sparseflex.training.backward_pass import BACKWARD, PARAMETERS, BackwardPass
+from sparseflex.voxels import SparseVoxels
+from workbench.frustum_view import FOLLOW_SHARE
+from workbench.gradient_work import Pull, PullWork, Summary, summarise
+from workbench.network_view import Picked
+from workbench.worker import WorkFailed, same_token
+
+if TYPE_CHECKING:
+    from sparseflex.training.gradient_regions import Region
+    from workbench.snapshot import Snapshot
+    from workbench.view_state import ViewState
+
+PANEL = "Gradients"
+PAGES = ("terms", "regions", "voxel")
+_SUMMARY, _PULL = "gradients", "pixel pull"
+_NEAR, _ROOM = 16.0, 3.0
+"""How far away a region is looked at from: so many voxel widths at least, and so many times its size."""
+
+
+@dataclasses.dataclass
+class GradientView:
+    """page: of PAGES; parameter: of PARAMETERS; term: one of the loss, "" for all; view: which of the pass's
+    cameras; whole: its whole image, not only the part with pulls; region: the number of the chosen one in the summary,
+    -1 for none. Derived: summary and pull, None where nothing is known; failure says why."""
+
+    KEPT: ClassVar[tuple[str, ...]] = ("parameter", "whole")
+
+    page: str = PAGES[0]
+    parameter: str = PARAMETERS[0]
+    term: str = ""
+    view: int = 0
+    whole: bool = False
+    region: int = -1
+    summary: Summary | None = None
+    pull: Pull | None = None
+    failure: str = ""
+    _work: PullWork = dataclasses.field(default_factory=PullWork)
+    _asked_by_user: tuple = ()
+    _voxels: tuple[Summary, int, SparseVoxels] | None = None
+
+    def wants(self, view: ViewState) -> bool:
+        return view.in_front(PANEL)
+
+    def clear(self) -> None:
+        """Of the run before: its regions say nothing of the next."""
+        self.term, self.view, self.region = "", 0, -1
+        self.summary = self.pull = self._voxels = None
+        self._work = PullWork()
+
+    def release(self, view: ViewState) -> None:
+        """Nobody looks: a backward pass takes as much as the section several times over."""
+        if self.summary is not None or self.pull is not None:
+            self.summary = self.pull = self._voxels = None
+            self._work = PullWork()
+            view.worker.forget(_SUMMARY)
+            view.worker.forget(_PULL)
+
+    def pick(self, view: ViewState, snapshot: Snapshot) -> None:
+        """Takes the voxel that was clicked in the scene, and shows it."""
+        before = view.network.picked
+        view.network.pick(view, snapshot)
+        if view.network.picked is not None and view.network.picked != before:
+            self.page = "voxel"
+
+    def update(self, view: ViewState, snapshot: Snapshot) -> None:
+        """Asks the worker about the snapshot's backward pass, and takes what it has found."""
+        done = snapshot.fields.get(BACKWARD)
+        if not isinstance(done, BackwardPass):
+            self.summary = self.pull = None
+            return
+        if self.parameter not in PARAMETERS:  # a preferences file may hold anything
+            self.parameter = PARAMETERS[0]
+        if self.term not in done.terms:
+            self.term = ""
+        picked, parameter, term, number = view.network.picked, self.parameter, self.term, self.view
+        by_user = (picked and (*picked.ijk, picked.resolution), parameter, term, number)
+        share = FOLLOW_SHARE if snapshot.playing and same_token(by_user, self._asked_by_user) else 1.0
+        self._asked_by_user = by_user
+        view.worker.ask(_SUMMARY, (done, parameter, term), lambda: summarise(done, parameter, term), share)
+        if picked is not None and picked.resolution == done.section.resolution:
+            ijk, work = picked.ijk, self._work
+            view.worker.ask(_PULL, (done, ijk, parameter, term, number),
+                            lambda: work.pull(done, ijk, parameter, term, number), share)
+        self._take(view, snapshot.playing, done, picked)
+
+    def _take(self, view: ViewState, playing: bool, done: BackwardPass, picked: Picked | None) -> None:
+        """What was found last: of this pass and these choices or, until that is there, of others."""
+        self.failure = ""
+        summary, pull = (self._result(view, key) for key in (_SUMMARY, _PULL))
+        self.summary = summary if isinstance(summary, Summary) else None
+        known = isinstance(pull, Pull) and picked is not None
+        same = known and (pull.ijk, pull.resolution) == (picked.ijk, picked.resolution)
+        self.pull = pull if same and (playing or pull.iteration == done.iteration) else None
+        if self.summary is not None and self.region >= len(self.summary.regions.first):
+            self.region = -1
+
+    def _result(self, view: ViewState, key: str) -> Any:
+        found = view.worker.result(key)
+        if found is not None and isinstance(found[1], WorkFailed):
+            self.failure = found[1].message
+        return None if found is None else found[1]
+
+    def busy(self, view: ViewState) -> bool:
+        return view.worker.busy(_SUMMARY) or view.worker.busy(_PULL)
+
+    # Regions
+
+    def choose(self, view: ViewState, number: int) -> None:
+        """Shows a region: its voxels in the scene, its worst one picked, the view near it. Again lets it go."""
+        if number == self.region:
+            self.region = -1
+            return
+        self.region = number
+        region, resolution = self.summary.regions.first[number], self.summary.resolution
+        view.network.picked = Picked(region.worst, resolution)
+        if view.view_camera is not None:
+            view.cameras.look_through = near_camera(view.view_camera, region, resolution)
+
+    def region_voxels(self, view: ViewState) -> tuple[SparseVoxels, bool] | None:
+        """The voxels of the chosen region, while the tab is in front, and whether it explodes."""
+        if not self.wants(view):
+            self.release(view)
+        if self.summary is None or self.region < 0:
+            return None
+        if self._voxels is None or self._voxels[0] is not self.summary or self._voxels[1] != self.region:
+            self._voxels = self.summary, self.region, self.summary.voxels_of(self.region)
+        return self._voxels[2], self.summary.regions.first[self.region].explodes
+
+
+def near_camera(view_camera: Camera, region: Region, resolution: int) -> Camera:
+    """The view camera moved, not turned, so that the region is in the middle and near."""
+    low, high = np.array(region.low, float), np.array(region.high, float) + 1
+    centre = (low + high) / 2 / resolution - 0.5
+    distance = max(_NEAR, _ROOM * float((high - low).max())) / resolution
+    eye = centre - view_camera.forward_world.numpy() * distance
+    return Camera.look_at(eye.tolist(), centre.tolist(), view_camera.up_world.tolist(), fov_y_degrees=30.0,
+                          width=view_camera.width, height=view_camera.height, near=0.01, far=10.0)
