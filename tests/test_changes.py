@@ -23,7 +23,7 @@ from sparseflex.representation import SparseFlex
 from sparseflex.training.faults import Fault
 from sparseflex.training.fit import FitRun
 from sparseflex.voxels import CORNER_OFFSETS, SparseVoxels
-from workbench import cli, products
+from workbench import actions, cli, products
 from workbench.change_report import summary, table_of, text_of, write_lists
 from workbench.change_state import COMPARED, FIELDS, State, faces_of, voxels_around
 from workbench.change_view import BEFORE, FORGET_BYTES, ITERATION, KEPT_STATE, PANEL
@@ -619,7 +619,7 @@ def test_the_panel_tells_what_changed(view: ViewState, steps: list[Snapshot]) ->
         assert f"{number:,}" in ui.texts
     assert ui.says(f"{found.n_corners_of[CHANGED]:,} of {len(found.flags):,} touched")
     part, rows = view.changes.top()
-    assert counts[part] and ui.says(f"MOST: {panel.LABELS[part].upper()}")
+    assert counts[part] and ui.says(f"{panel.LABELS[part].upper()}, THE MOST")
     ijk = rows[0][0]
     panel.draw(FakeUi({f"{ijk[0]}, {ijk[1]}, {ijk[2]}##changed": True}), view, steps[1])
     assert view.network.picked == Picked(ijk, 16)
@@ -646,7 +646,7 @@ def test_a_picked_voxel_is_looked_at_from_near_by(view: ViewState, steps: list[S
     camera = panel.near_camera(steps[0].cameras[0].camera, picked)
     centre = torch.tensor(picked.centre_world, dtype=torch.float64)
     assert torch.allclose(camera.forward_world, steps[0].cameras[0].camera.forward_world, atol=1e-6)
-    assert float((centre - camera.eye_world).norm()) == pytest.approx(1.0, abs=1e-6)
+    assert float((centre - camera.eye_world).norm()) == pytest.approx(2.5, abs=1e-6)
 
 
 def test_lists_are_written_from_the_window(view: ViewState, steps: list[Snapshot], tmp_path: Path) -> None:
@@ -662,6 +662,23 @@ def test_lists_are_written_from_the_window(view: ViewState, steps: list[Snapshot
     view.notice = ""
     panel.draw(FakeUi(), view, steps[1])
     assert view.notice == ""
+
+
+def test_the_palette_keeps_drops_and_shows(view: ViewState, steps: list[Snapshot]) -> None:
+    window = type("Window", (), {"view": view, "snapshot": steps[0]})()
+    found = {action.name: action.does for action in actions.ACTIONS if action.name.startswith("Changes:")}
+    keep, drop, flip = (found[f"Changes: {name}"] for name in (
+        "keep this iteration as A", "drop A", "in the scene or not"))
+    view.tabs["left"] = "Layers"
+    keep(window)
+    assert view.tabs["left"] == PANEL and "opened" in view.notice and view.changes.kept is None
+    view.changes.update(view, steps[0])
+    keep(window)
+    assert view.changes.kept.iteration == 2
+    flip(window)
+    assert not view.changes.shown
+    drop(window)
+    assert view.changes.kept is None
 
 
 # Files and the command

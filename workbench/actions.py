@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from workbench import network_view, theme
+from workbench import change_view, network_view, theme
 from workbench.commands import (
     Branch,
     Command,
@@ -167,6 +167,16 @@ def _layer(name: str) -> Does:
     return lambda window: window.view.toggle_layer(name)
 
 
+def _keep_state(window: Window) -> None:
+    """Where nobody has compared yet the state isn't there: the tab is opened, and asks for it."""
+    view = window.view
+    if view.changes.b is None:
+        view.tabs["left"], view.show_panels = change_view.PANEL, True
+        view.notice = "the Changes tab is opened: once it shows B, that can be kept"
+    else:
+        view.changes.keep()
+
+
 ACTIONS: tuple[Action, ...] = (
     Action("Play or pause", "Space", _play_or_pause),
     Action("Next iteration", "RightArrow", lambda _: [NextIteration()], repeats=True),
@@ -212,6 +222,9 @@ ACTIONS: tuple[Action, ...] = (
     Action("What-if: move a copy of the camera, or not", "", _move),
     *(Action(f"What-if: keep as {name}", "", _keep(name)) for name in NAMES),
     Action("What-if: drop A and B", "", _drop_kept),
+    Action("Changes: keep this iteration as A", "", _keep_state),
+    Action("Changes: drop A", "", lambda w: w.view.changes.drop()),
+    Action("Changes: in the scene or not", "", lambda w: setattr(w.view.changes, "shown", not w.view.changes.shown)),
     Action("Export the mesh as it is drawn (.ply)", "", _export(".ply")),
     Action("Export the scalars (.csv)", "", _export(".csv")),
     Action("Export the cameras (transforms.json)", "", _export(".json")),

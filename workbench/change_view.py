@@ -30,7 +30,7 @@ COLOURS = {
     "moved": theme.FRUSTUM, "sdf": theme.ACTIVE, "same": theme.OUTSIDE, "outward": theme.WRONGLY_KEPT,
     "inward": theme.NEAR_CUT, "gained": theme.BORN, "lost": theme.PRUNED, "turned": theme.FAR_CUT,
 }
-SIZES = {"born": 0.92, "pruned": 0.6, "spoiled": 0.96, "flipped": 0.82, "moved": 0.6, "sdf": 0.4, "same": 0.2}
+SIZES = {"born": 0.92, "pruned": 0.86, "spoiled": 0.96, "flipped": 0.82, "moved": 0.6, "sdf": 0.4, "same": 0.2}
 """Edges of the drawn cubes in voxel widths."""
 
 MIN_THRESHOLD, MAX_THRESHOLD = 1e-5, 0.5
@@ -257,7 +257,8 @@ class ChangeView:
             self.waiting = False
             return
         if view.frustum.background:
-            view.worker.ask(_COMPARE, token, lambda: compare(a, b), share)
+            threshold = self.threshold
+            view.worker.ask(_COMPARE, token, lambda: _compared(a, b, threshold), share)
             done = view.worker.result(_COMPARE)
             self.waiting = done is None or not same_token(done[0], token)
             if done is None or same_token(done[0], self._compared):
@@ -307,6 +308,13 @@ def changed_faces(found: Changes) -> dict[str, MeshArrays]:
     """The triangles of FACES: lost ones as A had them, the others as B has them."""
     return {"gained": faces_of(found.b, found.gained), "lost": faces_of(found.a, found.lost),
             "turned": faces_of(found.b, found.turned)}
+
+
+def _compared(a: State, b: State, threshold: float) -> Changes:
+    """The same with all that a panel draws of it, so that no redraw has to work it out."""
+    found = compare(a, b)
+    found.counts(threshold), found.n_corners_of, found.histograms  # noqa: B018 - each is remembered
+    return found
 
 
 def _compared_now(a: State, b: State) -> Changes | WorkFailed:

@@ -66,6 +66,7 @@ class Changes:
     n_gained_by_sign: int
     n_lost_by_sign: int
     n_weights_spoiled: int = 0
+    _sorted: dict[float, UInt8[np.ndarray, "c"]] = dataclasses.field(default_factory=dict)
 
     @property
     def one_lattice(self) -> bool:
@@ -83,6 +84,14 @@ class Changes:
 
     def parts_of_common(self, threshold: float) -> UInt8[np.ndarray, "c"]:
         """Of each common voxel which of PARTS it is; threshold in voxel widths, 0: anything that differs."""
+        known = self._sorted.get(threshold)  # asked for by every part that is drawn: the last one is remembered
+        if known is None:
+            known = self._sort(threshold)
+            self._sorted.clear()
+            self._sorted[threshold] = known
+        return known
+
+    def _sort(self, threshold: float) -> UInt8[np.ndarray, "c"]:
         found = np.full(len(self.common_b), PARTS.index("same"), np.uint8)
         if self.one_lattice:
             for name, moved in (("sdf", self.voxel_sdf), ("moved", self.voxel_deform)):

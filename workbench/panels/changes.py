@@ -46,7 +46,7 @@ TIPS = {
     "turned": "Quads around the same edges, facing the other way: the surface is turned inside out there",
 }
 _CORNER_NAMES = ("000", "100", "010", "110", "001", "101", "011", "111")
-_CLOSE = 16.0
+_CLOSE = 40.0
 """How far away a listed voxel is looked at from, in voxel widths."""
 
 
@@ -247,7 +247,8 @@ def _draw_list(ui: Ui, view: ViewState, found: Changes) -> None:
     part, rows = view.changes.top()
     if not rows:
         return
-    ui.heading(f"Most: {LABELS[part]}", "|Δδ|   |ΔSDF|" if found.one_lattice and part not in ("born", "pruned") else "")
+    sorted_by = found.one_lattice and part not in ("born", "pruned")
+    ui.heading(f"{LABELS[part]}, the most" if sorted_by else f"{LABELS[part]}, the first", "|Δδ|   |ΔSDF|" * sorted_by)
     voxels = found.a.voxels if part == "pruned" else found.b.voxels
     picked = view.network.picked
     for ijk, deform, sdf in rows:

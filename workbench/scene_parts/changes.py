@@ -17,7 +17,7 @@ from workbench.view_state import ViewState
 
 NAMES = {name: f"changes {name}" for name in (*PARTS, *FLIPS, *FACES)}
 
-_POINT = 0.34
+_POINT = 0.28
 """Width of a corner's point in voxel widths: it stands out of the voxels around it."""
 
 _LIFT = 0.04
