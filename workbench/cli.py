@@ -23,6 +23,7 @@ from workbench.cli_diff import Diff
 from workbench.cli_export import Export
 from workbench.cli_figure import Figure
 from workbench.cli_pair import view_pair
+from workbench.cli_profile import ProfileOptions, check_profiled
 from workbench.cli_reconstruct import Reconstruct, ShapeOptions, asks_for_network, open_for_view
 from workbench.cli_record import HeadlessRecordOptions, RecordOptions
 from workbench.cli_replay import BranchOptions, ReplayRun, is_recording, open_recording, view_recording
@@ -93,7 +94,7 @@ class View(ShapeOptions, RecordOptions):
 
 
 @dataclasses.dataclass(frozen=True)
-class Fit(BranchOptions, BreakOptions, HeadlessRecordOptions):
+class Fit(BranchOptions, BreakOptions, ProfileOptions, HeadlessRecordOptions):
     """Fit a SparseFlex to a scene, a mesh or a checkpoint's target, live in a window or headless."""
 
     what: tyro.conf.Positional[str]
@@ -126,6 +127,7 @@ class Fit(BranchOptions, BreakOptions, HeadlessRecordOptions):
         if not self.headless and not has_display():
             raise InputError("fit opens a window and there is no display: add --headless to fit without one")
         self.check_breaks()
+        self.check_profile(self.headless)
         require_graphics(display=not self.headless)
         device = None if self.device == "auto" else choose_device(self.device)
         out = None if self.out is None else writable_folder(self.out)
@@ -145,7 +147,7 @@ class Fit(BranchOptions, BreakOptions, HeadlessRecordOptions):
                 raise InputError("--iterations applies to a trainer of one's own with --headless only")
             return show(opened, out, paused=False, input_frame=self.input_frame, options=self, parent=parent)
         record = self.recorder_headless(opened, out, parent)
-        return fit_headless(opened, self.iterations, out, self.input_frame, record)
+        return fit_headless(opened, self.iterations, out, self.input_frame, record, self.profile)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,7 +261,7 @@ def warn(opened: Opened) -> None:
 
 
 def fit_headless(opened: Opened, iterations: int | None, out: Path, input_frame: bool,
-                 record: StartRecorder | None) -> int:
+                 record: StartRecorder | None, profile: int | None = None) -> int:
     from workbench.headless import run_headless
 
     wanted = getattr(getattr(opened.run, "config", None), "iterations", None) if iterations is None else iterations
@@ -268,7 +270,8 @@ def fit_headless(opened: Opened, iterations: int | None, out: Path, input_frame:
     if iterations is not None and iterations <= opened.run.iteration:
         raise InputError(f"--iterations must be above {opened.run.iteration}, which {opened.name} has reached, got "
                          f"{iterations}")
-    return run_headless(opened, wanted, out, input_frame, record)
+    check_profiled(profile, opened.run.iteration + 1, wanted)
+    return run_headless(opened, wanted, out, input_frame, record, profile)
 
 
 @dataclasses.dataclass(frozen=True)

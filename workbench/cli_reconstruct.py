@@ -75,6 +75,8 @@ class Reconstruct(ShapeOptions, BreakOptions, HeadlessRecordOptions):
     """Up axis of the file."""
     input_frame: bool = False
     """Write mesh.ply in the frame of the input file, not in the normalised one."""
+    profile: bool = False
+    """Run the pass under torch's profiler and write its trace as trace-1.json.gz; with --headless."""
 
     def run(self) -> int:
         from workbench.cli import require_graphics, show, warn
@@ -82,6 +84,8 @@ class Reconstruct(ShapeOptions, BreakOptions, HeadlessRecordOptions):
 
         if not self.headless and not has_display():
             raise InputError("reconstruct opens a window and there is no display: add --headless to do without one")
+        if self.profile and not self.headless:
+            raise InputError("--profile goes with --headless: in a window the Costs tab has it")
         self.check_breaks()
         require_graphics(display=not self.headless)
         device = choose_device(self.device)
@@ -93,7 +97,7 @@ class Reconstruct(ShapeOptions, BreakOptions, HeadlessRecordOptions):
             return show(opened, out, paused=False, input_frame=self.input_frame, options=self)
         from workbench.pass_headless import reconstruct_headless
 
-        return reconstruct_headless(opened, out, self.input_frame, self.recorder_headless(opened, out))
+        return reconstruct_headless(opened, out, self.input_frame, self.recorder_headless(opened, out), self.profile)
 
     def settings(self) -> dict[str, float]:
         """The run's settings that were given, by its names for them; raises InputError for what can't go together."""

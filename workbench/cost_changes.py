@@ -19,7 +19,9 @@ LEAST = 8
 _SPANS = (64, 256, 1024, 4096)
 """Iterations looked at, the last ones: a change shows in the shortest span first."""
 
-_LEAST_RATIO = 1.25
+_LEAST_RATIO, _LEAST_OF_ALL = 1.25, 0.01
+"""A stage's time counts as changed from this ratio on, if that is so much of all stages' time."""
+
 _LEAST_BYTES, _LEAST_SHARE = 8e6, 0.02
 _BRIDGE = 1.9
 """How far the sum of what is above the middle must rise, in its own spread; noise alone does once in 700 times."""
@@ -148,8 +150,10 @@ def time_change(iterations: Float[np.ndarray, "n"], secs: Float[np.ndarray, "n S
         logs = np.where(secs > 0, np.log(np.maximum(secs, 1e-9)), np.nan)
     logs = logs[-_SPANS[-1] :]
     steps = [step_in(logs[:, column], _SECS_FLOOR) for column in range(len(stages))]
+    total = float(np.median(np.nansum(secs[-NEAR:], axis=1))) if len(secs) else 0.0
     known = [(column, step) for column, step in enumerate(steps)
-             if step is not None and abs(step.after - step.before) >= math.log(_LEAST_RATIO)]
+             if step is not None and abs(step.after - step.before) >= math.log(_LEAST_RATIO)
+             and abs(math.exp(step.after) - math.exp(step.before)) >= _LEAST_OF_ALL * total]
     if not known:
         return None
     column, step = max(known, key=lambda found: abs(math.exp(found[1].after) - math.exp(found[1].before)))

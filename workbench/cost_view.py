@@ -84,6 +84,7 @@ class StageRow:
 
 def rows_of(values: StageValues, now: Mapping[str, float]) -> list[StageRow]:
     """The stages by their share, largest first, those of hardly any in one line; now: what they took last."""
+    now = {stage: secs for stage, secs in now.items() if secs == secs}
     medians = {stage: median for stage, median in values.medians().items() if median == median}
     medians = {stage: medians.get(stage, secs) for stage, secs in {**dict.fromkeys(medians, math.nan), **now}.items()}
     total = sum(secs for secs in medians.values() if secs == secs)
@@ -94,8 +95,7 @@ def rows_of(values: StageValues, now: Mapping[str, float]) -> list[StageRow]:
         large, small = [*large, *small], []
     rows = [StageRow(stage, now.get(stage, math.nan), medians[stage], share[stage]) for stage in large]
     if small:
-        sums = [sum(part[stage] for stage in small if part.get(stage, math.nan) == part.get(stage))
-                for part in (now, medians, share)]
+        sums = [sum(part.get(stage, 0.0) for stage in small) for part in (now, medians, share)]
         rows.append(StageRow(OTHERS, *sums, n_stages=len(small)))
     return rows
 

@@ -23,6 +23,7 @@ from sparseflex.training.measure import cost_columns
 from sparseflex.training.run import Run
 from workbench.breakpoints import Watch
 from workbench.cli_break import HIT_CODE, stopped_by
+from workbench.cli_profile import LoopProfile
 from workbench.inputs import InputError, Opened, read_metrics, target_size
 from workbench.recording.recorder import LateRecorder, StartRecorder
 
@@ -68,10 +69,11 @@ def say(text: str) -> None:
 
 
 def train(run: Run, n_iterations: int, request: StopRequest, label: str, recorder: LateRecorder | None = None,
-          watch: Watch | None = None) -> float:
+          watch: Watch | None = None, profile: LoopProfile | None = None) -> float:
     """Drives the run to n_iterations, the request to stop or a breakpoint, whichever comes first; returns the
     seconds."""
     start, recorder = time.perf_counter(), recorder or LateRecorder(None)
+    profile = profile or LoopProfile(run, None, Path())
     pause_secs = 0.1 if sys.stderr.isatty() else 10.0  # a log file needs no animation
     with tqdm(total=n_iterations, initial=run.iteration, desc=label, unit="it", dynamic_ncols=True,
               mininterval=pause_secs, maxinterval=max(pause_secs, 10.0)) as bar:
@@ -79,22 +81,26 @@ def train(run: Run, n_iterations: int, request: StopRequest, label: str, recorde
             recorder.iteration_started(run)
             before = run.iteration
             for number, stage in enumerate(run.stages):
-                run.run_stage(stage)
+                with profile.stage(number, stage):
+                    run.run_stage(stage)
                 if watch is not None:
                     watch.after(number, before + 1)
                 stops = request.signal_number is not None or (watch and watch.stops)
                 if stops and run.iteration == before:
                     break
             else:
-                recorder.iteration_ended(run, scalars_row(run))
+                recorder.iteration_ended(run, scalars_row(run, profile))
                 bar.update(1)
                 bar.set_postfix_str(progress_text(run.scalars()), refresh=False)
+    profile.drop()
     return time.perf_counter() - start
 
 
-def scalars_row(run: Run) -> dict[str, float]:
+def scalars_row(run: Run, profile: LoopProfile | None = None) -> dict[str, float]:
     """The scalars of the iteration that has ended, with what its stages cost where the run measures that."""
-    return {"iteration": float(run.iteration), **run.scalars(), **cost_columns(getattr(run, "stage_costs", {}))}
+    costs = cost_columns(getattr(run, "stage_costs", {}))
+    costs = costs if profile is None else profile.end(costs)
+    return {"iteration": float(run.iteration), **run.scalars(), **costs}
 
 
 def end_recording(recorder: LateRecorder) -> None:
@@ -132,8 +138,10 @@ def save_state(path: Path, run: Run) -> bool:
 
 
 def run_headless(opened: Opened, n_iterations: int, out: Path, input_frame: bool = False,
-                 record: StartRecorder | None = None) -> int:
+                 record: StartRecorder | None = None, profile_at: int | None = None) -> int:
     """Trains to n_iterations, then writes checkpoint, mesh, metrics and figure to out; returns the exit code.
+
+    profile_at: the iteration that is run under torch's profiler.
 
     Whatever ends it early, the state is saved: Ctrl-C and SIGTERM leave a checkpoint and a mesh and give 130 and 143;
     an error of the run leaves a checkpoint and goes on upwards. A breakpoint gives 3, and all files of the state that
@@ -142,9 +150,10 @@ def run_headless(opened: Opened, n_iterations: int, out: Path, input_frame: bool
     """
     run, secs, recorder = opened.run, 0.0, LateRecorder(record)
     watch = Watch(run, opened.breakpoints) if opened.breakpoints else None
+    profile = LoopProfile(run, profile_at, out)
     with stop_on_signals() as request:
         try:
-            secs = train(run, n_iterations, request, f"fit {opened.name}", recorder, watch)
+            secs = train(run, n_iterations, request, f"fit {opened.name}", recorder, watch, profile)
         except BaseException:
             kept = f"; the state is in {out / CHECKPOINT}" if save_state(out / CHECKPOINT, run) else ""
             say(f"stopped by an error in iteration {run.iteration}{kept}")
@@ -153,6 +162,8 @@ def run_headless(opened: Opened, n_iterations: int, out: Path, input_frame: bool
         saved = save_state(out / CHECKPOINT, run)
         end_recording(recorder)
     # from here on Ctrl-C ends the process at once: the state is safe
+    for text in profile.said:
+        say(text)
     hit = tell_hits(watch)
     try:
         mesh = write_mesh(opened, out, input_frame)

@@ -14,6 +14,7 @@ from sparseflex.mesh import Mesh
 from sparseflex.training.run import Run
 from workbench.breakpoints import Watch
 from workbench.cli_break import HIT_CODE
+from workbench.cli_profile import LoopProfile
 from workbench.headless import (
     CHECKPOINT,
     StopRequest,
@@ -34,8 +35,9 @@ from workbench.recording.recorder import LateRecorder, StartRecorder
 
 
 def reconstruct_headless(opened: Opened, out: Path, input_frame: bool = False,
-                         record: StartRecorder | None = None) -> int:
-    """Runs one pass and writes checkpoint, mesh, metrics and figure to out; returns the exit code.
+                         record: StartRecorder | None = None, profiled: bool = False) -> int:
+    """Runs one pass and writes checkpoint, mesh, metrics and figure to out; returns the exit code. profiled: under
+    torch's profiler, whose trace is written too.
 
     0 where there is a surface; 1 where nothing was kept, or something can't be written, all else being written
     nevertheless, or where memory ran out; 3 where a breakpoint stopped it, with checkpoint and metrics, and all else
@@ -43,10 +45,11 @@ def reconstruct_headless(opened: Opened, out: Path, input_frame: bool = False,
     """
     run, recorder, before = opened.run, LateRecorder(record), opened.run.iteration
     watch = Watch(run, opened.breakpoints) if opened.breakpoints else None
+    profile = LoopProfile(run, before + 1 if profiled else None, out)
     start = time.perf_counter()
     with stop_on_signals() as request:
         try:
-            one_pass(run, request, f"reconstruct {opened.name}", recorder, watch)
+            one_pass(run, request, f"reconstruct {opened.name}", recorder, watch, profile)
         except (MemoryError, RuntimeError) as error:
             if not _memory_ran_out(error):
                 raise
@@ -54,12 +57,15 @@ def reconstruct_headless(opened: Opened, out: Path, input_frame: bool = False,
                 "--resolution take less")
             return 1
         finally:
+            profile.drop()
             end_recording(recorder)
         saved = save_state(out / CHECKPOINT, run)
     if request.signal_number is not None:
         say("stopped before the end of the pass: no surface")
         return 128 + request.signal_number
     hit = tell_hits(watch)
+    for text in profile.said:
+        say(text)
     for text in getattr(run, "warnings", ()):  # such as that nothing was kept at a level
         say(f"{opened.name}: {text}")
     about = {"finished": not hit, "elapsed_secs": time.perf_counter() - start, **hit}
@@ -79,9 +85,10 @@ def reconstruct_headless(opened: Opened, out: Path, input_frame: bool = False,
 
 
 def one_pass(run: Run, request: StopRequest, label: str, recorder: LateRecorder | None = None,
-             watch: Watch | None = None) -> None:
+             watch: Watch | None = None, profile: LoopProfile | None = None) -> None:
     """All stages in order, up to a request to stop or a breakpoint."""
     recorder, before = recorder or LateRecorder(None), run.iteration
+    profile = profile or LoopProfile(run, None, Path())
     pause_secs = 0.1 if sys.stderr.isatty() else 10.0  # a log file needs no animation
     recorder.iteration_started(run)
     with tqdm(total=len(run.stages), desc=label, unit="stage", dynamic_ncols=True, mininterval=pause_secs,
@@ -90,11 +97,12 @@ def one_pass(run: Run, request: StopRequest, label: str, recorder: LateRecorder 
             if request.signal_number is not None or (watch is not None and watch.stops):
                 return
             bar.set_postfix_str(stage, refresh=sys.stderr.isatty())
-            run.run_stage(stage)
+            with profile.stage(number, stage):
+                run.run_stage(stage)
             if watch is not None:
                 watch.after(number, before + 1)
             bar.update(1)
-    recorder.iteration_ended(run, scalars_row(run))
+    recorder.iteration_ended(run, scalars_row(run, profile))
 
 
 def _has_surface(name: str, run: Run, mesh: Mesh | None) -> bool:

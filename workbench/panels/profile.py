@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from workbench import theme
 from workbench.commands import Command
+from workbench.panels.stage_costs import numbers, table_head
 from workbench.profile_events import OperatorCost, StageProfile
 from workbench.profiling import Profile
 from workbench.snapshot import Snapshot
 from workbench.ui import Ui, count, megabytes, milliseconds
 from workbench.view_state import ViewState
 
-N_OPERATORS = 12
+LEAST_OPERATORS = 8
+_LINE_EM = 1.35
 WHERE = "ui.perfetto.dev"
 
 _TIP = ("Runs the next whole iteration under torch's profiler: operators with shapes, and memory.\n"
@@ -21,6 +23,7 @@ _TIP = ("Runs the next whole iteration under torch's profiler: operators with sh
 def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     commands: list[Command] = []
     live = snapshot.source == "live"
+    ui.im.Dummy((0.0, 0.1 * ui.em))
     label = "Waiting for the next iteration" if snapshot.profiling else "Profile one iteration"
     if ui.button(label, ui.width, enabled=live and snapshot.failure is None, tip=_TIP):
         commands.append(view.costs.ask_for_profile(view.checkpoint_path))
@@ -68,10 +71,10 @@ def _draw_stages(ui: Ui, view: ViewState, profile: Profile) -> None:
     """A line for each stage: a click lists its operators."""
     if not ui.im.BeginTable("profiled stages", 4, 0, (0.0, 0.0)):
         return
-    _head(ui, (("stage", 1.5, "Click one to see its operators alone; again for all"),
-               ("time", 1.0, "Wall time, the device's included"),
-               ("Python", 0.9, "In no operator of torch's: Python, and libraries of other kinds"),
-               ("memory", 1.0, "The most that torch held above what was there at its start")))
+    table_head(ui, (("stage", 1.9, "Click one to see its operators alone; again for all"),
+               ("time", 0.95, "Wall time, the device's included"),
+               ("Python", 0.8, "In no operator of torch's: Python, and libraries of other kinds"),
+               ("memory", 0.95, "The most that torch held above what was there at its start")))
     for stage in profile.stages:
         ui.im.TableNextRow()
         ui.im.TableNextColumn()
@@ -79,9 +82,7 @@ def _draw_stages(ui: Ui, view: ViewState, profile: Profile) -> None:
         if ui.im.Selectable(f"{ui.shortened(stage.name, ui.width)}##profiled {stage.name}", here,
                             int(ui.im.ImGuiSelectableFlags_SpanAllColumns)):
             view.costs.chosen = "" if here else stage.name
-        for text in (milliseconds(stage.secs), _share(stage.outside_secs, stage.secs), _bytes(stage.peak_bytes)):
-            ui.im.TableNextColumn()
-            ui.text(text)
+        numbers(ui, milliseconds(stage.secs), _share(stage.outside_secs, stage.secs), _bytes(stage.peak_bytes))
     ui.im.EndTable()
 
 
@@ -93,19 +94,18 @@ def _draw_operators(ui: Ui, profile: Profile, stage: StageProfile, on_device: bo
     if not ui.im.BeginTable("operators", 4, 0, (0.0, 0.0)):
         return
     time_tip = ("Of what it started on the device" if on_device else "Its own, without the operators that it calls")
-    _head(ui, (("operator", 1.6, "Costliest first"), ("calls", 0.7, ""),
+    table_head(ui, (("operator", 1.6, "Costliest first"), ("calls", 0.7, ""),
                ("device" if on_device else "self", 1.0, time_tip),
                ("share", 0.7, f"Of the time of {stage.name}")))
-    for operator in stage.operators[:N_OPERATORS]:
+    n_operators = max(int(ui.im.GetContentRegionAvail()[1] / (_LINE_EM * ui.em)) - 2, LEAST_OPERATORS)
+    for operator in stage.operators[:n_operators]:
         ui.im.TableNextRow()
         ui.im.TableNextColumn()
         ui.text(ui.shortened(operator.name, ui.width), theme.MUTED)
         ui.tip(_about(operator))
-        for text in (count(operator.n_calls), milliseconds(operator.secs), _share(operator.secs, stage.secs)):
-            ui.im.TableNextColumn()
-            ui.text(text)
+        numbers(ui, count(operator.n_calls), milliseconds(operator.secs), _share(operator.secs, stage.secs))
     ui.im.EndTable()
-    rest = stage.operators[N_OPERATORS:]
+    rest = stage.operators[n_operators:]
     if rest:
         ui.text(f"{count(len(rest))} more, {milliseconds(sum(operator.secs for operator in rest))}", theme.MUTED)
 
@@ -115,16 +115,6 @@ def _about(operator: OperatorCost) -> str:
     own = milliseconds(operator.self_secs)
     return (f"{operator.name}: {count(operator.n_calls)} calls, {own} of its own{device},\n"
             f"{_bytes(operator.allocated_bytes)} allocated in all, freed again or not")
-
-
-def _head(ui: Ui, columns: tuple[tuple[str, float, str], ...]) -> None:
-    for name, weight, _ in columns:
-        ui.im.TableSetupColumn(name, 0, weight)
-    ui.im.TableNextRow()
-    for name, _, tip in columns:
-        ui.im.TableNextColumn()
-        ui.text(name, theme.MUTED, size=0.88)
-        ui.tip(tip)
 
 
 def _share(part: float, whole: float) -> str:

@@ -15,8 +15,14 @@ from workbench.ui import Ui, megabytes, milliseconds
 from workbench.view_state import ViewState
 
 _ALPHA = 0.85
+_ASIDES = {"states kept": "What is kept to go back; while the run plays, at most 2 % of the time",
+           "recording": "Copying for the file what falls due; a process of its own writes it",
+           "snapshots": "Copying what the window shows, between two stages"}
 _LATE_SHARE = 0.01
-_WEIGHTS = (1.5, 1.0, 1.0, 0.7)
+_COLUMNS = (("stage", 1.75, ""), ("last", 1.0, "What it took when it ran last"),
+            ("median", 1.0, "Over the last 50 iterations"), ("share", 0.7, "Of all stages' median"))
+_LINE_EM = 1.3
+_LEAST_PLOT_EM, _MOST_PLOT_EM = 9.0, 22.0
 
 
 def draw_time(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
@@ -27,7 +33,11 @@ def draw_time(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     commands: list[Command] = []
     if values.n_rows:
         draw_change(ui, view, snapshot, values, SECS_PREFIX)
-        commands = draw_plot(ui, view, snapshot, values, stacked=not view.costs.lines)
+        now = _last(values, snapshot)
+        below = len(rows_of(values, now)) + len(_ASIDES) + 7.5  # lines of all that comes below it
+        height = ui.im.GetContentRegionAvail()[1] / ui.em - _LINE_EM * below
+        height = min(max(height, _LEAST_PLOT_EM), _MOST_PLOT_EM)
+        commands = draw_plot(ui, view, snapshot, values, stacked=not view.costs.lines, height_em=height)
         _draw_switches(ui, view)
     else:
         ui.text("No iteration has been measured yet.", theme.MUTED)
@@ -129,26 +139,48 @@ def _point(ui: Ui, view: ViewState, snapshot: Snapshot, values: StageValues, poi
 
 
 def _draw_table(ui: Ui, view: ViewState, snapshot: Snapshot, values: StageValues) -> None:
-    fresher = snapshot.iteration_under_way or not values.n_rows
-    now = {**values.latest(), **(snapshot.stage_secs if fresher else {})}
-    if not now or not ui.im.BeginTable("stage seconds", len(_WEIGHTS), 0, (0.0, 0.0)):
+    now = _last(values, snapshot)
+    if not now or not ui.im.BeginTable("stage seconds", len(_COLUMNS), 0, (0.0, 0.0)):
         return
-    for name, weight in zip(("stage", "last", "median", "share"), _WEIGHTS, strict=True):
-        ui.im.TableSetupColumn(name, 0, weight)
-    ui.im.TableNextRow()
-    tips = ("", "What it took when it ran last", "Over the last 50 iterations", "Of all stages' median")
-    for name, tip in zip(("stage", "last", "median", "share"), tips, strict=True):
-        ui.im.TableNextColumn()
-        ui.text(name, theme.MUTED, size=0.88)
-        ui.tip(tip)
+    table_head(ui, _COLUMNS)
     for row in rows_of(values, now):
         ui.im.TableNextRow()
         ui.im.TableNextColumn()
         _draw_name(ui, view, values, row)
-        for text in (milliseconds(row.now), milliseconds(row.median), f"{row.share:.0%}"):
-            ui.im.TableNextColumn()
-            ui.text(text)
+        numbers(ui, milliseconds(row.now), milliseconds(row.median), f"{row.share:.0%}")
     ui.im.EndTable()
+
+
+def _last(values: StageValues, snapshot: Snapshot) -> dict[str, float]:
+    """What each stage took when it ran last."""
+    fresher = snapshot.iteration_under_way or not values.n_rows
+    return {**values.latest(), **(snapshot.stage_secs if fresher else {})}
+
+
+def table_head(ui: Ui, columns: tuple[tuple[str, float, str], ...]) -> None:
+    """The first line of a table: names with their weights and tips; those of numbers end at the right."""
+    for name, weight, _ in columns:
+        ui.im.TableSetupColumn(name, 0, weight)
+    ui.im.TableNextRow()
+    for index, (name, _, tip) in enumerate(columns):
+        ui.im.TableNextColumn()
+        with ui.sized(0.88):
+            _ends_right(ui, name if index else "")
+            ui.text(name, theme.MUTED)
+        ui.tip(tip)
+
+
+def numbers(ui: Ui, *texts: str) -> None:
+    """The next cells of a table's row."""
+    for text in texts:
+        ui.im.TableNextColumn()
+        _ends_right(ui, text)
+        ui.text(text)
+
+
+def _ends_right(ui: Ui, text: str) -> None:
+    if text:
+        ui.im.SetCursorPosX(ui.im.GetCursorPosX() + max(ui.width - ui.im.CalcTextSize(text)[0], 0.0))
 
 
 def _draw_name(ui: Ui, view: ViewState, values: StageValues, row: StageRow) -> None:
@@ -162,10 +194,7 @@ def _draw_name(ui: Ui, view: ViewState, values: StageValues, row: StageRow) -> N
 def _draw_asides(ui: Ui, view: ViewState, snapshot: Snapshot, stages_secs: float) -> None:
     """What takes time besides the stages, of the engine's and of the window's."""
     ui.heading("Besides, an iteration")
-    tips = {"states kept": "What is kept to go back; while the run plays, at most 2 % of the time",
-            "recording": "Copying for the file what falls due; a process of its own writes it",
-            "snapshots": "Copying what the window shows, between two stages"}
-    for name, tip in tips.items():
+    for name, tip in _ASIDES.items():
         secs = snapshot.aside_secs.get(name)
         if secs is None or (name == "recording" and snapshot.recording is None):
             continue
