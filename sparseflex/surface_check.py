@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sparseflex.borders import voxels_at_border
 from sparseflex.lattice_edges import LatticeEdges
 from sparseflex.mesh import Mesh
 from sparseflex.regions import Regions
+from sparseflex.signed_distance import signed_distance
 from sparseflex.voxels import SparseVoxels
 
 CLEAR_VOXELS = 0.1
 """A corner nearer to the target than this, in voxel widths, doesn't say which side it should be on."""
+
+BORDER_VOXELS = 3
+"""So near to an open border of the target, in voxels, it has no sides."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,8 +32,9 @@ class SurfaceCheck:
     n_open: those that lack a voxel, so that the surface is open there.
     holes: voxels that the target touches and which are not there, in regions; lost: (n,) faces that each costs: open
     edges beside it. None where there is no target.
-    turned: voxels of whose corners most are on the wrong side of the target, in regions. None where there is no target,
-    or an open one, which has no sides. bad: voxels with a corner that isn't finite, in regions.
+    turned: voxels of whose corners most are on the wrong side of the target, in regions; None where there is no target.
+    n_at_border: voxels too near to an open border of the target to have a side. bad: voxels with a corner that isn't
+    finite, in regions.
     """
 
     voxels: SparseVoxels
@@ -40,39 +47,48 @@ class SurfaceCheck:
     holes: Regions | None
     lost: Int[Tensor, "n"]
     turned: Regions | None
+    n_at_border: int
     bad: Regions
 
 
-def check_surface(
-    voxels: SparseVoxels, corner_sdf: Float[Tensor, "C"], touched: SparseVoxels | None = None,
-    target_sdf: Float[Tensor, "C"] | None = None,
-) -> SurfaceCheck:
-    """touched: the voxels that the target touches, see `touched_by`. target_sdf: of the target at the corners, in world
-    units, None where that has no sides. Raises ValueError where rows or resolutions don't fit."""
-    for name, values in (("corner_sdf", corner_sdf), ("target_sdf", target_sdf)):
-        if values is not None and values.shape != (voxels.n_corners,):
+class Truth(NamedTuple):
+    """What a target says of a lattice: the voxels that it touches; its SDF at the corners, in world units; the voxels
+    so near to an open border that it has no sides there."""
+
+    touched: SparseVoxels
+    sdf: Float[Tensor, "C"]
+    at_border: SparseVoxels
+
+    @classmethod
+    def of(cls, target: Mesh, voxels: SparseVoxels) -> Truth:
+        """target: in the normalised frame, on the voxels' device. Takes seconds for a million voxels."""
+        resolution = voxels.resolution
+        return cls(SparseVoxels.from_mesh(target, resolution), signed_distance(target, voxels.corners_world),
+                   voxels_at_border(target, resolution, BORDER_VOXELS))
+
+
+def check_surface(voxels: SparseVoxels, corner_sdf: Float[Tensor, "C"], truth: Truth | None = None) -> SurfaceCheck:
+    """truth: what the target says, None where there is none. Raises ValueError where rows or resolutions don't fit."""
+    for name, values in (("corner_sdf", corner_sdf), *((("truth.sdf", truth.sdf),) if truth else ())):
+        if values.shape != (voxels.n_corners,):
             raise ValueError(f"{name} must have {voxels.n_corners} values, one a corner, got {tuple(values.shape)}")
-    if touched is not None and touched.resolution != voxels.resolution:
-        raise ValueError(f"touched must have the voxels' resolution, {voxels.resolution}, got {touched.resolution}")
+    if truth is not None and truth.touched.resolution != voxels.resolution:
+        raise ValueError(f"truth must have the voxels' resolution, {voxels.resolution}, got {truth.touched.resolution}")
     sdf = corner_sdf.detach()
     negative, finite = sdf < 0, torch.isfinite(sdf)
     edges = LatticeEdges.of(voxels, negative)
     inside = negative[voxels.corners_by_slot.long()].sum(dim=0)
     bad = (~finite)[voxels.corners_by_slot.long()].any(dim=0)
-    holes, lost = None, torch.zeros(0, dtype=torch.int64, device=voxels.device)
-    if touched is not None:
-        holes = Regions.of(touched.prune(voxels.find(touched.voxel_ijk) < 0))
-        lost = _lost(edges, holes)
-    turned = None if target_sdf is None else Regions.of(voxels.prune(_turned(voxels, sdf, target_sdf)))
+    holes, turned, lost, n_at_border = None, None, torch.zeros(0, dtype=torch.int64, device=voxels.device), 0
+    if truth is not None:
+        holes = Regions.of(truth.touched.prune(voxels.find(truth.touched.voxel_ijk) < 0))
+        at_border = truth.at_border.find(voxels.voxel_ijk) >= 0
+        turned = Regions.of(voxels.prune(_turned(voxels, sdf, truth.sdf) & ~at_border))
+        lost, n_at_border = _lost(edges, holes), int(at_border.sum())
     n_open, n_negative = len(edges.open), int(negative.sum())
     return SurfaceCheck(voxels, n_negative, voxels.n_corners - n_negative, int((~finite).sum()),
                         int(((inside > 0) & (inside < 8)).sum()), len(edges.crossed) - n_open, n_open, holes, lost,
-                        turned, Regions.of(voxels.prune(bad)))
-
-
-def touched_by(target: Mesh, resolution: int) -> SparseVoxels:
-    """The voxels that a target in the normalised frame touches."""
-    return SparseVoxels.from_mesh(target, resolution)
+                        turned, n_at_border, Regions.of(voxels.prune(bad)))
 
 
 def _lost(edges: LatticeEdges, holes: Regions) -> Int[Tensor, "n"]:

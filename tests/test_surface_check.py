@@ -12,7 +12,7 @@ from fake_run import icosphere_like
 import sparseflex as sf
 from sparseflex.regions import Regions, components
 from sparseflex.signed_distance import signed_distance
-from sparseflex.surface_check import check_surface, touched_by
+from sparseflex.surface_check import BORDER_VOXELS, Truth, check_surface
 from sparseflex.training.fit_parameters import voxels_around
 from sparseflex.vae.diagnosis import open_edges
 
@@ -27,8 +27,7 @@ def lattice() -> tuple[sf.SparseVoxels, torch.Tensor]:
 
 
 def check(voxels: sf.SparseVoxels, sdf: torch.Tensor):
-    true_sdf = signed_distance(TARGET, voxels.corners_world)
-    return check_surface(voxels, sdf, touched_by(TARGET, RESOLUTION), true_sdf)
+    return check_surface(voxels, sdf, Truth.of(TARGET, voxels))
 
 
 def keys_of(voxels: sf.SparseVoxels) -> set[int]:
@@ -62,7 +61,7 @@ def test_all_corners_on_one_side_is_no_surface():
 
 def test_missing_voxels_are_named_and_what_each_hole_costs():
     whole, sdf = lattice()
-    touched = touched_by(TARGET, RESOLUTION)
+    touched = sf.SparseVoxels.from_mesh(TARGET, RESOLUTION)
     one = touched.voxel_ijk[touched.voxel_ijk[:, 0].argmax()]
     patch = touched.voxel_ijk[(touched.centers - torch.tensor([-0.4, 0.0, 0.0])).norm(dim=1) < 0.12]
     rows = whole.find(torch.cat([one[None], patch]))
@@ -119,17 +118,35 @@ def test_without_target_or_with_nothing_at_all():
     found = check_surface(voxels, sdf)
     assert found.holes is None and found.turned is None and found.n_open == 0
     none = sf.SparseVoxels(torch.zeros(0, 3, dtype=torch.int32), RESOLUTION)
-    empty = check_surface(none, torch.zeros(0), touched_by(TARGET, RESOLUTION), torch.zeros(0))
+    empty = check(none, torch.zeros(0))
     assert empty.n_inside == empty.n_crossed == empty.turned.n == 0
-    assert keys_of(empty.holes.voxels) == keys_of(touched_by(TARGET, RESOLUTION)) and empty.lost.tolist() == [0]
+    assert keys_of(empty.holes.voxels) == keys_of(sf.SparseVoxels.from_mesh(TARGET, RESOLUTION))
+    assert empty.lost.tolist() == [0]
 
 
 def test_what_does_not_fit_is_one_line():
     voxels, sdf = lattice()
     with pytest.raises(ValueError, match=f"corner_sdf must have {voxels.n_corners} values, one a corner, got "):
         check_surface(voxels, sdf[1:])
-    with pytest.raises(ValueError, match="touched must have the voxels' resolution, 16, got 8"):
-        check_surface(voxels, sdf, touched_by(TARGET, 8))
+    other = Truth.of(TARGET, voxels)._replace(touched=sf.SparseVoxels.from_mesh(TARGET, 8))
+    with pytest.raises(ValueError, match="truth must have the voxels' resolution, 16, got 8"):
+        check_surface(voxels, sdf, other)
+    with pytest.raises(ValueError, match="truth.sdf must have"):
+        check_surface(voxels, sdf, other._replace(sdf=sdf[1:]))
+
+
+def test_beside_an_open_border_there_is_no_side():
+    voxels, sdf = lattice()
+    half = sf.Mesh(TARGET.vertices, TARGET.faces[TARGET.vertices[TARGET.faces][..., 1].amin(1) > -0.01])
+    found = check_surface(voxels, -sdf, Truth.of(half, voxels))
+    border = [vertex for vertex in half.vertices.tolist() if abs(vertex[1]) < 1e-6]
+    places = ((torch.tensor(border) + 0.5) * RESOLUTION).floor()
+    away = torch.stack([(voxels.voxel_ijk - place).abs().amax(1) for place in places]).amin(0)
+    named = torch.zeros(voxels.n_voxels, dtype=torch.bool)
+    named[voxels.find(found.turned.voxels.voxel_ijk)] = True
+    upper = voxels.centers[:, 1] > 0
+    assert not bool(named[away <= BORDER_VOXELS].any()) and found.n_at_border >= int((away <= BORDER_VOXELS).sum())
+    assert bool(named[upper & (away > BORDER_VOXELS + 1)].all()) and bool(named.any())
 
 
 @pytest.mark.parametrize("coded", [False, True])

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sparseflex.borders import border_edges, points_along
 from sparseflex.mesh import Mesh
 from sparseflex.representation import N_WEIGHTS, SparseFlex, activate_weights
 from sparseflex.training.rowwise_adamw import RowwiseAdamW
@@ -50,12 +51,7 @@ def voxels_around(target: Mesh, resolution: int) -> SparseVoxels:
 
 def _between_borders(target: Mesh, resolution: int) -> SparseVoxels:
     """The voxels within one voxel of two or more of the target's border loops."""
-    # vertices at one place are one: in a file of loose triangles every edge would be a border otherwise
-    places, vertex = torch.unique(target.vertices, dim=0, return_inverse=True)
-    faces = vertex[target.faces]
-    edges = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).sort(dim=1).values
-    edges, n_faces = torch.unique(edges, dim=0, return_counts=True)
-    edges = edges[n_faces == 1]
+    places, edges = border_edges(target)
     loop = torch.arange(len(places), device=edges.device)
     while len(edges):  # the lowest vertex of each loop spreads along it, in doubling steps
         lowest = loop.scatter_reduce(0, edges.reshape(-1), loop[edges].amin(1).repeat_interleave(2), "amin")
@@ -63,11 +59,7 @@ def _between_borders(target: Mesh, resolution: int) -> SparseVoxels:
         if torch.equal(lowest, loop):
             break
         loop = lowest
-    start, end = places[edges].unbind(1)
-    n_points = ((end - start).norm(dim=1) * (128 * resolution)).ceil().long() + 2
-    edge = torch.repeat_interleave(n_points)
-    step = torch.arange(len(edge), device=edge.device) - (n_points.cumsum(0) - n_points)[edge]
-    points = start[edge] + (end - start)[edge] * (step / (n_points[edge] - 1))[:, None]
+    points, edge = points_along(places, edges, resolution)
     ijk = ((points + 0.5) * resolution).floor().clamp(0, resolution - 1).long()
     of_loop = torch.unique(torch.cat([loop[edges[edge, 0]][:, None], ijk], dim=1), dim=0)
     around = torch.cartesian_prod(*[torch.arange(-1, 2, device=edge.device)] * 3)

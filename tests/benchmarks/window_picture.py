@@ -32,7 +32,8 @@ _SETTLED_FRAMES = 8
 @dataclasses.dataclass(frozen=True)
 class Picture:
     """what: as for `workbench view`; stages: of the next iteration; tabs in front; prepare: what the user does then;
-    other: what is shown beside it; network: weights that reconstruct it, where it isn't fitted."""
+    other: what is shown beside it; network: weights that reconstruct it, where it isn't fitted. A scene's breakpoints
+    hold: it may come to rest before."""
 
     what: str
     iterations: int
@@ -46,7 +47,7 @@ class Picture:
     network: str = ""
 
 
-def _only(window: Window, *layers: str) -> None:
+def only(window: Window, *layers: str) -> None:
     for name in window.view.layers:
         window.view.layers[name] = name in layers
 
@@ -59,23 +60,23 @@ def _frustum(window: Window) -> None:
 
 
 def _field(window: Window) -> None:
-    _only(window, "slice", "mesh", "target", "vectors")
+    only(window, "slice", "mesh", "target", "vectors")
     window.view.field.axis, window.view.field.offset = "view", 0.05
 
 
 def _cameras(window: Window) -> None:
-    _only(window, "cameras", "target", "frustum")
+    only(window, "cameras", "target", "frustum")
     window.view.side_by_side = False
 
 
 def _pruning(window: Window) -> None:
-    _only(window, "pruned", "wrongly_kept", "wrongly_pruned", "mesh", "target")
+    only(window, "pruned", "wrongly_kept", "wrongly_pruned", "mesh", "target")
     splits = [event for event in window.snapshot.fields.get("prune", ()) if event.subdivided]
     window.view.pruning.chosen = splits[-1].iteration
 
 
 def _pair(window: Window) -> None:
-    _only(window, "active", "outside", "near_cut", "far_cut", "mesh")
+    only(window, "active", "outside", "near_cut", "far_cut", "mesh")
     window.view.mesh_colour = "difference"
 
 
@@ -85,7 +86,7 @@ def _inference(window: Window) -> None:
 
 
 def _logits(window: Window) -> None:
-    _only(window, "active", "pruned", "wrongly_pruned", "mesh", "points")
+    only(window, "active", "pruned", "wrongly_pruned", "mesh", "points")
 
 
 def _palette(window: Window) -> None:
@@ -134,7 +135,8 @@ def make(picture: Picture, out: Path, size: tuple[int, int]) -> int:
                 window.engine.send(NextStage())
         if still == 3:
             picture.prepare(window)
-        arrived = shown.iteration >= picture.iterations and not shown.playing and window.view.worker.idle
+        arrived = (shown.iteration >= picture.iterations or bool(shown.hits)) and not shown.playing
+        arrived = arrived and window.view.worker.idle
         arrived = arrived and (pair is None or pair.latest.iteration == shown.iteration and not pair.latest.playing)
         still = still + 1 if arrived else min(still, 4)
         if still == _SETTLED_FRAMES:
@@ -144,7 +146,7 @@ def make(picture: Picture, out: Path, size: tuple[int, int]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CONFIG_HOME"] = folder  # the picture shall not depend on what its maker prefers
         return open_window(opened.run, title=opened.title, out_dir=folder, scripted=script, size=size,
-                           home=opened.view.camera(), view=view, pair=pair)
+                           home=opened.view.camera(), view=view, pair=pair, breakpoints=opened.breakpoints)
 
 
 def main() -> int:

@@ -1,0 +1,137 @@
+"""CheckView: what is wrong with a run's surface where it is empty, holed or inside out; which region is looked at."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import torch
+
+from sparseflex.mesh import Mesh
+from sparseflex.regions import Regions
+from sparseflex.surface_check import SurfaceCheck, Truth, check_surface
+from sparseflex.voxels import SparseVoxels
+from workbench import theme
+from workbench.worker import WorkFailed
+
+if TYPE_CHECKING:
+    from workbench.snapshot import MeshArrays, Snapshot
+    from workbench.view_state import ViewState
+
+PANEL = "Surface"
+SDF, TARGET = "corner_sdf", "target"
+KINDS = ("holes", "turned", "bad")
+COLOURS = {"holes": theme.PRUNED, "turned": theme.FAR_CUT, "bad": theme.NOT_A_NUMBER}
+SIZES = {"holes": 0.9, "turned": 1.0, "bad": 1.0}
+"""Edges of the drawn cubes in voxel widths."""
+
+FOLLOW_VOXELS = 100_000
+"""Larger sets are checked only while the run stands still."""
+
+_SHARE = 0.1
+"""Most of the time that the worker may spend on following a run that plays."""
+
+_CHECK, _TRUTH = "surface check", "surface check's target"
+
+
+@dataclasses.dataclass(frozen=True)
+class Region:
+    """A region that the list shows: kind of KINDS; low, high: the ijk box around its voxels, both included; lost: of a
+    hole, the faces that it costs."""
+
+    kind: str
+    number: int
+    n_voxels: int
+    low: tuple[int, int, int]
+    high: tuple[int, int, int]
+    resolution: int
+    lost: int = 0
+
+    @property
+    def centre_world(self) -> tuple[float, float, float]:
+        return tuple((a + b + 1) / 2 / self.resolution - 0.5 for a, b in zip(self.low, self.high, strict=True))
+
+    @property
+    def width_world(self) -> float:
+        """Of the cube around it."""
+        return max(b - a + 1 for a, b in zip(self.low, self.high, strict=True)) / self.resolution
+
+
+@dataclasses.dataclass
+class CheckView:
+    """shown: the scene shows the regions; chosen: the one that has a frame. Derived: found, None where nothing is known
+    yet; waiting: what is found is of before; note: why nothing is found."""
+
+    shown: bool = True
+    chosen: Region | None = None
+    found: SurfaceCheck | None = None
+    waiting: bool = False
+    note: str = ""
+    _listed: tuple[SurfaceCheck | None, dict[str, list[Region]]] = (None, {})
+
+    @staticmethod
+    def wants(view: ViewState) -> bool:
+        return PANEL in view.tabs.values()
+
+    def scene_fields(self, view: ViewState, snapshot: Snapshot) -> set[str]:
+        if not self.wants(view) or snapshot.playing and snapshot.scalars.get("voxels", 0.0) > FOLLOW_VOXELS:
+            return set()
+        return {"voxels", SDF, TARGET}
+
+    def clear(self) -> None:
+        """Of the run before: it says nothing of the next."""
+        self.found = self.chosen = None
+        self.waiting, self.note = False, ""
+
+    def in_scene(self, view: ViewState) -> SurfaceCheck | None:
+        return self.found if self.shown and self.wants(view) else None
+
+    def regions(self, kind: str) -> list[Region]:
+        """What the list shows, at most 200 of a kind, the largest first."""
+        if self._listed[0] is not self.found:
+            self._listed = self.found, {name: _listed(name, self.found) for name in KINDS}
+        return self._listed[1][kind]
+
+    def update(self, view: ViewState, snapshot: Snapshot) -> None:
+        """Brings what is found up to date with a snapshot that has the scene's fields."""
+        if not self.wants(view):
+            self.found, self.waiting = None, False
+            return
+        voxels, sdf = snapshot.fields.get("voxels"), snapshot.fields.get(SDF)
+        if voxels is None or sdf is None:
+            return
+        target = snapshot.fields.get(TARGET) if snapshot.field_kinds.get(TARGET) == "mesh" else None
+        share = _SHARE if snapshot.playing else 1.0
+        truth = self._ask(view, _TRUTH, (voxels, target), lambda: (_truth_of(voxels, target),), share)
+        found = None if truth is None else self._ask(view, _CHECK, (voxels, sdf, truth), lambda: check_surface(
+            voxels, torch.tensor(sdf), *truth), share)
+        self.waiting = found is None and not self.note
+        self.found = self.found if found is None else found
+
+    def _ask(self, view: ViewState, key: str, token: tuple, work: object, share: float) -> object | None:
+        """The job's result for this very token; None while there is none, or where it failed."""
+        if view.frustum.background:
+            view.worker.ask(key, token, work, share)
+            done = view.worker.result(key)
+            value = None if done is None or any(a is not b for a, b in zip(done[0], token, strict=True)) else done[1]
+        else:
+            value = work()
+        self.note = value.message if isinstance(value, WorkFailed) else ""
+        return None if isinstance(value, WorkFailed) else value
+
+
+def _truth_of(voxels: SparseVoxels, target: MeshArrays | None) -> Truth | None:
+    if target is None or len(target.faces) == 0:
+        return None
+    return Truth.of(Mesh(torch.tensor(target.vertices), torch.tensor(target.faces).long()), voxels)
+
+
+def _listed(kind: str, found: SurfaceCheck, at_most: int = 200) -> list[Region]:
+    regions: Regions | None = getattr(found, kind)
+    if regions is None:
+        return []
+    lost = found.lost[:at_most].tolist() if kind == "holes" else [0] * min(regions.n, at_most)
+    rows = zip(regions.sizes[:at_most].tolist(), regions.low[:at_most].tolist(), regions.high[:at_most].tolist(), lost,
+               strict=True)
+    return [Region(kind, number, size, tuple(low), tuple(high), regions.voxels.resolution, faces)
+            for number, (size, low, high, faces) in enumerate(rows)]
