@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from workbench.commands import ChangeSetting, GoTo, NextIteration, NextStage, Pa
 from workbench.engine import Engine
 from workbench.past import Past
 from workbench.snapshot import History, Snapshot
-from workbench.state_copies import copied, n_bytes
+from workbench.state_copies import Rows, copied, n_bytes
 
 
 def step(engine: Engine, n: int, first: int = 0) -> None:
@@ -270,6 +272,58 @@ def test_copies_share_nothing_but_what_is_equal() -> None:
     assert second["a"] is not first["a"] and second["d"] is first["d"] and not first["d"].requires_grad
     assert copied({"a": torch.ones(3).double()}, first)["a"].dtype == torch.float64
     assert n_bytes([first, second]) == 12 + 12 + 16 + 16 + 8
+
+
+def bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous().view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.itemsize])
+
+
+def test_rows_that_changed_are_all_that_is_held_anew_and_every_bit_comes_back() -> None:
+    """Against whole clones: random rows of large tensors change, with values that equal others but for their bits."""
+    generator = torch.Generator().manual_seed(3)
+    tensors = {"weights": torch.zeros(6000, 21), "sdf": torch.zeros(70_000), "small": torch.zeros(9, 3),
+               "steps": torch.zeros(70_000, dtype=torch.int32), "flags": torch.zeros(40_000, 8, dtype=torch.bool),
+               "half": torch.zeros(140_000, dtype=torch.bfloat16), "long": torch.zeros(40_000, dtype=torch.int64),
+               "turned": torch.zeros(21, 6000).T, "none": torch.zeros(0, 3), "one": torch.zeros(())}
+    odd = torch.tensor([math.nan, -0.0, 0.0, math.inf, 1.0, 2.0])
+    kept, clones, sizes = [], [], []
+    for moved in (0.0, 0.1, 0.0, 0.3, 0.9, 0.05, 0.0, 1.0, 0.02):
+        for tensor in tensors.values():
+            if tensor.ndim and len(tensor):
+                rows = (torch.rand(len(tensor), generator=generator) < moved).nonzero().squeeze(1)
+                values = odd[torch.randint(6, (len(rows), *tensor.shape[1:]), generator=generator)]
+                tensor[rows] = values.nan_to_num(posinf=7.0).to(tensor.dtype) if not tensor.is_floating_point() else (
+                    values.to(tensor.dtype))
+        kept.append(copied(tensors, kept[-1] if kept else None))
+        clones.append({name: tensor.clone() for name, tensor in tensors.items()})
+        sizes.append(n_bytes(kept))
+    for state, clone in zip(kept, clones, strict=True):
+        again = copied(state)
+        for name, tensor in clone.items():
+            assert torch.equal(bits(again[name]), bits(tensor))
+            assert again[name].dtype == tensor.dtype and again[name].shape == tensor.shape
+    assert [name for name, part in kept[1].items() if isinstance(part, Rows)] == [
+        "weights", "sdf", "steps", "flags", "half", "long"]
+    whole = n_bytes([clones[0]])
+    added = np.diff(sizes) / whole
+    assert 0.1 < added[0] < 0.5 and added[1] == 0 and added[3] > 0.6 and added[5] == 0
+    first = {name: part.clone() for name, part in copied(kept[1]).items()}
+    copied(kept[1])["sdf"].fill_(5.0)  # what a run goes on with is its own
+    assert all(torch.equal(bits(first[name]), bits(part)) for name, part in copied(kept[1]).items())
+
+
+def test_what_is_kept_at_most_can_be_changed() -> None:
+    past, run = kept_after(20, 1e6)
+    assert past.summary().n_states == 20
+    past.keep_at_most(2000 + 3 * 1000)
+    assert past.summary().n_states == 3 and past.summary().n_bytes == 5000 and past.summary().limit_bytes == 5000
+    past.keep_at_most(100)
+    assert past.summary().n_states == 0 and past.lacking == "one state takes 3 kB, at most 100 bytes are kept"
+    past.keep(run.iteration, History, stepping=True)
+    assert past.summary().n_states == 0
+    past.keep_at_most(1e6)
+    past.keep(run.iteration, History, stepping=True)
+    assert past.summary().n_states == 1 and not past.lacking
 
 
 def test_back_and_on_over_a_change_of_level(start: StartEngine) -> None:  # noqa: F811

@@ -12,7 +12,7 @@ from typing import Any
 from sparseflex.camera import Camera
 from sparseflex.training.run import Run
 from workbench.branch import branch_off
-from workbench.commands import Play
+from workbench.commands import KeepAtMost, Play
 from workbench.engine import Engine, SaveRun, save_checkpoint
 from workbench.graphics import NoGraphics, check_graphics
 from workbench.pair import Pair
@@ -123,6 +123,7 @@ def _run(engine: Source, window: Window, scripted: Scripted | None, paused: bool
     """The engine from start to stop with the window open; whether its thread has ended."""
     engine.start()
     try:
+        engine.send(KeepAtMost(window.view.keep_bytes))
         if not paused:
             engine.send(Play())
         with _interrupts_close(window):

@@ -126,6 +126,17 @@ class RequestFields:
 
 
 @dataclasses.dataclass(frozen=True)
+class KeepAtMost:
+    """Bounds the bytes of the states that are kept in memory to go back to; what is beyond goes at once."""
+
+    n_bytes: float
+
+    def __post_init__(self) -> None:
+        if not self.n_bytes >= 0:
+            raise ValueError(f"n_bytes must be at least 0, got {self.n_bytes}")
+
+
+@dataclasses.dataclass(frozen=True)
 class SetSpeed:
     """How fast a recording is played: 1 is the run's own pace, infinite every iteration as fast as it can be drawn."""
 
@@ -149,5 +160,5 @@ class Stop:
 Command = (
     Play | Pause | NextStage | NextIteration | RunIterations | RunTo | StepBack | StageBack | GoTo
     | ChangeSetting | ChangeCameras | SetBreakpoint | RemoveBreakpoint | SaveCheckpoint | ProfileIteration
-    | RequestFields | SetSpeed | Branch | Stop
+    | RequestFields | SetSpeed | KeepAtMost | Branch | Stop
 )

@@ -17,6 +17,7 @@ from workbench.commands import (
     ChangeSetting,
     Command,
     GoTo,
+    KeepAtMost,
     ProfileIteration,
     RemoveBreakpoint,
     RequestFields,
@@ -177,6 +178,9 @@ class Engine:
             self._go_to(self._place_of(command))
         elif isinstance(command, (SetBreakpoint, RemoveBreakpoint)):
             self._change_breakpoint(command)
+        elif isinstance(command, KeepAtMost):
+            self._past.keep_at_most(command.n_bytes)
+            self._showing.publish(past=self._past.summary())
         elif isinstance(command, ProfileIteration):
             self._profile(command)
         else:

@@ -16,7 +16,7 @@ from workbench.recording.recorder import LateRecorder
 from workbench.snapshot import History, PastSummary
 from workbench.state_copies import copied, n_bytes
 
-LIMIT_BYTES = 512_000_000
+LIMIT_BYTES = 1_000_000_000
 COST_SHARE = 0.02
 """The share of the time that keeping states may cost while the run plays."""
 
@@ -60,7 +60,7 @@ class Past:
         self._secs, self._taken_at = 0.0, clock()
         self._n_bytes = 0
         self._furthest: Place = (run.iteration, 0)
-        self.lacking = ""
+        self.lacking, self._too_large = "", False
 
     def summary(self) -> PastSummary:
         recorded = self._keyframes.there
@@ -79,6 +79,14 @@ class Past:
         return self.lacking or "no iteration is kept yet"
 
     # Keeping
+
+    def keep_at_most(self, limit_bytes: float) -> None:
+        """Sets the bound; a state that was too large for the one before may be kept now."""
+        self._limit = limit_bytes
+        if self._too_large:
+            self._too_large, self.lacking = False, ""
+        if self._kept:
+            self._thin_out(self._kept[-1].iteration)
 
     def keep(self, iteration: int, history: Callable[[], History], stepping: bool) -> None:
         """Takes the state at the start of an iteration, if it isn't kept already and the cost allows it."""
@@ -113,6 +121,7 @@ class Past:
         while self._n_bytes > self._limit:
             if len(self._kept) == 1:
                 self.lacking = f"one state takes {in_words(self._n_bytes)}, at most {in_words(self._limit)} are kept"
+                self._too_large = True
                 self._kept.clear()
             else:
                 at = [kept.iteration for kept in self._kept]

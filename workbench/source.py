@@ -41,7 +41,7 @@ from workbench.commands import (
 )
 from workbench.look_up import LookUpFields
 from workbench.mailbox import Mailbox
-from workbench.recording.reader import Recording
+from workbench.recording.reader import CACHE_BYTES, Recording
 from workbench.snapshot import Failure, PastSummary, Snapshot, frozen
 
 REFRESH_SECS = 0.25
@@ -325,7 +325,8 @@ class Replay:
             "iteration": iteration, "history": history, "scalars": frozen(scalars), "marks": frozen(recording.marks()),
             "cameras": cameras.listed, "own_cameras": cameras.own, "cameras_locked": cameras.locked,
             "kept_cameras": cameras.kept, "settings": frozen(recording.settings(iteration)),
-            "past": PastSummary(int(rows[0]), int(rows[-1]), len(keyframes), recording.n_cached_bytes, lacking),
+            "past": PastSummary(int(rows[0]), int(rows[-1]), len(keyframes), recording.n_cached_bytes, lacking,
+                                CACHE_BYTES),
             "stage_done": stages[-1] if self._row or iteration else None,
             "stage_secs": frozen(costs[SECS_PREFIX]), "stage_peak_bytes": frozen(
                 {stage: costs[BYTES_PREFIX].get(stage, math.nan) for stage in costs[SECS_PREFIX]}),

@@ -18,15 +18,18 @@ from workbench.camera_view import CameraView, same_camera
 from workbench.change_view import ChangeView
 from workbench.check_view import CheckView
 from workbench.cost_view import CostView
+from workbench.coverage_view import CoverageView
 from workbench.decision_view import DecisionView
 from workbench.field_view import FieldView
 from workbench.frustum_view import FrustumView
+from workbench.gradient_view import GradientView
 from workbench.latent_view import LatentView
 from workbench.layer_view import LayerView
 from workbench.map_view import MapView
 from workbench.memory_view import MemoryView
 from workbench.network_view import NetworkView
 from workbench.palette import Palette
+from workbench.past import LIMIT_BYTES
 from workbench.plot_view import PlotView
 from workbench.point_view import PointView
 from workbench.pruning_view import KINDS, PruningView
@@ -105,7 +108,7 @@ class ViewState:
     """
 
     KEPT: ClassVar[tuple[str, ...]] = ("layers", "side_by_side", "section_only", "mesh_colour", "show_difference",
-                                       "n_iterations", "tabs", "theme", "scale")
+                                       "n_iterations", "tabs", "theme", "scale", "keep_bytes")
 
     title: str = ""
     layers: dict[str, bool] = dataclasses.field(
@@ -119,6 +122,7 @@ class ViewState:
     show_panels: bool = True
     show_keys: bool = False
     show_difference: bool = True
+    keep_bytes: int = LIMIT_BYTES  # of states to go back to, at most
     n_iterations: int = 10
     checkpoint_path: Path = Path("checkpoint.safetensors")
     pruning: PruningView = dataclasses.field(default_factory=PruningView)
@@ -137,7 +141,9 @@ class ViewState:
     maps: MapView = dataclasses.field(default_factory=MapView)
     what_ifs: WhatIfView = dataclasses.field(default_factory=WhatIfView)
     camera_log: CameraLog = dataclasses.field(default_factory=CameraLog)
+    coverage: CoverageView = dataclasses.field(default_factory=CoverageView)
     changes: ChangeView = dataclasses.field(default_factory=ChangeView)
+    gradients: GradientView = dataclasses.field(default_factory=GradientView)
     check: CheckView = dataclasses.field(default_factory=CheckView)
     worker: Worker = dataclasses.field(default_factory=Worker)
     quick: Worker = dataclasses.field(default_factory=Worker)  # for what follows a drag: never behind a long job
@@ -171,6 +177,8 @@ class ViewState:
         self.camera_log.clear()
         self.what_ifs.kept.clear()
         self.changes.clear()
+        self.gradients.clear()
+        self.coverage.forget()
         self.check.clear()
 
     def stop_workers(self) -> None:
@@ -231,4 +239,5 @@ class ViewState:
         wanted |= self.pruning.scene_fields(self) | self.points.scene_fields(self)
         wanted |= self.frustum.scene_fields(self, snapshot) | self.maps.scene_fields(self, snapshot)
         wanted |= self.changes.scene_fields(self, snapshot) | self.check.scene_fields(self, snapshot)
+        wanted |= self.coverage.scene_fields(self, snapshot)
         return frozenset(wanted & set(snapshot.field_kinds))

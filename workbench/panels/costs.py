@@ -9,10 +9,9 @@ from workbench import theme
 from workbench.commands import Command
 from workbench.cost_view import MEMORY, PARTS, PROFILE
 from workbench.memory_view import NEEDED, MemoryCurves
-from workbench.panels import profile
+from workbench.panels import past, profile
 from workbench.panels.plots import thinned
 from workbench.panels.stage_costs import colour_of, draw_change, draw_plot, draw_time
-from workbench.past import LIMIT_BYTES
 from workbench.plot_axes import setup_axes
 from workbench.snapshot import Snapshot
 from workbench.ui import Ui, count, megabytes
@@ -52,8 +51,7 @@ def _draw_memory(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
         commands = draw_plot(ui, view, snapshot, peaks, stacked=False, height_em=8.0, scale=1e-6, unit="MB")
         ui.legend([(stage, colour_of(view, peaks, stage)) for stage in view.costs.shown(peaks)])
     _draw_stages(ui, view, snapshot)
-    _draw_past(ui, snapshot)
-    return commands
+    return commands + past.draw(ui, view, snapshot)
 
 
 def _draw_voxels(ui: Ui, snapshot: Snapshot) -> None:
@@ -155,15 +153,3 @@ def _draw_stages(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
          + ("" if on_cuda else ";\non the CPU the window's own memory too"))
     if on_cuda and "reserved_bytes" in snapshot.scalars:
         ui.pair("reserved by the allocator", megabytes(snapshot.scalars["reserved_bytes"]))
-
-
-def _draw_past(ui: Ui, snapshot: Snapshot) -> None:
-    past = snapshot.past
-    ui.heading("Kept to go back", f"{megabytes(past.n_bytes)} of {megabytes(LIMIT_BYTES)}")
-    ui.shares([(past.n_bytes, theme.BORN), (max(LIMIT_BYTES - past.n_bytes, 0), theme.RAISED)], 0.25 * ui.em)
-    if past.n_states:
-        ui.pair(f"{count(past.n_states)} states", f"iterations {count(past.oldest)} to {count(past.reached)}")
-    elif not past.lacking:
-        ui.text("The first iteration keeps one.", theme.MUTED)
-    if past.lacking:
-        ui.wrapped(past.lacking)
