@@ -161,6 +161,8 @@ class ChangeView:
         if not self.wants(view):
             self._let_go(view)
             return
+        if not 0.0 <= self.threshold <= MAX_THRESHOLD:  # a preferences file may hold anything
+            self.threshold = 0.01
         if self._has_all(snapshot):
             self.b = self._state_of(snapshot)
             self._note_stop(snapshot)

@@ -268,8 +268,12 @@ def _draw_picked(ui: Ui, view: ViewState, found: Changes) -> None:
         return
     i, j, k = picked.ijk
     ui.heading(f"Voxel {i}, {j}, {k}", f"of {picked.resolution}³")
-    if view.view_camera is not None and ui.button("Look at it", ui.width, tip="From near by, the way you look now"):
+    half, gap = (ui.width - 0.4 * ui.em) / 2, 0.4 * ui.em
+    if ui.button("Look at it", half, view.view_camera is not None, tip="From near by, the way you look now"):
         view.cameras.look_through = near_camera(view.view_camera, picked)
+    ui.im.SameLine(0.0, gap)
+    if ui.button("Let go##voxel", half, tip="Or click beside all voxels"):
+        view.network.picked = None
     rows = {name: picked.row_of(state.voxels) if picked.resolution == state.voxels.resolution else -1
             for name, state in (("A", found.a), ("B", found.b))}
     if max(rows.values()) < 0:
