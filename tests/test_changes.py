@@ -523,7 +523,7 @@ def test_the_worker_compares_in_the_background(view: ViewState, steps: list[Snap
 
 
 def test_a_recording_gives_any_two_iterations(view: ViewState, tmp_path: Path) -> None:
-    builder = RunBuilder(tmp_path / "run.h5", small_fit(iterations=8), snapshot_every=2)
+    builder = RunBuilder(tmp_path / "run.h5", small_fit(iterations=8, resolution=8, image_size=16), snapshot_every=2)
     builder.iterate(8)
     replay, own = Replay(Recording(builder.close())), view.changes
     replay.start()

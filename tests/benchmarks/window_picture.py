@@ -18,7 +18,8 @@ from pathlib import Path
 
 from workbench.app import open_window
 from workbench.cli_pair import Side, make_pair
-from workbench.commands import NextStage, RunIterations
+from workbench.commands import NextIteration, NextStage, RunIterations
+from workbench.cost_view import PROFILE
 from workbench.inputs import network_file, open_what
 from workbench.panels import COLUMNS, OF_INFERENCE
 from workbench.reconstruction import Network, open_reconstruction
@@ -69,6 +70,11 @@ def _cameras(window: Window) -> None:
     window.view.side_by_side = False
 
 
+def _profile(window: Window) -> None:
+    window.view.costs.part = PROFILE
+    window.engine.send(window.view.costs.ask_for_profile(window.view.checkpoint_path))
+
+
 def _pruning(window: Window) -> None:
     only(window, "pruned", "wrongly_kept", "wrongly_pruned", "mesh", "target")
     splits = [event for event in window.snapshot.fields.get("prune", ()) if event.subdivided]
@@ -89,6 +95,11 @@ def _logits(window: Window) -> None:
     only(window, "active", "pruned", "wrongly_pruned", "mesh", "points")
 
 
+def _changes(window: Window) -> None:
+    window.view.layers["frustum"] = False
+    window.engine.send(NextIteration())
+
+
 def _palette(window: Window) -> None:
     window.view.palette.open()
 
@@ -97,9 +108,11 @@ PICTURES = {
     "window": Picture("house", 272, ("Frustum", "Maps")),
     "frustum": Picture("house", 60, ("Frustum", "Plots"), _frustum, stages=2, overrides=(("visibility_ratio", 0.3),)),
     "cameras": Picture("house", 64, ("Cameras", "Costs"), _cameras, overrides=(("visibility_ratio", 0.3),)),
+    "costs": Picture("house", 120, ("Cameras", "Costs"), _profile),
     "field": Picture("nested_shells", 150, ("Field", "Maps"), _field),
     "pruning": Picture("high_genus", 300, ("Layers", "Pruning"), _pruning, overrides=(
         ("resolution", 64), ("start_resolution", 16), ("iterations", 300))),
+    "changes": Picture("fails_inside_out", 119, ("Changes", "Maps"), _changes),
     "pair": Picture("lantern", 250, ("Layers", "Plots"), _pair, other="lantern",
                     other_overrides=(("visibility_ratio", 0.2),)),
     "inference": Picture("lantern", 1, ("Network", "Latent"), _inference, network="tiny_vae"),
