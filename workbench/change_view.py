@@ -72,7 +72,7 @@ class ChangeView:
     answers: Mailbox[FoundFields] = dataclasses.field(default_factory=lambda: Mailbox(FoundFields()))
     _stops: dict[str, list[State]] = dataclasses.field(default_factory=dict)  # by stage looked at, the last two
     _asked: tuple[int, frozenset[str]] | None = None
-    _looked_up: tuple[FoundFields, State | None] | None = None
+    _looked_up: tuple[FoundFields, bool, State | None] | None = None
     _compared: tuple = ()
     _saved: int = 0
     _told: Any = None
@@ -191,7 +191,7 @@ class ChangeView:
         iteration = _date(snapshot)
         made = State(snapshot.fields["voxels"], arrays, iteration, _label(snapshot, iteration))
         for known in (self.b, *self._stops.get(snapshot.products.stage, ())):
-            if known is not None and same_token(made.token, known.token):
+            if known is not None and made.label == known.label and same_token(made.token, known.token):
                 return known
         return made
 
@@ -240,9 +240,10 @@ class ChangeView:
         if (answer.iteration, answer.names) != wanted:
             self.note = "Reading the recording …"
             return self.a if self.a is not self.kept else None
-        if self._looked_up is None or self._looked_up[0] is not answer:
-            self._looked_up = (answer, _state_of_answer(snapshot, answer))
-        state = self._looked_up[1]
+        asked = self.mode == ITERATION
+        if self._looked_up is None or not same_token(self._looked_up[:2], (answer, asked)):
+            self._looked_up = (answer, asked, _state_of_answer(snapshot, answer, asked))
+        state = self._looked_up[2]
         if state is None:
             self.note = answer.error or f"No voxels are recorded of iteration {answer.iteration}."
         return state
@@ -341,25 +342,30 @@ def _date(snapshot: Snapshot) -> int:
 
 
 def _label(snapshot: Snapshot, iteration: int) -> str:
-    """Such as "iteration 42, after backward" or "pass 2, prune 1"."""
+    """Such as "iteration 42, after backward" or "pass 2, prune 1"; iteration: the one that the fields are of."""
     if snapshot.products.stages:
         under_way = snapshot.iteration_under_way
         stage = f", {snapshot.products.stage}" if snapshot.products.stage else ""
-        return f"pass {iteration + under_way}{stage}"
+        return _dated(f"pass {snapshot.iteration + under_way}{stage}", snapshot.iteration, iteration)
     if snapshot.iteration_under_way and snapshot.stage_done:
-        return f"iteration {iteration + 1}, after {snapshot.stage_done}"
-    return f"iteration {iteration}"
+        return f"iteration {snapshot.iteration + 1}, after {snapshot.stage_done}"
+    return _dated(f"iteration {snapshot.iteration}", snapshot.iteration, iteration)
 
 
-def _state_of_answer(snapshot: Snapshot, answer: FoundFields) -> State | None:
-    """The state that a recording's answer tells of, by the names that the snapshot has its fields under."""
-    fields = {}
+def _state_of_answer(snapshot: Snapshot, answer: FoundFields, asked: bool) -> State | None:
+    """The state that a recording's answer tells of, by the names that the snapshot has its fields under; asked: for
+    that very iteration, so that another one is told."""
+    fields, date = {}, answer.iteration
     for name in ("voxels", *sorted(known_fields(snapshot.field_kinds))):
         own = next(iter(products.run_names(snapshot, (name,))))
         if own in answer.fields:
             fields[name] = answer.fields[own]
-            if name in COMPARED and own in answer.older:
-                answer = dataclasses.replace(answer, iteration=min(answer.iteration, answer.older[own]))
+            date = min(date, answer.older.get(own, date)) if name in COMPARED else date
     voxels = fields.pop("voxels", None)
     word = "pass" if snapshot.products.stages else "iteration"
-    return None if voxels is None else State(voxels, fields, answer.iteration, f"{word} {answer.iteration}")
+    return None if voxels is None else State(
+        voxels, fields, date, _dated(f"{word} {answer.iteration if asked else date}", answer.iteration, date, asked))
+
+
+def _dated(label: str, iteration: int, date: int, asked: bool = True) -> str:
+    return f"{label}, fields of {date}" if asked and date < iteration else label

@@ -121,10 +121,14 @@ def _draw_states(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
 
 
 def _draw_state(ui: Ui, name: str, state: State | None) -> None:
-    ui.text(f"{name}: {'–' if state is None else state.label}", theme.MUTED if state is None else None)
-    if state is not None:
-        ui.text_right(f"{count(state.voxels.n_voxels)} of {state.voxels.resolution}³", theme.MUTED)
-        ui.tip("Voxels, and their resolution")
+    if state is None:
+        ui.text(f"{name}: –", theme.MUTED)
+        return
+    size = f"{count(state.voxels.n_voxels)} of {state.voxels.resolution}³"
+    ui.text(ui.shortened(f"{name}: {state.label}", ui.width - ui.im.CalcTextSize(size)[0] - 0.6 * ui.em))
+    ui.tip(state.label)
+    ui.text_right(size, theme.MUTED)
+    ui.tip("Voxels, and their resolution")
 
 
 def _draw_scene_choice(ui: Ui, view: ViewState) -> None:
