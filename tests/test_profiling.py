@@ -14,13 +14,19 @@ import torch
 from fake_run import FakeRun
 from test_fit import small_run
 
+from sparseflex.training.measure import StageCost
 from sparseflex.training.staged_run import StagedRun
-from workbench import profiling
+from workbench import cli, profiling
+from workbench.cli_profile import LoopProfile
 from workbench.commands import GoTo, NextStage, Play, ProfileIteration, RequestFields, RunIterations
 from workbench.engine import Engine
+from workbench.headless import StopRequest, train
 from workbench.profile_events import MEMORY, Event, by_stage, merged, short
 from workbench.profiling import Profile, ProfileDesk, Profiler
+from workbench.recording.reader import Recording
+from workbench.recording.recorder import Recorder
 from workbench.snapshot import Snapshot
+from workbench.source import Replay
 
 
 class Planted(StagedRun):
@@ -304,3 +310,64 @@ def test_ready_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert profiling._ready
     monkeypatch.setattr(profiling.torch_profiler, "profile", None)
     profiling.make_ready()  # not again
+
+
+# Without an engine
+
+
+def test_a_loop_profiles_the_iteration_that_is_named(tmp_path: Path) -> None:
+    run, rows = Costly(), []
+
+    class Rows:
+        def iteration_started(self, run: StagedRun) -> None:
+            pass
+
+        def iteration_ended(self, run: StagedRun, row: dict[str, float]) -> None:
+            rows.append(row)
+
+    profile = LoopProfile(run, 2, tmp_path)
+    train(run, 3, StopRequest(), "test", Rows(), profile=profile)
+    assert [path.name for path in tmp_path.iterdir()] == ["trace-2.json.gz"] and "trace-2" in profile.said[0]
+    assert any("takes most memory" in text for text in profile.said)
+    assert [math.isnan(row["secs_extract"]) for row in rows] == [False, True, False]
+    late = LoopProfile(run, 4, tmp_path / "other")
+    with late.stage(0, "extract"):
+        late.drop()  # stopped within the iteration
+    assert late.end({"secs_extract": 1.0}) == {"secs_extract": 1.0} and not (tmp_path / "other").exists()
+
+
+class Costly(Planted):
+    """One that measures its own stages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stage_costs = {stage: StageCost(0.001, 1e6) for stage in self.stages}
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["fit", "house", "--profile", "3"], "--profile goes with --headless"),
+    (["fit", "house", "--headless", "--profile", "0"], "counted from 1, got 0"),
+    (["fit", "house", "--headless", "--resolution", "8", "--iterations", "2", "--profile", "3"], "1 to 2, got 3"),
+    (["reconstruct", "lantern", "--checkpoint", "tiny_vae", "--profile"], "--profile goes with --headless"),
+])
+def test_bad_use_is_one_line(arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                             monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workbench.system_check.has_display", lambda: True)
+    monkeypatch.setattr("workbench.cli.require_graphics", lambda display: None)
+    assert cli.main([*arguments, "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert said in error and len(error.strip().splitlines()) == 1
+
+
+def test_a_recording_is_refused_with_a_line(tmp_path: Path) -> None:
+    run = FakeRun(only_scalars=True)
+    recorder = Recorder(tmp_path / "run.h5", run)
+    recorder.close()
+    replay = Replay(Recording(tmp_path / "run.h5"))
+    replay.start()
+    try:
+        replay.send(ProfileIteration(tmp_path))
+        shown = waited(replay, lambda shown: "profiled" in shown.notice)
+    finally:
+        replay.stop()
+    assert shown.profile is None and "branch from here" in shown.notice

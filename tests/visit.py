@@ -12,6 +12,7 @@ from hard_runs import HARD_RUNS
 from workbench import actions, pacing
 from workbench.app import open_window
 from workbench.commands import NextStage, RunIterations
+from workbench.cost_view import PARTS
 from workbench.panels import columns
 from workbench.subject import Subject
 from workbench.view_state import LAYERS
@@ -41,6 +42,8 @@ def steps(window: Window, pictures: Path | None) -> Iterator[str]:
         view.tabs["left"], view.tabs["right"] = left or view.tabs["left"], right or view.tabs["right"]
         for _ in range(3):
             yield f"tabs {left}, {right}"
+    for view.tabs["right"], view.costs.part in itertools.product(["Costs"], PARTS):
+        yield f"costs, {view.costs.part}"
     for name in LAYERS:
         view.layers[name] = not view.layers[name]
         yield f"layer {name}"

@@ -230,6 +230,6 @@ def _weight(change: Change) -> float:
 
 
 def columns_of_most(secs: Float[np.ndarray, "n S"], n: int) -> Int[np.ndarray, "m"]:
-    """The columns of the largest sums, n at most, in their own order."""
-    sums = np.nansum(secs, axis=0)
+    """The columns of the largest sums, n at most, in their own order; the first iteration sets things up."""
+    sums = np.nansum(secs[1:] if len(secs) > 1 else secs, axis=0)
     return np.sort(np.argsort(-sums, kind="stable")[:n])

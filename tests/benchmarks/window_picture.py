@@ -19,7 +19,6 @@ from pathlib import Path
 from workbench.app import open_window
 from workbench.cli_pair import Side, make_pair
 from workbench.commands import NextIteration, NextStage, RunIterations
-from workbench.cost_view import PROFILE
 from workbench.inputs import network_file, open_what
 from workbench.panels import COLUMNS, OF_INFERENCE
 from workbench.reconstruction import Network, open_reconstruction
@@ -70,11 +69,6 @@ def _cameras(window: Window) -> None:
     window.view.side_by_side = False
 
 
-def _profile(window: Window) -> None:
-    window.view.costs.part = PROFILE
-    window.engine.send(window.view.costs.ask_for_profile(window.view.checkpoint_path))
-
-
 def _pruning(window: Window) -> None:
     only(window, "pruned", "wrongly_kept", "wrongly_pruned", "mesh", "target")
     splits = [event for event in window.snapshot.fields.get("prune", ()) if event.subdivided]
@@ -107,8 +101,8 @@ def _palette(window: Window) -> None:
 PICTURES = {
     "window": Picture("house", 272, ("Frustum", "Maps")),
     "frustum": Picture("house", 60, ("Frustum", "Plots"), _frustum, stages=2, overrides=(("visibility_ratio", 0.3),)),
-    "cameras": Picture("house", 64, ("Cameras", "Costs"), _cameras, overrides=(("visibility_ratio", 0.3),)),
-    "costs": Picture("house", 120, ("Cameras", "Costs"), _profile),
+    "cameras": Picture("house", 64, ("Cameras", "Maps"), _cameras, overrides=(("visibility_ratio", 0.3),)),
+    "costs": Picture("house", 120, ("Cameras", "Costs"), overrides=(("visibility_ratio", 0.3),)),
     "field": Picture("nested_shells", 150, ("Field", "Maps"), _field),
     "pruning": Picture("high_genus", 300, ("Layers", "Pruning"), _pruning, overrides=(
         ("resolution", 64), ("start_resolution", 16), ("iterations", 300))),
