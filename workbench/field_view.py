@@ -92,10 +92,10 @@ class FieldView:
 
     def corner_name(self, snapshot: Snapshot) -> str:
         """What is shown at corners: the choice, or the first there is; "" where the run has nothing at corners."""
-        return _chosen(self.at_corners, quantities.corner_names(snapshot.field_kinds))
+        return _chosen(self.at_corners, quantities.corner_names(snapshot.field_kinds, self.at_corners))
 
     def voxel_name(self, snapshot: Snapshot) -> str:
-        return _chosen(self.at_voxels, quantities.voxel_names(snapshot.field_kinds))
+        return _chosen(self.at_voxels, quantities.voxel_names(snapshot.field_kinds, self.at_voxels))
 
     def wants_voxel(self, view: ViewState) -> bool:
         return self.voxels_coloured and view.layers["active"] or view.mesh_colour == "field" and view.layers["mesh"]

@@ -27,6 +27,8 @@ LABELS = {
     PCA: "features, three components", LOGIT: "occupancy logit", ATTENTION: "attention",
     "norm": "length of the features", "n_points": "points in the voxel", "mean": "latent's mean",
     "std": "latent's spread", "latent": "latent decoded", "edited": "moved by edits",
+    "active_count": "times active", "seen_count": "times seen", "camera_count": "cameras that saw it",
+    "viewing_angle": "mean viewing angle", "last_loss": "loss when last seen", "last_seen": "iteration last seen",
 }
 TIPS = {
     SDF: "Signed distance at the voxels' corners, negative inside; the surface is extracted where it changes sign",
@@ -49,9 +51,24 @@ TIPS = {
     "std": "Spread of each voxel's latent, by channel: how sure the encoder is",
     "latent": "What is decoded: the mean or a sample, after all edits, by channel",
     "edited": "How far the edits moved each voxel's latent",
+    "active_count": "In how many views the voxel's centre lay in the frustum, between near and far",
+    "seen_count": "How many views had a pixel of the voxel: one whose nearest triangle has a corner in it",
+    "camera_count": "The same by camera: each one drawn at random is a camera of its own, your own count once",
+    "viewing_angle": "Between the way to the eye and the surface's normal, a mean over the views that saw the voxel.\n"
+                     "0: head on, 90: grazing, more: from behind",
+    "last_loss": "What the voxel's pixels contributed to the loss when it was seen last: depth, normal and mask,\n"
+                 "each pixel half to either of the two voxels that its triangle joins",
+    "last_seen": "The iteration that saw the voxel last, counted from 1; 0: none",
 }
 
 VOXEL_WIDTHS, WORLD = "voxel widths", "world units"
+
+BESIDE = {ATTENTION: "beyond its window", "viewing_angle": "never seen", "last_loss": "never seen"}
+"""Quantities in which NaN is no fault, and what it means there."""
+
+_NO_QUANTITIES = ("active_by", "seen_by")  # of bits
+_BY_TERM = "_grad_"
+_UNITS = {"viewing_angle": "degrees"}
 
 _LENGTHS = {SDF, SDF_ERROR, DEFORM}
 _SIGNED = {SDF, SDF_ERROR, LOGIT}
@@ -80,7 +97,7 @@ class Quantity:
     @property
     def has_beside(self) -> bool:
         """Whether NaN means a voxel that isn't concerned, and no bad value."""
-        return self.name == ATTENTION
+        return self.name in BESIDE
 
     @property
     def n_bad(self) -> int:
@@ -105,19 +122,28 @@ class Quantity:
 
     @property
     def label(self) -> str:
-        return LABELS.get(self.name, self.name) if not self.part else f"{LABELS.get(self.name, self.name)}, {self.part}"
+        return label_of(self.name) if not self.part else f"{label_of(self.name)}, {self.part}"
 
 
-def corner_names(kinds: Mapping[str, str]) -> list[str]:
-    """What can be shown at corners, of a run with fields of these kinds: SDF first, then its error, then the others."""
-    known = [name for name, kind in kinds.items() if kind == "corner"]
+def corner_names(kinds: Mapping[str, str], chosen: str = "") -> list[str]:
+    """What can be shown at corners, of a run with fields of these kinds: SDF first, then its error, then the others.
+    Gradients by term, such as sdf_grad_depth, are too many to be listed: only the chosen one is."""
+    known = [name for name, kind in kinds.items() if kind == "corner" and (_BY_TERM not in name or name == chosen)]
     first = [SDF, *([SDF_ERROR] if kinds.get("target") == "mesh" else [])] if SDF in known else []
     return first + [name for name in known if name != SDF]
 
 
-def voxel_names(kinds: Mapping[str, str]) -> list[str]:
+def voxel_names(kinds: Mapping[str, str], chosen: str = "") -> list[str]:
     """What voxels can be coloured by: fields of corners (the mean of the voxel's eight), then those of voxels."""
-    return corner_names(kinds) + [name for name, kind in kinds.items() if kind == "voxel"]
+    of_voxels = [name for name, kind in kinds.items() if kind == "voxel" and name not in _NO_QUANTITIES]
+    return corner_names(kinds, chosen) + [name for name in of_voxels if _BY_TERM not in name or name == chosen]
+
+
+def label_of(name: str) -> str:
+    """A field's name as it is shown."""
+    parameter, grad, term = name.partition(_BY_TERM)
+    known = LABELS.get(f"{parameter}_grad") if grad else None
+    return LABELS.get(name, name) if known is None else f"{known} of {term}"
 
 
 def needed_fields(name: str) -> set[str]:
@@ -169,7 +195,7 @@ def voxel_means(voxels: SparseVoxels, corner_values: Float[np.ndarray, "C"]) -> 
 
 def quantity(name: str, part: str, values: Float[np.ndarray, "n"], resolution: int, in_world: bool) -> Quantity:
     """The quantity of these values, lengths in voxel widths or, where asked, in world units."""
-    unit = ""
+    unit = unit_of(name)
     if name in _LENGTHS:
         unit = WORLD if in_world else VOXEL_WIDTHS
         if (name == SDF) != in_world:  # the field itself is in world units, all else in voxel widths
@@ -184,6 +210,11 @@ def colours_of(name: str, values: Any) -> Float[np.ndarray, "n 3"] | None:
         return None
     bad = ~np.isfinite(table).all(axis=1, keepdims=True)
     return np.where(bad, np.float32(theme.NOT_A_NUMBER), np.clip(table, 0.0, 1.0)).astype(np.float32)
+
+
+def unit_of(name: str) -> str:
+    """Of what isn't a length."""
+    return _UNITS.get(name, "")
 
 
 def of_values(name: str, part: str, unit: str, signed: bool, values: Float[np.ndarray, "n"]) -> Quantity:

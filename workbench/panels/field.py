@@ -6,7 +6,7 @@ from workbench import quantities, theme
 from workbench.colour_bar import draw_colour_bar
 from workbench.commands import Command
 from workbench.field_view import MAGNITUDE_MAPS, PLANES, FieldView
-from workbench.quantities import LABELS, TIPS, Quantity
+from workbench.quantities import TIPS, Quantity
 from workbench.slices import AXES
 from workbench.snapshot import Snapshot
 from workbench.ui import Ui, count
@@ -21,8 +21,8 @@ def fields(view: ViewState, snapshot: Snapshot) -> set[str]:
 
 
 def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
-    names = quantities.corner_names(snapshot.field_kinds)
-    of_voxels = quantities.voxel_names(snapshot.field_kinds)
+    names = quantities.corner_names(snapshot.field_kinds, view.field.at_corners)
+    of_voxels = quantities.voxel_names(snapshot.field_kinds, view.field.at_voxels)
     if not names and not of_voxels:
         ui.text("This run has no fields of voxels or corners.", theme.MUTED)
         return []
@@ -64,7 +64,7 @@ def _draw_corners(ui: Ui, view: ViewState, snapshot: Snapshot, names: list[str])
 
 def _choose(ui: Ui, label: str, names: list[str], chosen: str) -> str:
     ui.im.SetNextItemWidth(ui.width)
-    _, index = ui.im.Combo(label, names.index(chosen), [LABELS.get(name, name) for name in names])
+    _, index = ui.im.Combo(label, names.index(chosen), [quantities.label_of(name) for name in names])
     ui.tip(TIPS.get(names[index], ""))
     return names[index]
 
@@ -112,7 +112,7 @@ def draw_range(ui: Ui, shown: FieldView, quantity: Quantity | None) -> None:
     n_good = len(values) - quantity.n_nan - quantity.n_infinite
     ui.text(f"{count(n_good)} values{f' from {low:.3g} to {high:.3g}' if n_good else ''}", theme.MUTED)
     if quantity.has_beside and quantity.n_nan:
-        ui.text(f"{count(quantity.n_nan)} beyond its window, faint", theme.MUTED)
+        ui.text(f"{count(quantity.n_nan)} {quantities.BESIDE[quantity.name]}, faint", theme.MUTED)
     _draw_bad(ui, quantity)
 
 

@@ -17,6 +17,8 @@ from workbench.view_state import ViewState
 _SMALL = 0.86
 _HEADS = {"sdf": "SDF", "deform": "δ", "weights": "α β γ"}
 _LARGEST_TEXTURE = 1024
+_BELOW_EM, _LEAST_EM = 9.4, 10.0
+"""Room that is left below the image for the colour bar and the strongest pixels, and that it takes at least."""
 
 
 def draw_voxel(ui: Ui, view: ViewState, found: Summary) -> None:
@@ -123,8 +125,10 @@ def _draw_image(ui: Ui, view: ViewState, pull: Pull) -> None:
     if not tall or not broad:
         return
     factor = max(min(math.ceil(ui.width / broad), _LARGEST_TEXTURE // max(tall, broad)), 1)
-    wide = min(ui.width, 20.0 * ui.em, 20.0 * ui.em * broad / tall)
+    room = max(ui.im.GetContentRegionAvail()[1] - _BELOW_EM * ui.em, _LEAST_EM * ui.em)
+    wide = min(ui.width, room * broad / tall)
     size = (wide, wide * tall / broad)
+    ui.im.SetCursorPosX(ui.im.GetCursorPosX() + (ui.width - wide) / 2)
     x, y = ui.im.GetCursorScreenPos()
     ui.picture("pixel pull", (pull, whole, theme.current()), lambda: pull.image[
         top : top + tall, left : left + broad].repeat(factor, 0).repeat(factor, 1), size)

@@ -19,6 +19,8 @@ from workbench.ui import Ui, count, packed
 from workbench.view_state import ViewState
 
 SMALL = 0.88
+_RIVALS = -0.1
+"""The cosine below which two terms count as pulling against each other."""
 LABELS = {"sdf": "SDF", "deform": "δ", "weights": "α β γ"}
 TIPS = ("By the SDF of the corners, in voxel widths", "By the deformation of the corners, three numbers before tanh",
         "By the 21 raw weights of a voxel: α, β and γ")
@@ -136,7 +138,7 @@ def _draw_terms(ui: Ui, view: ViewState, found: Summary) -> None:
     ui.legend(shares)
     ui.heading("Do they agree?", "by all parameters")
     rivals = found.rivals()
-    ui.wrapped("No two terms pull against each other." if rivals is None else
+    ui.wrapped("No two terms pull against each other." if rivals is None or rivals[2] > _RIVALS else
                f"{rivals[0]} and {rivals[1]} pull most against each other: cos {rivals[2]:+.2f}.")
     _draw_cosines(ui, found)
 
@@ -147,32 +149,25 @@ def term_colours(terms: tuple[str, ...]) -> dict[str, theme.Colour]:
 
 
 def _draw_cosines(ui: Ui, found: Summary) -> None:
-    """The cosine between any two terms' gradients, below the diagonal."""
+    """The cosine between any two terms' gradients: a triangle with the names along its side."""
     n = len(found.terms)
-    if n < 2:
-        return
     im, draw = ui.im, ui.im.GetWindowDrawList()
     with ui.sized(0.82):
-        tall, label = 1.45 * ui.em, 5.2 * ui.em
-        x, y = im.GetCursorScreenPos()
-        wide = (ui.width - label) / (n - 1)
+        tall, (x, y) = 1.45 * ui.em, im.GetCursorScreenPos()
+        wide = ui.width / max(n, 1)
         scale, muted = Scale(-1.0, 1.0, "diverging"), packed(theme.MUTED)
-        for row in range(1, n):
-            top = y + (row - 1) * tall
-            draw.AddText((x, top + (tall - im.GetTextLineHeight()) / 2), muted, found.terms[row])
-            for column in range(row):
-                cosine, left = float(found.cosines[row, column]), x + label + column * wide
-                known = cosine == cosine
+        middle = (tall - 2 - im.GetTextLineHeight()) / 2
+        for row, term in enumerate(found.terms):
+            top = y + row * tall
+            draw.AddText((x + row * wide + 2, top + middle), muted, term)
+            for column, cosine in enumerate(found.cosines[row, :row].tolist()):
+                left, known = x + column * wide, cosine == cosine
                 colour = tuple(float(part) for part in scale.colours(np.array([cosine]))[0]) if known else theme.RAISED
                 draw.AddRectFilled((left, top), (left + wide - 2, top + tall - 2), packed(colour), 0.15 * ui.em)
-                text = f"{cosine:+.1f}" if known else "–"
-                ink = (0.08, 0.08, 0.08) if known and sum(colour) > 1.5 else theme.TEXT if not known else (0.95,) * 3
-                at = (left + (wide - 2 - im.CalcTextSize(text)[0]) / 2, top + (tall - im.GetTextLineHeight()) / 2)
-                draw.AddText(at, packed(ink), text)
-        bottom = y + (n - 1) * tall
-        for column in range(n - 1):
-            text = ui.shortened(found.terms[column], wide - 2)
-            draw.AddText((x + label + column * wide, bottom), muted, text)
+                text = "–" if not known else "0" if abs(cosine) < 0.05 else f"{cosine:+.1f}"
+                dark = known and sum(colour) > 1.5
+                ink = (0.08, 0.08, 0.08) if dark else (0.95, 0.95, 0.95) if known else theme.MUTED
+                draw.AddText((left + (wide - 2 - im.CalcTextSize(text)[0]) / 2, top + middle), packed(ink), text)
         im.Dummy((ui.width, n * tall))
     ui.tip("Cosine between the gradients of two terms, all parameters together: +1 they want the same,\n"
            "-1 the opposite, 0 they have nothing to do with each other. What isn't finite is left out")
@@ -189,7 +184,7 @@ def _draw_histogram(ui: Ui, found: Summary) -> None:
         plot.SetupAxes("", "", int(plot.ImPlotAxisFlags_NoGridLines), int(plot.ImPlotAxisFlags_NoDecorations))
         tall = math.log10(1.0 + int(found.counts.max()))
         plot.SetupAxesLimits(low, far, 0.0, 1.08 * tall, int(plot.ImPlotCond_Always))
-        marks = np.arange(math.ceil(low), math.floor(far) + 1, 3.0)
+        marks = np.arange(math.ceil(low) + 1, math.floor(far) + 1, 3.0)
         plot.SetupAxisTicks(int(plot.ImAxis_X1), marks, [f"1e{int(mark)}" for mark in marks])
         middles = (found.edges[:-1] + found.edges[1:]) / 2
         plot.SetNextFillStyle((*theme.FRUSTUM, 0.9))
@@ -251,7 +246,7 @@ def _draw_region(ui: Ui, view: ViewState, number: int, region: Region) -> None:
            f"{ijk_text(region.worst)}{f', where {region.term} pulls most' if region.term else ''}")
     ui.im.SameLine()
     ui.im.SetCursorPosX(left + 1.0 * ui.em)
-    what = f"{count(region.n_voxels)} at {ijk_text(region.worst)}"
+    what = f"{count(region.n_voxels)} voxel{'s' * (region.n_voxels > 1)} at {ijk_text(region.worst)}"
     norm = f"{region.norm:.2g}" + (f" {region.term}" if region.term and region.explodes else "")
     ui.text(ui.shortened(what, width - ui.im.CalcTextSize(norm)[0] - 2.0 * ui.em))
     ui.text_right(norm, theme.MUTED)
