@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -15,7 +15,7 @@ from sparseflex.training.measure import BYTES_PREFIX, SECS_PREFIX
 from workbench import profiling
 from workbench.commands import ProfileIteration
 from workbench.cost_changes import NEAR, Change, columns_of_most, memory_change, time_change
-from workbench.snapshot import History
+from workbench.snapshot import History, Snapshot
 from workbench.ui import megabytes, milliseconds
 
 TIME, MEMORY, PROFILE = "Time", "Memory", "Profile"
@@ -28,6 +28,7 @@ OTHERS = "others"
 N_COLUMNS = 256
 FEW_ROWS = 64
 _LEAST_SHARE = 0.004
+_LOOK_EVERY = 8
 _MUCH_MORE = 1.2
 
 
@@ -63,6 +64,12 @@ class StageValues:
 
     def latest(self) -> dict[str, float]:
         return dict(zip(self.stages, self.values[-1].tolist(), strict=True)) if self.n_rows else {}
+
+
+def recent(snapshot: Snapshot) -> StageValues:
+    """The seconds of the last NEAR iterations."""
+    history = snapshot.history
+    return StageValues.of(History(history.names, history.table[-NEAR:]), SECS_PREFIX, snapshot.stages)
 
 
 def _median(values: Float[np.ndarray, "n"]) -> float:
@@ -223,22 +230,43 @@ class CostView:
     _slots: dict[str, int] = dataclasses.field(default_factory=dict)
     _known: dict[str, tuple[object, StageValues]] = dataclasses.field(default_factory=dict)
     _changes: dict[str, tuple[object, Change | None]] = dataclasses.field(default_factory=dict)
-    _layers: tuple[object, Layers] | None = None
+    _made: dict[str, tuple[StageValues, tuple, Any]] = dataclasses.field(default_factory=dict)
 
-    def seconds(self, history: History, stages: Sequence[str]) -> StageValues:
-        return self._values(history, SECS_PREFIX, stages)
+    def seconds(self, snapshot: Snapshot) -> StageValues:
+        """Of every iteration; of a long run that plays, up to a few iterations ago."""
+        return self._values(snapshot, SECS_PREFIX)
 
-    def peaks(self, history: History, stages: Sequence[str]) -> StageValues:
-        return self._values(history, BYTES_PREFIX, stages)
+    def peaks(self, snapshot: Snapshot) -> StageValues:
+        return self._values(snapshot, BYTES_PREFIX)
 
-    def _values(self, history: History, prefix: str, stages: Sequence[str]) -> StageValues:
-        known = self._known.get(prefix)
-        if known is None or known[0] is not history.table:
-            known = self._known[prefix] = history.table, StageValues.of(history, prefix, stages)
-        return known[1]
+    def _values(self, snapshot: Snapshot, prefix: str) -> StageValues:
+        table = snapshot.history.table
+        old = self._known.get(prefix)
+        if old is not None:
+            late = len(table) - len(old[0])
+            if old[0] is table or (snapshot.playing and 0 <= late <= len(table) // N_COLUMNS):  # no pixel's worth
+                return old[1]
+        values = StageValues.of(snapshot.history, prefix, snapshot.stages)
+        self._known[prefix] = table, values
+        return values
+
+    def once(self, name: str, values: StageValues, key: tuple, make: Callable[[], Any]) -> Any:
+        """make() for a thing of that name, where the values or the key are others than last time."""
+        known = self._made.get(name)
+        if known is None or known[0] is not values or known[1] != key:
+            known = self._made[name] = values, key, make()
+        return known[2]
 
     def shown(self, values: StageValues) -> dict[str, int]:
-        """The stages with a colour of their own in the run's order, and which it is: it stays as long as they do."""
+        """The stages with a colour of their own in the run's order, and which it is: it stays as long as they do.
+
+        Those that take most time have one, in the plot of their memory too.
+        """
+        _, seconds = self._known.get(SECS_PREFIX, (None, values))
+        values = seconds if seconds.stages == values.stages and seconds.n_rows else values
+        return self.once("shown", values, (), lambda: self._choose(values))
+
+    def _choose(self, values: StageValues) -> dict[str, int]:
         most = [values.stages[column] for column in columns_of_most(values.values, N_SHOWN)]
         if len(values.stages) == N_SHOWN + 1:  # a single other one may as well be named
             most = list(values.stages)
@@ -248,16 +276,13 @@ class CostView:
         return {stage: self._slots[stage] for stage in most}
 
     def layers(self, values: StageValues) -> Layers:
-        shown = self.shown(values)
-        key = (values, tuple(shown), self.log_iterations)
-        if self._layers is None or not _same(self._layers[0], key):
-            self._layers = key, layers_of(values, list(shown), self.log_iterations)
-        return self._layers[1]
+        key = self.log_iterations,
+        return self.once("layers", values, key, lambda: layers_of(values, list(self.shown(values)), *key))
 
     def change(self, values: StageValues, prefix: str, playing: bool) -> Change | None:
         """What has changed lately. While the run plays it is looked at now and then, else for every iteration."""
         known, end = self._changes.get(prefix), (values.n_rows, float(values.iterations[-1]) if values.n_rows else 0.0)
-        if known is not None and playing and 0 <= end[0] - known[0][0] < max(LOOK_EVERY, end[0] // 128):
+        if known is not None and playing and 0 <= end[0] - known[0][0] < max(_LOOK_EVERY, end[0] // 128):
             return known[1]
         if known is None or known[0] != end:
             find = time_change if prefix == SECS_PREFIX else memory_change
@@ -268,10 +293,3 @@ class CostView:
         """The command that has an iteration profiled beside the checkpoint; from the main thread."""
         profiling.make_ready()
         return ProfileIteration(checkpoint_path.parent)
-
-
-LOOK_EVERY = 8
-
-
-def _same(known: object, key: tuple) -> bool:
-    return isinstance(known, tuple) and known[0] is key[0] and known[1:] == key[1:]

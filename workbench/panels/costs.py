@@ -40,7 +40,8 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
 
 
 def _draw_memory(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
-    peaks = view.costs.peaks(snapshot.history, snapshot.stages)
+    view.costs.seconds(snapshot)  # the stages have the colours that they have there
+    peaks = view.costs.peaks(snapshot)
     if peaks.n_rows:
         draw_change(ui, view, snapshot, peaks, BYTES_PREFIX)
     _draw_voxels(ui, snapshot)

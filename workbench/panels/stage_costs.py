@@ -7,9 +7,9 @@ import numpy as np
 from sparseflex.training.measure import SECS_PREFIX
 from workbench import theme
 from workbench.commands import Command, GoTo
-from workbench.cost_view import OTHERS, Pointed, StageRow, StageValues, change_words, pointed_at, rows_of
+from workbench.cost_view import OTHERS, Pointed, StageRow, StageValues, change_words, pointed_at, recent, rows_of
 from workbench.panels.plots import draw_marks, going_to, thinned
-from workbench.plot_axes import setup_axes
+from workbench.plot_axes import Curve, setup_axes
 from workbench.snapshot import Snapshot
 from workbench.ui import Ui, megabytes, milliseconds
 from workbench.view_state import ViewState
@@ -27,22 +27,22 @@ _LEAST_PLOT_EM, _MOST_PLOT_EM = 9.0, 22.0
 
 def draw_time(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     """Seconds per stage over the iterations, the table by share, and what takes time besides."""
-    values = view.costs.seconds(snapshot.history, snapshot.stages)
-    medians = [secs for secs in values.medians().values() if secs == secs]
-    ui.heading("Seconds per stage", f"{milliseconds(sum(medians))} an iteration" if medians else "")
+    values = view.costs.seconds(snapshot)
+    rows = _rows(view, snapshot)
+    total = sum(row.median for row in rows if row.median == row.median)
+    ui.heading("Seconds per stage", f"{milliseconds(total)} an iteration" if rows else "")
     commands: list[Command] = []
     if values.n_rows:
         draw_change(ui, view, snapshot, values, SECS_PREFIX)
-        now = _last(values, snapshot)
-        below = len(rows_of(values, now)) + len(_ASIDES) + 7.5  # lines of all that comes below it
+        below = len(rows) + len(_ASIDES) + 7.5  # lines of all that comes below it
         height = ui.im.GetContentRegionAvail()[1] / ui.em - _LINE_EM * below
         height = min(max(height, _LEAST_PLOT_EM), _MOST_PLOT_EM)
         commands = draw_plot(ui, view, snapshot, values, stacked=not view.costs.lines, height_em=height)
         _draw_switches(ui, view)
     else:
         ui.text("No iteration has been measured yet.", theme.MUTED)
-    _draw_table(ui, view, snapshot, values)
-    _draw_asides(ui, view, snapshot, sum(medians))
+    _draw_table(ui, view, values, rows)
+    _draw_asides(ui, view, snapshot, total)
     return commands
 
 
@@ -104,11 +104,7 @@ def draw_plot(ui: Ui, view: ViewState, snapshot: Snapshot, values: StageValues, 
 
 
 def _draw_lines(ui: Ui, view: ViewState, values: StageValues, log: tuple[bool, bool], scale: float, unit: str) -> None:
-    shown = view.costs.shown(values)
-    curves = {}
-    for stage in shown:
-        column = scale * values.values[:, values.stages.index(stage)]
-        curves[stage] = thinned(values.iterations, np.where(column > 0, column, np.nan) if log[1] else column)
+    curves = view.costs.once(f"lines of {unit}", values, (log[1],), lambda: _curves(view, values, log[1], scale))
     setup_axes(ui, list(curves.values()), log, y_label=unit)
     for stage, (xs, ys) in curves.items():
         colour = (*colour_of(view, values, stage), 1.0)
@@ -116,6 +112,15 @@ def _draw_lines(ui: Ui, view: ViewState, values: StageValues, log: tuple[bool, b
         if len(xs) == 1:  # a line through one point is nothing
             ui.plot.SetNextMarkerStyle(int(ui.plot.ImPlotMarker_Circle), 0.2 * ui.em, colour, 0.0, colour)
         ui.plot.PlotLine(f"##{stage}", xs, ys)
+
+
+def _curves(view: ViewState, values: StageValues, log: bool, scale: float) -> dict[str, Curve]:
+    """A line for each stage that is shown; on a logarithmic axis of what is above 0."""
+    found = {}
+    for stage in view.costs.shown(values):
+        column = scale * values.values[:, values.stages.index(stage)]
+        found[stage] = thinned(values.iterations, np.where(column > 0, column, np.nan) if log else column)
+    return found
 
 
 def _point(ui: Ui, view: ViewState, snapshot: Snapshot, values: StageValues, pointed: Pointed, stacked: bool, unit: str
@@ -138,23 +143,28 @@ def _point(ui: Ui, view: ViewState, snapshot: Snapshot, values: StageValues, poi
     return [GoTo(int(min(max(pointed.iteration, ends[0]), ends[1])))]
 
 
-def _draw_table(ui: Ui, view: ViewState, snapshot: Snapshot, values: StageValues) -> None:
-    now = _last(values, snapshot)
-    if not now or not ui.im.BeginTable("stage seconds", len(_COLUMNS), 0, (0.0, 0.0)):
+def _rows(view: ViewState, snapshot: Snapshot) -> list[StageRow]:
+    """The table's lines. A stage of the iteration under way has taken what it took just now."""
+    key = snapshot.iteration, snapshot.history.n_rows, snapshot.iteration_under_way, *snapshot.stage_secs.items()
+
+    def make() -> list[StageRow]:
+        values = recent(snapshot)
+        fresher = snapshot.iteration_under_way or not values.n_rows
+        return rows_of(values, {**values.latest(), **(snapshot.stage_secs if fresher else {})})
+
+    return view.costs.once("rows", view.costs.seconds(snapshot), key, make)
+
+
+def _draw_table(ui: Ui, view: ViewState, values: StageValues, rows: list[StageRow]) -> None:
+    if not rows or not ui.im.BeginTable("stage seconds", len(_COLUMNS), 0, (0.0, 0.0)):
         return
     table_head(ui, _COLUMNS)
-    for row in rows_of(values, now):
+    for row in rows:
         ui.im.TableNextRow()
         ui.im.TableNextColumn()
         _draw_name(ui, view, values, row)
         numbers(ui, milliseconds(row.now), milliseconds(row.median), f"{row.share:.0%}")
     ui.im.EndTable()
-
-
-def _last(values: StageValues, snapshot: Snapshot) -> dict[str, float]:
-    """What each stage took when it ran last."""
-    fresher = snapshot.iteration_under_way or not values.n_rows
-    return {**values.latest(), **(snapshot.stage_secs if fresher else {})}
 
 
 def table_head(ui: Ui, columns: tuple[tuple[str, float, str], ...]) -> None:
