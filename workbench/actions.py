@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from workbench import change_view, network_view, theme
+from workbench import change_view, coverage_view, network_view, theme
 from workbench.commands import (
     Branch,
     Command,
@@ -112,6 +112,11 @@ def _add_view(window: Window) -> list[Command]:
     return commands
 
 
+def _suggest_camera(window: Window) -> None:
+    window.view.show_panels, window.view.tabs["left"] = True, coverage_view.PANEL
+    window.view.coverage.ask()
+
+
 def _theme(window: Window) -> None:
     window.use_theme("light" if theme.current() is theme.DARK else "dark")
 
@@ -215,6 +220,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("List of keys", "Shift+Slash", _flip("show_keys")),
     Action("Close what is open, let go of the probed pixel", "Escape", _close_overlays),
     Action("Camera: add this view to the run's own", "", _add_view),
+    Action("Camera: suggest the next one, by what no view has seen", "", _suggest_camera),
     Action("Camera: follow the run", "", lambda w: setattr(w.view, "pinned", None)),
     Action("Camera: the view itself", "", lambda w: w.view.frustum.look_at_view(w.view)),
     Action("Planes: the run's, or adapted here", "", _adapted),

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import polyscope as ps
 
-from workbench import theme
+from workbench import check_view, theme
+from workbench.check_view import KINDS as KINDS_OF_CHECK
 from workbench.layout import Rect, arranged, paired, view_axes
 from workbench.normals import normal_colours
 from workbench.pair import PREFIX
 from workbench.pruning_view import KINDS
-from workbench.scene_parts import changes, cubes, field, marks, surfaces
+from workbench.scene_parts import changes, coverage, cubes, field, gradients, marks, surfaces
 from workbench.scene_parts.cuts import Cuts
 from workbench.scene_parts.frusta import draw_cameras, draw_frustum
 from workbench.snapshot import MeshArrays, Snapshot
@@ -37,8 +38,9 @@ N_PLACES = 3
 """Places of one run: voxels with all that is drawn into them, the mesh, the target."""
 
 OF_PARTS, OF_MESHES = {part: f"what-if {part}" for part in PARTS}, {name: f"what-if mesh {name}" for name in NAMES}
+OF_CHECK = {kind: f"check {kind}" for kind in KINDS_OF_CHECK}
 CAN_BE_CUT = {*CATEGORIES, *KINDS, "mesh", "target", "sdf", "points", *OF_PARTS.values(), *OF_MESHES.values(),
-              *changes.NAMES.values()}
+              *changes.NAMES.values(), *coverage.NAMES, gradients.REGION, *OF_CHECK.values()}
 
 Style = Callable[..., None]
 
@@ -78,6 +80,8 @@ class SceneView:
         view.surfaces.update(view, snapshot)
         view.points.update(view, snapshot)
         view.changes.update(view, snapshot)
+        view.coverage.update(view, snapshot)
+        view.check.update(view, snapshot)
         pair = view.pair
         if pair is not None:
             pair.update(view, snapshot)
@@ -100,6 +104,9 @@ class SceneView:
         self._update_network(snapshot, view)
         self._update_what_ifs(view)
         changes.draw_changes(self._keep, self._style, view)
+        gradients.draw_gradients(self._keep, self._style, view)
+        coverage.draw_coverage(self._keep, self._style, view)
+        self._update_check(view)
 
     def _update_voxels(self, view: ViewState) -> None:
         split, shades = view.split, view.shades
@@ -109,7 +116,8 @@ class SceneView:
         for name in CATEGORIES:
             key = None if split.voxels is None else (split.voxels, split.camera)
             self._keep(name, key, lambda full, name=name: cubes.draw_voxels(full, name, split), 0,
-                       view.layers[name] and view.what_ifs.in_scene is None and view.changes.in_scene(view) is None)
+                       view.layers[name] and view.what_ifs.in_scene is None and view.changes.in_scene(view) is None
+                       and view.coverage.in_scene(view) is None)
             own = colours if name == "active" else None
 
             def style(grid: Any, name: str, colour: theme.Colour, size: float, own: Any, whole: bool) -> None:
@@ -151,7 +159,7 @@ class SceneView:
         planes = self._plane_colours(view, view.split.crossed)
         self._keep("frustum", camera and (camera, colour, planes, weight),
                    lambda full: draw_frustum(camera, full, weight, colour=colour, planes=planes), 0,
-                   view.layers["frustum"] and view.what_ifs.in_scene is None
+                   view.layers["frustum"] and view.what_ifs.in_scene is None and view.coverage.ghost(view) is None
                    and not view.frustum.of_view(view.pinned))  # lines all over the window
         size = shades.size("cameras")
         shown = view.cameras.shown(snapshot, view.selected_camera(snapshot), shades.colour("cameras"), theme.TEXT,
@@ -221,6 +229,19 @@ class SceneView:
                    lambda full: marks.draw_frame(full, picked.centre_world, 1 / picked.resolution, theme.TEXT), 0, True)
         self._keep("region", region and (*region, theme.FRUSTUM),
                    lambda full: marks.draw_sphere(full, *region, theme.FRUSTUM), 0, True)
+
+    def _update_check(self, view: ViewState) -> None:
+        """Voxels that lack, are turned inside out or hold NaN, and a frame around the chosen region."""
+        found = view.check.in_scene(view)
+        for kind in KINDS_OF_CHECK:
+            regions = None if found is None else getattr(found, kind)
+            self._keep(OF_CHECK[kind], regions and (regions,), lambda full, shown=regions: cubes.draw_set(
+                full, shown.voxels), 1, True)  # where the mesh is: they fill its holes
+            self._style(OF_CHECK[kind], cubes.style_voxels, "active", check_view.COLOURS[kind], check_view.SIZES[kind],
+                        None, not view.layers["slice"])
+        chosen = view.check.chosen if found is not None else None
+        self._keep("region of check", chosen and (chosen, theme.TEXT), lambda full: marks.draw_frame(
+            full, chosen.centre_world, chosen.width_world, theme.TEXT), 1, True)
 
     def _update_mark(self, view: ViewState) -> None:
         """The probed point, in each place that shows something."""

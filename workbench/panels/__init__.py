@@ -8,8 +8,10 @@ from workbench.panels import (
     cameras,
     changes,
     costs,
+    coverage,
     field,
     frustum,
+    gradients,
     latent,
     layers,
     maps,
@@ -24,6 +26,7 @@ from workbench.view_state import ViewState
 
 COLUMNS: dict[str, dict[str, ModuleType]] = {
     "left": {"Frustum": frustum, "Cameras": cameras, "Layers": layers, "Field": field,
+             "Coverage": coverage, "Gradients": gradients,
              "Changes": changes, "Surface": surface},
     "right": {"Maps": maps, "Plots": plots, "Pruning": pruning, "Costs": costs, "Scalars": scalars},
 }

@@ -1,0 +1,50 @@
+"""Coverage: the voxels by how they were seen, those that are marked, and the camera that is suggested."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from workbench import theme
+from workbench.colour_maps import Scale
+from workbench.coverage_view import FAINT, MARKED, Summary
+from workbench.scene_parts import cubes
+from workbench.scene_parts.frusta import draw_frustum
+from workbench.view_state import ViewState
+
+VALUES, SOME, OTHERS, GHOST = "coverage values", "coverage marked", "coverage others", "suggested camera"
+NAMES = (VALUES, SOME, OTHERS)
+
+SIZES = {VALUES: 0.88, SOME: 0.88, OTHERS: 0.2}
+"""Edges of the drawn cubes in voxel widths."""
+
+Keep = Callable[[str, tuple | None, Callable[[str], list[Any]], int, bool], None]
+Style = Callable[..., None]
+
+
+def draw_coverage(keep: Keep, style: Style, view: ViewState) -> None:
+    """Brings the structures up to date by a scene view's keep and style; all of them go where nothing is shown."""
+    own, whole = view.coverage, not view.layers["slice"]
+    found = own.in_scene(view)
+    marks = found is not None and own.mode == "marked"
+    keep(VALUES, (found.voxels,) if found is not None and not marks else None,
+         lambda full: cubes.draw_set(full, found.voxels), 0, True)
+    if found is not None and not marks:
+        style(VALUES, _style_values, found, view.field.scale_of(found.quantity), theme.faint(), whole)
+    keep(SOME, (found,) if marks else None, lambda full: cubes.draw_rows(full, found.voxels, found.marked), 0, True)
+    keep(OTHERS, (found,) if marks else None, lambda full: cubes.draw_rows(full, found.voxels, ~found.marked), 0, True)
+    style(SOME, cubes.style_voxels, "active", MARKED, SIZES[SOME], None, whole)
+    style(OTHERS, cubes.style_voxels, "outside", FAINT, SIZES[OTHERS], None, whole)
+    ghost = own.ghost(view)
+    weight, colour = view.shades.size("frustum"), theme.BORN
+    keep(GHOST, ghost and (ghost, colour, weight),
+         lambda full: draw_frustum(ghost, full, weight, colour=colour), 0, True)
+
+
+def _style_values(grid: Any, found: Summary, scale: Scale, faint: theme.Colour, whole: bool) -> None:
+    colours = scale.colours(found.quantity.values)
+    if found.quantity.has_beside:
+        colours[np.isnan(found.quantity.values)] = faint
+    cubes.style_voxels(grid, "active", theme.ACTIVE, SIZES[VALUES], colours, whole)
