@@ -643,6 +643,24 @@ def test_the_panel_tells_what_changed(view: ViewState, steps: list[Snapshot]) ->
     assert ui.says("neither A nor B") and view.network.picked is None
 
 
+def test_the_panel_across_levels(view: ViewState) -> None:
+    coarse = shell(8)
+    fine = SparseVoxels(coarse.subdivide().voxel_ijk[8:], 16)
+    kinds = {"voxels": "voxels", "corner_sdf": "corner"}
+    for iteration, voxels in enumerate((coarse, fine)):
+        sdf = state_of(voxels).sdf
+        snapshot = Snapshot(iteration=iteration, field_kinds=kinds, fields={"voxels": voxels, "corner_sdf": sdf},
+                            asked=frozenset(kinds))
+        view.changes.update(view, snapshot)
+    view.network.picked = Picked(tuple(fine.voxel_ijk[0].tolist()), 16)
+    ui = FakeUi()
+    panel.draw(ui, view, snapshot)
+    assert ui.says("16³: a voxel is compared with the cell that holds it") and ui.says("PRUNED, THE FIRST")
+    labels = {call[1] for call in ui.calls if call[0] == "Selectable"}
+    assert "in both##changes same" in labels and "born##changes born" in labels
+    assert ui.says("in both") and not ui.says("neither") and not ui.says("FACES")
+
+
 def test_a_picked_voxel_is_looked_at_from_near_by(view: ViewState, steps: list[Snapshot]) -> None:
     picked = Picked((3, 8, 9), 16)
     camera = panel.near_camera(steps[0].cameras[0].camera, picked)

@@ -51,7 +51,8 @@ def text_of(told: dict[str, Any]) -> str:
     lines += [told["note"]] if told["note"] else []
     voxels, corners, quads = told["voxels"], told["corners"], told["quads"]
     parts = ("born", "pruned", "same") if told["note"] else PARTS
-    lines += _rows("voxels", [(voxels[part], _WORDS.get(part, part)) for part in parts])
+    words = {**_WORDS, "same": "in both"} if told["note"] else _WORDS
+    lines += _rows("voxels", [(voxels[part], words.get(part, part)) for part in parts])
     lines += _rows("", [(voxels["weights_spoiled"], "of which by α, β or γ")] if voxels["weights_spoiled"] else [])
     lines += _rows("", [(voxels["left_out"], "children left out")] if voxels["left_out"] else [])
     if corners is not None:

@@ -143,20 +143,23 @@ def _draw_scene_choice(ui: Ui, view: ViewState) -> None:
 def _draw_row(ui: Ui, view: ViewState, name: str, number: int, lists: bool = False, aside: str = "") -> None:
     """A layer of the scene with its colour and count; lists: a click on it shows its voxels below."""
     own = view.changes
+    label, tip = LABELS[name], TIPS[name]
+    if name == "same" and own.found is not None and not own.found.one_lattice:
+        label, tip = "in both", "Voxels of B whose cell A has too, whole or in part"
     _, own.layers[name] = ui.im.Checkbox(f"##changes {name}", own.layers[name])
-    ui.tip(f"{TIPS[name]}.\nShown in the scene, or not")
+    ui.tip(f"{tip}.\nShown in the scene, or not")
     ui.im.SameLine(0.0, 0.4 * ui.em)
     ui.dot(COLOURS[name], framed=True)
     colour = theme.TEXT if number else theme.MUTED
     if lists:
         room = ui.width - 5.0 * ui.em
-        if ui.im.Selectable(f"{LABELS[name]}##changes {name}", own.found is not None and own.top()[0] == name, 0,
+        if ui.im.Selectable(f"{label}##changes {name}", own.found is not None and own.top()[0] == name, 0,
                             (room, 0.0)):
             own.listed = name
-        ui.tip(f"{TIPS[name]}.\nClick to list them")
+        ui.tip(f"{tip}.\nClick to list them")
     else:
-        ui.text(LABELS[name], colour)
-        ui.tip(TIPS[name])
+        ui.text(label, colour)
+        ui.tip(tip)
     if aside:
         ui.im.SameLine()
         ui.text(aside, theme.MUTED, size=SMALL)
@@ -252,7 +255,8 @@ def _draw_list(ui: Ui, view: ViewState, found: Changes) -> None:
     if not rows:
         return
     sorted_by = found.one_lattice and part not in ("born", "pruned")
-    ui.heading(f"{LABELS[part]}, the most" if sorted_by else f"{LABELS[part]}, the first", "|Δδ|   |ΔSDF|" * sorted_by)
+    label = LABELS[part] if found.one_lattice or part != "same" else "in both"
+    ui.heading(f"{label}, the most" if sorted_by else f"{label}, the first", "|Δδ|   |ΔSDF|" * sorted_by)
     voxels = found.a.voxels if part == "pruned" else found.b.voxels
     picked = view.network.picked
     for ijk, deform, sdf in rows:
@@ -278,14 +282,13 @@ def _draw_picked(ui: Ui, view: ViewState, found: Changes) -> None:
     ui.im.SameLine(0.0, gap)
     if ui.button("Let go##voxel", half, tip="Or click beside all voxels"):
         view.network.picked = None
-    rows = {name: picked.row_of(state.voxels) if picked.resolution == state.voxels.resolution else -1
-            for name, state in (("A", found.a), ("B", found.b))}
+    rows = {name: picked.row_of(state.voxels) for name, state in (("A", found.a), ("B", found.b))}
     if max(rows.values()) < 0:
         ui.text("It is in neither A nor B.", theme.MUTED)
         return
     where = {(True, True): "in both", (True, False): "in A, pruned", (False, True): "born, in B"}
     ui.text(where[rows["A"] >= 0, rows["B"] >= 0], theme.MUTED)
-    if found.a.sdf is None and found.b.sdf is None:
+    if (found.a.sdf is None and found.b.sdf is None) or not found.one_lattice:
         return
     with ui.sized(SMALL):
         if not ui.im.BeginTable("corners of changes", 4, int(ui.im.ImGuiTableFlags_SizingStretchProp)):
