@@ -23,6 +23,7 @@ BACKWARD = "backward"
 """The field that is a BackwardPass."""
 
 AT_CORNERS = ("sdf", "deform")
+_BLOCK = 1 << 16  # numbers of each gradient that are multiplied at a time: they stay in the processor's cache
 
 
 _OF_TERM = "_grad_"
@@ -134,15 +135,18 @@ class BackwardPass:
     def products(self) -> Float[Tensor, "3 T T"]:
         """The terms' gradients multiplied with each other, by parameter: the diagonal holds squared norms. What isn't
         finite counts as 0: one bad row would hide all the others. float64."""
-        n = len(self.terms)
-        found = torch.zeros(len(PARAMETERS), n, n, dtype=torch.float64, device=self.leaves["sdf"].device)
+        terms = self.terms
+        found = torch.zeros(len(PARAMETERS), len(terms), len(terms), dtype=torch.float64,
+                            device=self.leaves["sdf"].device)
         for k, parameter in enumerate(PARAMETERS):
-            grads = {i: grad[parameter].reshape(-1).nan_to_num(0.0, 0.0, 0.0)
-                     for i, grad in enumerate(self.by_term.values()) if grad[parameter] is not None}
-            for i, a in grads.items():
-                for j, b in grads.items():
-                    if j <= i:
-                        found[k, i, j] = found[k, j, i] = (a * b).sum(dtype=torch.float64)
+            there = [i for i, term in enumerate(terms) if self.by_term[term][parameter] is not None]
+            flat = [self.by_term[terms[i]][parameter].reshape(-1) for i in there]
+            total = found.new_zeros(len(there), len(there))
+            for start in range(0, flat[0].shape[0] if flat else 0, _BLOCK):
+                block = torch.stack([grad[start : start + _BLOCK] for grad in flat]).nan_to_num(0.0, 0.0, 0.0).double()
+                total += block @ block.T
+            rows = torch.tensor(there, dtype=torch.int64, device=found.device)
+            found[k, rows[:, None], rows] = total
         return found
 
 
