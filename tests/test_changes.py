@@ -260,10 +260,10 @@ def test_weights_that_become_nan_are_named() -> None:
 
 
 def test_a_scenes_planted_faults_are_named(view: ViewState) -> None:
-    """Flipped SDF and weights of NaN strike as iteration 2 of a fit ends: with and without them only they differ."""
-    faults = (Fault("flipped_sdf", x=0.4, radius=0.13, iteration=2), Fault("nan_weights", y=0.4, iteration=2))
+    """Flipped SDF and weights of NaN strike as iteration 1 of a fit ends: with and without them only they differ."""
+    faults = (Fault("flipped_sdf", x=0.4, radius=0.13, iteration=1), Fault("nan_weights", y=0.4, iteration=1))
     plain = small_fit()
-    twins = [snapshot_of(FitRun(plain.target, plain.config, faults=listed), RunIterations(2), iteration=2)
+    twins = [snapshot_of(FitRun(plain.target, plain.config, faults=listed), RunIterations(1), iteration=1)
              for listed in ((), faults)]
     own = view.changes
     for snapshot in twins:
@@ -586,6 +586,11 @@ def test_what_a_threshold_costs_an_inference(view: ViewState) -> None:
     assert own.found is None and own.b.label == "pass 2, prune 2"  # of that stage nothing was seen before
     own.update(view, products.seen(first, "prune 2"))
     assert ijk_of(own.found, "born") == gone
+    before_any = products.seen(second, "points")
+    own.update(view, before_any)
+    assert own.found is None and own.b is None
+    ui = FakeUi()
+    assert panel.draw(ui, view, before_any) == [] and ui.says("no voxels here")
 
 
 def test_a_run_without_delta_or_corners(view: ViewState) -> None:

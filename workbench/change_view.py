@@ -166,6 +166,8 @@ class ChangeView:
         if self._has_all(snapshot):
             self.b = self._state_of(snapshot)
             self._note_stop(snapshot)
+        elif snapshot.field_kinds.get("voxels") != "voxels":  # a stage before there are any
+            self.b = None
         self.a = self._a_of(snapshot)
         self._compare(view, SHARE if snapshot.playing else 1.0)
         self._ask_faces(view, SHARE if snapshot.playing else 1.0)
@@ -208,7 +210,6 @@ class ChangeView:
     def _a_of(self, snapshot: Snapshot) -> State | None:
         self.note = ""
         if self.b is None:
-            self.note = "" if "voxels" in snapshot.field_kinds else "This run has no voxels."
             return None
         if self.mode == KEPT_STATE and self.kept is not None:
             return self.kept

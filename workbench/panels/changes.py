@@ -58,7 +58,7 @@ def fields(view: ViewState, snapshot: Snapshot) -> set[str]:
 def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     own = view.changes
     if snapshot.field_kinds.get("voxels") != "voxels":
-        ui.wrapped("This run has no voxels that could be compared.")
+        ui.wrapped("There are no voxels here that could be compared.")
         return []
     view.network.pick(view, snapshot)
     _draw_states(ui, view, snapshot)
