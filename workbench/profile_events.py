@@ -29,9 +29,14 @@ class Event(NamedTuple):
 
     @classmethod
     def of(cls, event: Any) -> Event:
-        return cls(event.name(), event.start_ns(), event.duration_ns(), event.start_thread_id(),
-                   event.device_type().name.lower(), event.nbytes(), event.correlation_id(),
-                   event.linked_correlation_id(), event.is_user_annotation())
+        name, start, thread, device = event.name(), event.start_ns(), event.start_thread_id(), event.device_type().name
+        if name == MEMORY:  # there are tens of thousands: only what counts is asked for
+            return cls(name, start, 0, thread, device.lower(), event.nbytes())
+        if device == "CPU":
+            return cls(name, start, event.duration_ns(), thread, number=event.correlation_id(),
+                       marked=event.is_user_annotation())
+        return cls(name, start, event.duration_ns(), thread, device.lower(), cause=event.linked_correlation_id(),
+                   marked=event.is_user_annotation())
 
     @property
     def end(self) -> int:

@@ -19,6 +19,7 @@ from workbench.view_state import ViewState
 
 PANEL = "Costs"
 _BAR_EM = 0.55
+_FEW_ROWS = 3
 _TIPS = ("Seconds per stage over the iterations, and what has changed",
          "Bytes per stage, what sections save, what is kept to go back",
          "One iteration under torch's profiler: operators by stage, and a trace")
@@ -45,9 +46,16 @@ def _draw_memory(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     if peaks.n_rows:
         draw_change(ui, view, snapshot, peaks, BYTES_PREFIX)
     _draw_voxels(ui, snapshot)
-    _draw_saving(ui, view, snapshot)
+    if not snapshot.products.stages:  # an inference works on all of them
+        _draw_saving(ui, view, snapshot)
     commands: list[Command] = []
-    if peaks.n_rows:
+    if 0 < peaks.n_rows < _FEW_ROWS:
+        ui.heading("Peak by stage")
+        latest = {stage: value for stage, value in peaks.latest().items() if value == value}
+        for stage, value in latest.items():
+            ui.pair(stage, megabytes(value))
+            ui.shares([(value, theme.FRUSTUM), (max(latest.values()) - value, theme.RAISED)], 0.25 * ui.em)
+    elif peaks.n_rows:
         ui.heading("Peak by stage")
         commands = draw_plot(ui, view, snapshot, peaks, stacked=False, height_em=8.0, scale=1e-6, unit="MB")
         ui.legend([(stage, colour_of(view, peaks, stage)) for stage in view.costs.shown(peaks)])
