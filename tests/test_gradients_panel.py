@@ -16,7 +16,7 @@ from sparseflex.camera import Camera
 from sparseflex.render import Maps
 from sparseflex.training.backward_pass import BACKWARD, BackwardPass
 from workbench import quantities
-from workbench.commands import NextIteration, StepBack
+from workbench.commands import NextIteration, NextStage, StepBack
 from workbench.network_view import Picked
 from workbench.panels import COLUMNS, gradients
 from workbench.snapshot import Snapshot, frozen
@@ -64,6 +64,9 @@ def test_before_there_is_a_pass_it_offers_one(view):
     assert BACKWARD in again.field_kinds and BACKWARD not in again.fields
     ui, commands = drawn(view, again, **{"Do iteration 1 again": True})
     assert commands == [StepBack(), NextIteration()]
+    stopped = dataclasses.replace(again, stage_next="loss")
+    ui, commands = drawn(view, stopped, **{"Run on to the backward stage": True})
+    assert commands == [NextStage()] * 2
     replayed = dataclasses.replace(again, source="replay", field_kinds=frozen({"voxels": "voxels"}))
     ui, commands = drawn(view, replayed)
     assert ui.says("A recording keeps no gradients by term") and commands == []

@@ -22,8 +22,8 @@ N_BINS, DECADES = 44, 11
 N_TOP, N_REGIONS = 6, 60
 
 _BASE_SHADE = 0.5
-_VISIBLE = 1e-6
-"""Of the largest pull: smaller ones are rounding."""
+_VISIBLE, _SHOWN = 1e-6, 0.03
+"""Of the largest pull: smaller ones are rounding, and smaller ones don't widen the part that is shown."""
 
 _EDGES = ((0, 1), (2, 3), (4, 5), (6, 7), (0, 2), (1, 3), (4, 6), (5, 7), (0, 4), (1, 5), (2, 6), (3, 7))
 
@@ -148,7 +148,8 @@ class PullWork:
         outline = np.array([[corners[a], corners[b]] for a, b in _EDGES])
         return Pull(found.ijk, done.section.resolution, done.iteration, camera, _norms(done, ijk), found.norm,
                     found.by_term, pixels, int(pulls.sum()), _top(pixels, maps, pulls), image, limit,
-                    _crop(pulls, corners), outline[np.isfinite(outline).all(axis=(1, 2))])
+                    _crop(pulls & ~(np.abs(pixels) < _SHOWN * limit), corners),
+                    outline[np.isfinite(outline).all(axis=(1, 2))])
 
 
 def _norms(done: BackwardPass, ijk: tuple[int, int, int]) -> dict[str, dict[str, float]]:
@@ -171,7 +172,7 @@ def _image(depth: Float[np.ndarray, "H W"], pixels: Float[np.ndarray, "H W"], pu
         return base
     colours = Scale(-max(limit, 1e-30), max(limit, 1e-30), "diverging").colours(pixels)
     strength = np.sqrt(np.clip(np.abs(np.nan_to_num(pixels, nan=limit)) / max(limit, 1e-30), 0.0, 1.0))
-    strength = np.where(pulls, 0.35 + 0.65 * strength, 0.0)[..., None]
+    strength = np.where(pulls, 0.1 + 0.9 * strength, 0.0)[..., None]
     return (base * (1 - strength) + colours * strength).astype(np.float32)
 
 

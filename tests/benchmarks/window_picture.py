@@ -20,6 +20,7 @@ from workbench.app import open_window
 from workbench.cli_pair import Side, make_pair
 from workbench.commands import NextIteration, NextStage, RunIterations
 from workbench.inputs import network_file, open_what
+from workbench.network_view import Picked
 from workbench.panels import COLUMNS, OF_INFERENCE
 from workbench.reconstruction import Network, open_reconstruction
 from workbench.view_state import ViewState
@@ -69,6 +70,22 @@ def _cameras(window: Window) -> None:
     window.view.side_by_side = False
 
 
+def _gradients(window: Window) -> None:
+    """The voxel on which the depth pulls most, and the pixels that do."""
+    own, done = window.view.gradients, window.view.gradients.summary.done
+    row = int(done.voxel_norms("sdf", "depth").argmax())
+    window.view.network.picked = Picked(tuple(done.section.voxel_ijk[row].tolist()), done.section.resolution)
+    own.page, window.view.field.voxels_coloured, window.view.field.at_voxels = "voxel", True, "sdf_grad"
+
+
+def _coverage(window: Window) -> None:
+    only(window, "mesh", "target")
+    field = window.view.field
+    field.axis, field.offset, field.cut = "view", 0.0, True
+    window.view.coverage.within = 40
+    window.view.coverage.ask()
+
+
 def _pruning(window: Window) -> None:
     only(window, "pruned", "wrongly_kept", "wrongly_pruned", "mesh", "target")
     splits = [event for event in window.snapshot.fields.get("prune", ()) if event.subdivided]
@@ -104,8 +121,10 @@ PICTURES = {
     "cameras": Picture("house", 64, ("Cameras", "Maps"), _cameras, overrides=(("visibility_ratio", 0.3),)),
     "costs": Picture("house", 120, ("Cameras", "Costs"), overrides=(("visibility_ratio", 0.3),)),
     "field": Picture("nested_shells", 150, ("Field", "Maps"), _field),
+    "coverage": Picture("fails_unseen_interior", 90, ("Coverage", "Plots"), _coverage),
     "pruning": Picture("high_genus", 300, ("Layers", "Pruning"), _pruning, overrides=(
         ("resolution", 64), ("start_resolution", 16), ("iterations", 300))),
+    "gradients": Picture("lantern", 60, ("Gradients", "Maps"), _gradients),
     "changes": Picture("fails_inside_out", 119, ("Changes", "Maps"), _changes),
     "pair": Picture("lantern", 250, ("Layers", "Plots"), _pair, other="lantern",
                     other_overrides=(("visibility_ratio", 0.2),)),
@@ -130,10 +149,10 @@ def make(picture: Picture, out: Path, size: tuple[int, int]) -> int:
     view = ViewState(theme=picture.theme)
     for column, tabs in (OF_INFERENCE if picture.network else COLUMNS).items():
         view.tabs[column] = next((tab for tab in picture.tabs if tab in tabs), "")
-    still = 0
+    still, stopped = 0, False
 
     def script(window: Window) -> bool:
-        nonlocal still
+        nonlocal still, stopped
         shown = window.snapshot
         if window.n_frames == 2:
             window.engine.send(RunIterations(picture.iterations))
@@ -142,7 +161,8 @@ def make(picture: Picture, out: Path, size: tuple[int, int]) -> int:
                 window.engine.send(NextStage())
         if still == 3:
             picture.prepare(window)
-        arrived = (shown.iteration >= picture.iterations or bool(shown.hits)) and not shown.playing
+        stopped = stopped or bool(shown.hits)
+        arrived = (shown.iteration >= picture.iterations or stopped) and not shown.playing
         arrived = arrived and window.view.worker.idle
         arrived = arrived and (pair is None or pair.latest.iteration == shown.iteration and not pair.latest.playing)
         still = still + 1 if arrived else min(still, 4)

@@ -10,7 +10,7 @@ from sparseflex.training.backward_pass import BACKWARD, PARAMETERS
 from sparseflex.training.gradient_regions import EXPLODING, N_EXPLODING, REASONS, VANISHING, Region
 from workbench import theme
 from workbench.colour_maps import Scale
-from workbench.commands import Command, NextIteration, StepBack
+from workbench.commands import Command, NextIteration, NextStage, StepBack
 from workbench.gradient_view import PAGES
 from workbench.gradient_work import Summary
 from workbench.panels import gradient_pull
@@ -83,17 +83,24 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
 def _draw_nothing_yet(ui: Ui, snapshot: Snapshot) -> list[Command]:
     """Gradients by term are made by the next backward pass: it can be had at once."""
     ui.heading("Gradients by term")
-    ui.wrapped("They are kept while this tab is in front, from the next iteration on.")
-    past = snapshot.past.oldest
-    again = snapshot.iteration > 0 and past is not None and past < snapshot.iteration and not snapshot.playing
+    ui.wrapped("They are kept while this tab is in front, from the next backward pass on.")
     if snapshot.source != "live" or snapshot.playing or snapshot.failure is not None:
         return []
-    if again and ui.button(f"Do iteration {snapshot.iteration} again", ui.width, accent=True, tip=(
-            "Goes back to its start and runs it once more, with the very same result")):
-        return [StepBack(), NextIteration()]
-    if not again and ui.button("Run one iteration", ui.width, accent=True, tip="Right arrow"):
-        return [NextIteration()]
-    return []
+    label, commands, tip = _next_pass(snapshot)
+    return commands if ui.button(label, ui.width, accent=True, tip=tip) else []
+
+
+def _next_pass(snapshot: Snapshot) -> tuple[str, list[Command], str]:
+    """The shortest way to a backward pass, in words and commands."""
+    stages, oldest = snapshot.stages, snapshot.past.oldest
+    left = stages.index(BACKWARD) - stages.index(snapshot.stage_next) + 1 if BACKWARD in stages else 0
+    if snapshot.iteration_under_way and left > 0:  # as where a breakpoint has stopped it after its loss
+        return "Run on to the backward stage", [NextStage()] * left, "Shift and right arrow run one stage each"
+    begun = snapshot.iteration + int(snapshot.iteration_under_way)
+    if begun and oldest is not None and oldest < begun:
+        return f"Do iteration {begun} again", [StepBack(), NextIteration()], (
+            "Goes back to its start and runs it once more, with the very same result")
+    return "Run one iteration", [NextIteration()], "Right arrow"
 
 
 def _draw_choices(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
