@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 from backward_passes import FRONT, as_it_is, ball, busiest, noisy, pass_of, section_of
+from fake_run import icosphere_like
 from fit_snapshots import small_fit
 from torch import Tensor
 
@@ -15,10 +16,12 @@ from sparseflex.extraction import extract_mesh, moving_vertices
 from sparseflex.mesh import Mesh
 from sparseflex.render import Maps, map_tangents, render_maps
 from sparseflex.training.backward_pass import PARAMETERS, BackwardPass, PassView
+from sparseflex.training.config import FitConfig
+from sparseflex.training.fit import FitRun
 from sparseflex.training.gradient_regions import _components, find_regions
 from sparseflex.training.pixel_pull import map_gradients, pixel_pull
 from sparseflex.voxels import SparseVoxels
-from workbench.commands import NextIteration, RequestFields
+from workbench.commands import NextIteration, RequestFields, StepBack
 from workbench.engine import Engine
 
 CUT = dataclasses.replace(FRONT, near=1.35, far=1.6)
@@ -344,3 +347,38 @@ def test_an_engine_has_a_run_watched_while_somebody_asks():
         assert snapshot.fields["backward"].iteration == 2 and snapshot.fields["sdf_grad_mask"].any()
     finally:
         assert engine.stop()
+
+
+def test_an_iteration_done_again_while_watched_is_the_same():
+    engine = Engine(small_fit())
+    engine.start()
+    try:
+        for command in (NextIteration(), NextIteration()):
+            engine.send(command)
+        first = engine.snapshots.wait_for(lambda s: s.iteration == 2 and not s.playing, 20)
+        engine.send(RequestFields(frozenset({"backward"})))
+        engine.snapshots.wait_for(lambda s: "backward" in s.asked, 20)
+        for command in (StepBack(), NextIteration()):
+            engine.send(command)
+        again = engine.snapshots.wait_for(lambda s: "backward" in s.fields and s.iteration == 2 and not s.playing, 20)
+        assert again.fields["backward"].iteration == 2
+        assert {name: again.scalars[name] for name in ("loss", "grad_norm")} == {
+            name: first.scalars[name] for name in ("loss", "grad_norm")}
+    finally:
+        assert engine.stop()
+
+
+@pytest.mark.gpu
+def test_on_cuda_pulls_sum_up_and_regions_are_found():
+    config = FitConfig(resolution=16, image_size=48, iterations=10, cameras=2, visibility_ratio=0.6)
+    run = FitRun(icosphere_like(10, 0.4), config, "cuda")
+    run.watch(frozenset({"backward"}))
+    run.run_iteration()
+    done = run.read_field("backward")
+    assert done.total["sdf"].is_cuda and run.read_field("sdf_grad_depth").is_cuda
+    for row in range(0, done.section.n_voxels, 150):
+        found = pixel_pull(done, done.section.voxel_ijk[row].tolist())
+        for term in found.pixels[0]:
+            pixels = sum(float(view[term].sum()) for view in found.pixels)
+            assert pixels == pytest.approx(found.by_term[term], rel=1e-2, abs=1e-4 * found.norm), term
+    assert sum(find_regions(done, "weights").counts.values()) < done.section.n_voxels
