@@ -193,11 +193,13 @@ def test_keys_step_play_pause_and_choose(drive: Callable[..., Driven], tmp_path:
 
 def test_buttons_and_the_close_button(drive: Callable[..., Driven], tmp_path: Path, display: str) -> None:
     window = drive()
-    window.click(165, 577)  # Stage, the third of the buttons
+    window.click(242, 577)  # Stage, the fourth of the buttons
     window.wait(lambda s: s["stage_next"] == "render")
-    window.click(231, 577)  # Iteration
+    window.click(308, 577)  # Iteration
     window.wait(lambda s: s["iteration"] == 1)
-    window.click(102, 577)  # Play
+    window.click(105, 577)  # Stage back
+    window.wait(lambda s: s["iteration"] == 0 and s["stage_next"] == "update")
+    window.click(179, 577)  # Play
     window.wait(lambda s: s["playing"] and s["iteration"] > 2)
     press_close_button(display, int(window.window))
     code, _, _ = window.ended()
@@ -271,7 +273,7 @@ def test_commands_by_name_theme_and_run_to(drive: Callable[..., Driven], tmp_pat
     window.key("F")
     window.wait(lambda s: s["notice"].startswith("saved"))
     assert (tmp_path / "figure_000000.png").stat().st_size > 1000
-    window.click(439, 577)  # Run to
+    window.click(520, 577)  # Run to
     window.wait(lambda s: s["iteration"] == 100 and not s["playing"])
     window.key("Left")
     window.wait(lambda s: s["iteration"] == 99)

@@ -29,7 +29,7 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
         ui.tip("One at every step, and while it plays as often as that takes 2% of the time.\n"
                "Rows of voxels and corners that haven't changed are held once. Beyond the limit old states grow sparse")
     if past.n_keyframes:
-        ui.pair("keyframes in the recording", f"{count(past.n_keyframes)}, {megabytes(past.keyframe_bytes)}")
+        ui.pair("keyframes in the recording", f"{count(past.n_keyframes)} in {megabytes(past.keyframe_bytes)}")
         ui.tip("Complete states in this run's own recording, on disk:\n"
                "by them one goes back to what memory no longer has")
     if past.oldest is not None:
