@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 from fake_run import FakeRun
 from fake_ui import FakeUi
 from fit_snapshots import small_fit, snapshot_of, with_fields
+from recording_files import RunBuilder
 
 import sparseflex as sf
 from sparseflex.camera import Camera
@@ -25,11 +27,13 @@ from sparseflex.training.fit import STAGES, FitRun
 from sparseflex.training.fit_cameras import FitCameras
 from sparseflex.training.run import RunCamera
 from sparseflex.voxels import SparseVoxels
-from workbench.commands import ChangeCameras, RunIterations
+from workbench.commands import ChangeCameras, RequestFields, RunIterations
 from workbench.coverage_view import NEVER, CoverageView, only_by, summarise, surface_of
 from workbench.panels import coverage as panel
+from workbench.recording.reader import Recording
 from workbench.recording.values import Cameras, cameras_of, cameras_value
 from workbench.snapshot import Snapshot
+from workbench.source import Replay
 from workbench.view_state import Click, ViewState
 
 WAIT_SECS = 60.0
@@ -359,12 +363,27 @@ def test_clicks_mark_what_a_kind_alone_has_seen_and_pick_among_the_marked(view: 
     assert view.coverage.mark == "orbit"
     look(view, snapshot)
     assert np.array_equal(view.coverage.summary.marked, snapshot.fields["seen_count"] > 0)
-    panel.draw(FakeUi({"Mark the never seen again": True, "##coverage": 3}), view, snapshot)
+    panel.draw(FakeUi({"Mark the unseen again": True, "##coverage": 3}), view, snapshot)
     assert view.coverage.mark == NEVER and view.coverage.mode == "values"
     look(view, snapshot)
     assert view.coverage.summary.quantity.name == "viewing_angle" and view.coverage.summary.quantity.n_bad == 0
     view.tabs["left"] = "Field"
     assert view.coverage.in_scene(view) is None and view.coverage.ghost(view) is None
+
+
+def test_what_the_last_views_have_not_seen_counts_as_unseen_where_asked(view: ViewState) -> None:
+    snapshot = seen_from_outside()
+    look(view, snapshot)
+    never = view.coverage.summary.marked
+    panel.draw(FakeUi({"##within": 3}), view, snapshot)
+    assert view.coverage.within == 3 and "last_seen" in view.scene_fields(snapshot)
+    look(view, snapshot)
+    found, surface = view.coverage.summary, surface_of(snapshot.fields["voxels"], snapshot.fields["corner_sdf"])
+    assert np.array_equal(found.marked, (snapshot.fields["last_seen"] <= N_VIEWS - 3) & surface)
+    assert int(found.marked.sum()) > int(never.sum()) and bool(found.marked[never].all())
+    ui = FakeUi()
+    panel.draw(ui, view, snapshot)
+    assert ui.says("not seen, with a surface")
 
 
 def test_a_run_that_says_less_shows_less(view: ViewState) -> None:
@@ -388,15 +407,40 @@ def test_a_run_that_says_less_shows_less(view: ViewState) -> None:
     panel.draw(FakeUi(), view, snapshot)
 
 
+def test_a_recording_shows_the_same(view: ViewState, tmp_path: Path) -> None:
+    run = shell_fit()
+    builder = RunBuilder(tmp_path / "run.h5", run)
+    live = {}
+    for iteration in (1, 2, 3):
+        builder.iterate(1)
+        live[iteration] = run.read_field("seen_count").clone()
+    replay = Replay(Recording(builder.close()))
+    replay.start()
+    try:
+        names = frozenset(view.scene_fields(replay.snapshots.latest()))
+        assert names >= {"seen_count", "active_count", "seen_by", "views", "corner_sdf"}
+        replay.send(RequestFields(names))
+        snapshot = replay.snapshots.wait_for(lambda s: names <= s.asked, WAIT_SECS)
+    finally:
+        assert replay.stop()
+    recorded = live.get(snapshot.field_iterations.get("seen_count", 3), torch.zeros_like(live[1]))
+    assert np.array_equal(snapshot.fields["seen_count"], recorded.numpy())
+    assert [seen.n_seen for seen in snapshot.cameras] == [seen.n_seen for seen in run.cameras()]
+    look(view, snapshot)
+    assert view.coverage.summary.n_unseen == int((recorded == 0).sum()) and snapshot.scalars["never_seen"] == int(
+        (live[3] == 0).sum())
+    assert view.coverage.summary.kinds[0].n_views == 3  # of every iteration
+
+
 def test_bad_numbers_and_no_voxels_are_counted() -> None:
     none = SparseVoxels(torch.zeros(0, 3, dtype=torch.int32), 8)
     arrays = {"seen_count": np.zeros(0, np.int32), "seen_by": np.zeros(0, np.uint8), "corner_sdf": np.zeros(0)}
-    found = summarise(none, arrays, "seen_count", NEVER)
+    found = summarise(none, arrays, np.zeros(0, bool), "seen_count", NEVER)
     assert found.n_seen == found.n_unseen == 0 and found.counts is None
     one = SparseVoxels(torch.tensor([[1, 1, 1]]), 8)
     for bad in (np.nan, np.inf):
         values = {"last_loss": np.full(1, bad, np.float32), "corner_sdf": np.full(8, bad, np.float32)}
-        found = summarise(one, {"seen_count": np.ones(1), **values}, "last_loss", NEVER)
+        found = summarise(one, {"seen_count": np.ones(1), **values}, np.ones(1, bool), "last_loss", NEVER)
         assert found.n_seen == 1 and found.counts is None
 
 

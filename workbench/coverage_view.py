@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 PANEL = "Coverage"
 SEEN, ACTIVE, SEEN_BY, VIEWS = "seen_count", "active_count", "seen_by", "views"
+LAST_SEEN = "last_seen"
 QUANTITIES = ("seen_count", "camera_count", "active_count", "viewing_angle", "last_loss", "last_seen")
 """What voxels can be coloured by, of those that the run has."""
 
@@ -42,6 +43,7 @@ FOLLOW_SHARE = 0.1
 MOSTLY_BEHIND = 0.5
 _COUNTS, _SUGGEST = "coverage", "next camera"
 _IMAGE_SIZE = 256
+_GHOST_DEPTH = 0.12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +81,9 @@ class Summary:
 @dataclasses.dataclass
 class CoverageView:
     """shown: the scene shows it in place of the voxels' own layers, while the tab is in front; mode: of SCENE_MODES;
-    quantity: of QUANTITIES; mark: NEVER, or the source whose own voxels are marked; chosen: which suggestion is drawn.
+    quantity: of QUANTITIES; mark: NEVER, or the source whose own voxels are marked; within: voxels count as seen only
+    where that was in so many of the last iterations, 0: ever (a surface that is still noise lets one see through);
+    chosen: which suggestion is drawn.
     """
 
     KEPT: ClassVar[tuple[str, ...]] = ("shown", "mode", "quantity")
@@ -88,6 +92,7 @@ class CoverageView:
     mode: str = "marked"
     quantity: str = "seen_count"
     mark: str = NEVER
+    within: int = 0
     chosen: int = 0
     notice: str = ""
     added: list[Camera] = dataclasses.field(default_factory=list)
@@ -96,6 +101,7 @@ class CoverageView:
     _token: tuple = ()
     _suggested_at: int = -1
     _asked: tuple = ()
+    _ghost: tuple[Suggestion, Camera] | None = None
 
     # What the run must give
 
@@ -115,7 +121,15 @@ class CoverageView:
         if not self.known(snapshot):
             return set()
         names = {"voxels", SEEN, ACTIVE, SEEN_BY, VIEWS, quantities.SDF, self.quantity_name(snapshot)}
+        names |= {LAST_SEEN} if self.within else set()
         return names | ({*PARAMETERS, "target"} if self.wanting else set())
+
+    def seen(self, snapshot: Snapshot) -> Bool[np.ndarray, "N"]:
+        """Which voxels count as seen."""
+        last, counted = snapshot.fields.get(LAST_SEEN), np.asarray(snapshot.fields[SEEN]) > 0
+        if not self.within or last is None or last.shape != counted.shape:
+            return counted
+        return last > snapshot.field_iterations.get(LAST_SEEN, snapshot.iteration) - self.within
 
     def scene_fields(self, view: ViewState, snapshot: Snapshot) -> set[str]:
         return self.wanted(snapshot) if view.in_front(PANEL) else set()
@@ -139,15 +153,15 @@ class CoverageView:
             name = SEEN  # until it comes
         names = (SEEN, ACTIVE, SEEN_BY, VIEWS, quantities.SDF, name)
         arrays = {each: fields.get(each) for each in names}
-        token = (voxels, name, self.mark, *arrays.values())
+        token = (voxels, name, self.mark, self.within and (self.within, fields.get(LAST_SEEN)), *arrays.values())
         if same_token(token, self._token):
             return
-        mark = self.mark
+        mark, seen = self.mark, self.seen(snapshot)
         if not view.frustum.background or voxels.n_voxels <= INLINE_VOXELS:
-            self._token, self.summary = token, summarise(voxels, arrays, name, mark)
+            self._token, self.summary = token, summarise(voxels, arrays, seen, name, mark)
             return
         share = FOLLOW_SHARE if snapshot.playing else 1.0
-        view.worker.ask(_COUNTS, token, lambda: summarise(voxels, arrays, name, mark), share)
+        view.worker.ask(_COUNTS, token, lambda: summarise(voxels, arrays, seen, name, mark), share)
         found = view.worker.result(_COUNTS)
         if found is not None and isinstance(found[1], Summary) and found[1].voxels is voxels:
             self._token, self.summary = found
@@ -198,9 +212,9 @@ class CoverageView:
             self.notice = f"a suggestion needs the fields {', '.join(lacking)}, which this run lacks"
             return
         parameters, target = Parameters.of(snapshot), snapshot.fields.get("target")
-        seen = snapshot.fields.get(SEEN)
-        if parameters is None or target is None or seen is None or len(seen) != parameters.voxels.n_voxels:
+        if parameters is None or target is None or len(snapshot.fields.get(SEEN, ())) != parameters.voxels.n_voxels:
             return
+        seen = self.seen(snapshot)
         self.wanting = False
         camera = snapshot.cameras[0].camera if snapshot.cameras else None
         size = (camera.width, camera.height) if camera else (_IMAGE_SIZE, _IMAGE_SIZE)
@@ -210,7 +224,7 @@ class CoverageView:
         self._suggested_at = snapshot.iteration
 
         def work() -> Suggestions:
-            return suggest_cameras(flex_of(parameters), torch.tensor(seen) > 0, mesh_of(target), width=size[0],
+            return suggest_cameras(flex_of(parameters), torch.tensor(seen), mesh_of(target), width=size[0],
                                    height=size[1], halo=rings)
 
         view.worker.ask(_SUGGEST, token, work)
@@ -236,9 +250,15 @@ class CoverageView:
         return found[0].found[min(max(self.chosen, 0), len(found[0].found) - 1)]
 
     def ghost(self, view: ViewState) -> Camera | None:
-        """The camera that the scene draws though no run has it."""
+        """The camera that the scene draws though no run has it; one inside is short, or it would go through walls."""
         found = self.suggestion(view) if view.in_front(PANEL) else None
-        return None if found is None or found.camera in self.added else found.camera
+        if found is None or found.camera in self.added:
+            return None
+        if self._ghost is None or self._ghost[0] is not found:
+            near, far = found.camera.near, found.camera.far
+            short = found.camera.with_planes(near, min(far, near + _GHOST_DEPTH))
+            self._ghost = (found, short if found.sort == "inside" else found.camera)
+        return self._ghost[1]
 
     def add(self, view: ViewState, snapshot: Snapshot) -> list[ChangeCameras]:
         """The suggestion becomes a camera of the run's own, and the one looked at."""
@@ -265,10 +285,10 @@ def flex_of(parameters: Parameters) -> SparseFlex:
     return SparseFlex(parameters.voxels, **values, consistency_loss=torch.zeros(()))
 
 
-def summarise(voxels: SparseVoxels, arrays: dict[str, Any], name: str, mark: str) -> Summary:
-    """Counts all there is; arrays: by name, None where the run has none."""
+def summarise(voxels: SparseVoxels, arrays: dict[str, Any], seen: Bool[np.ndarray, "N"], name: str, mark: str
+              ) -> Summary:
+    """Counts all there is; arrays: by name, None where the run has none; seen: which voxels count as that."""
     n = voxels.n_voxels
-    seen = np.asarray(arrays[SEEN]) > 0
     active, seen_by, sdf, views = (arrays.get(each) for each in (ACTIVE, SEEN_BY, quantities.SDF, VIEWS))
     active = active if active is not None and active.shape == (n,) else None
     surface = surface_of(voxels, sdf) if sdf is not None and sdf.shape == (voxels.n_corners,) else None

@@ -7,7 +7,7 @@ import numpy as np
 from sparseflex.next_camera import Suggestions
 from workbench import quantities, theme
 from workbench.commands import Command
-from workbench.coverage_view import MARKED, NEVER, Added, CoverageView, Summary
+from workbench.coverage_view import LAST_SEEN, MARKED, NEVER, Added, CoverageView, Summary
 from workbench.panels.field import draw_range
 from workbench.snapshot import Snapshot
 from workbench.ui import Ui, count
@@ -56,7 +56,7 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     if found is None:
         ui.text("Counting …" if snapshot.iteration else "No camera has seen anything yet.", theme.MUTED)
         return []
-    _draw_counts(ui, found)
+    _draw_counts(ui, own, found, snapshot)
     _draw_scene(ui, view, snapshot, found)
     _draw_added(ui, own, found)
     _draw_blind(ui, view, snapshot)
@@ -65,20 +65,28 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     return commands
 
 
-def _draw_counts(ui: Ui, found: Summary) -> None:
+def _draw_counts(ui: Ui, own: CoverageView, found: Summary, snapshot: Snapshot) -> None:
+    if snapshot.field_kinds.get(LAST_SEEN) == "voxel" and snapshot.iteration:
+        ui.im.SetNextItemWidth(ui.width)
+        own.within = min(own.within, snapshot.iteration)
+        form = "by the last %d iterations" if own.within else "by any iteration"
+        _, own.within = ui.im.SliderInt("##within", own.within, 0, snapshot.iteration, form)
+        ui.tip("Which views count. Where a run begins with noise, the first ones saw into its inside through holes\n"
+               "that have closed since: what the last iterations have not seen is what no view sees now")
     n, unseen = found.voxels.n_voxels, found.n_unseen_surface
     if unseen is None:
         bare, unseen = 0, found.n_unseen
     else:
         bare = found.n_unseen - unseen
     ui.shares([(found.n_seen, theme.BORN), (unseen, MARKED), (bare, theme.OUTSIDE)], 0.5 * ui.em)
+    not_seen = "not seen" if own.within else NEVER
     never_active = "" if found.n_active is None else f", {count(n - found.n_active)} never active"
     rows = [("seen", found.n_seen, theme.BORN, "The nearest triangle of some pixel had a corner in it, in any view")]
-    rows.append(("never seen, with a surface" if found.n_surface is not None else NEVER, unseen, MARKED,
+    rows.append((f"{not_seen}, with a surface" if found.n_surface is not None else not_seen, unseen, MARKED,
                  "The surface passes through them (corner signs differ), and no view has had a pixel of them:\n"
                  "the rendering losses have never told them anything"))
     if found.n_surface is not None:
-        rows.append(("never seen, no surface", bare, theme.OUTSIDE,
+        rows.append((f"{not_seen}, no surface", bare, theme.OUTSIDE,
                      "No sign change among their corners: there is nothing to see"))
     for label, number, colour, tip in rows:
         ui.dot(colour)
@@ -99,7 +107,7 @@ def _draw_scene(ui: Ui, view: ViewState, snapshot: Snapshot, found: Summary) -> 
     if own.shown and view.what_ifs.in_scene is not None and ui.button(
             "The scene shows what-ifs: show this", ui.width, tip="What-ifs are kept in the Frustum tab"):
         view.what_ifs.shown = False
-    label = "Never seen" if own.mark == NEVER else f"Only by {own.mark}"
+    label = ("Not seen" if own.within else "Never seen") if own.mark == NEVER else f"Only by {own.mark}"
     marked = own.mode == "marked"
     modes = (f"{label}: {count(int(found.marked.sum()))}", "By value")
     if ui.choice(modes, int(not marked), tips=(
@@ -108,7 +116,7 @@ def _draw_scene(ui: Ui, view: ViewState, snapshot: Snapshot, found: Summary) -> 
         own.mode = "marked"
     else:
         own.mode = "values"
-    if own.mark != NEVER and ui.button("Mark the never seen again", ui.width):
+    if own.mark != NEVER and ui.button("Mark the unseen again", ui.width):
         own.mark = NEVER
     names = own.quantity_names(snapshot)
     ui.im.SetNextItemWidth(ui.width)
@@ -194,7 +202,7 @@ def _draw_suggestions(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Comma
     own = view.coverage
     ui.heading("Next camera")
     busy, found = own.busy(view), own.suggestions(view)
-    tip = ("Looks for the camera that would see most of the voxels that were never seen and have a surface:\n"
+    tip = ("Looks for the camera that would see most of the voxels that are unseen and have a surface:\n"
            "in rooms, around the object, and with a near plane that cuts it. Takes seconds, beside the run")
     if ui.button("Looking …" if busy else "Suggest a camera", ui.width, not busy, tip=tip):
         own.ask()
@@ -219,7 +227,8 @@ def _draw_found(ui: Ui, view: ViewState, snapshot: Snapshot, found: Suggestions,
         if ui.im.Selectable(f"{label}##suggested {number}", number == own.chosen):
             own.chosen = number
         ui.tip(f"{_SORT_TIPS[each.sort]}.\nThe best of its sort of {count(found.n_tried)} cameras tried, by the "
-               f"surface at the end of iteration {count(iteration)}; drawn green in the scene")
+               f"surface at the end of iteration {count(iteration)}; drawn green in the scene.\n"
+               "Unseen: as above, and with a triangle there; where a neighbour lacks there is none to see")
     chosen = own.suggestion(view)
     half, gap = (ui.width - 0.4 * ui.em) / 2, 0.4 * ui.em
     there = chosen.camera in own.added

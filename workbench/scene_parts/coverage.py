@@ -17,7 +17,7 @@ from workbench.view_state import ViewState
 VALUES, SOME, OTHERS, GHOST = "coverage values", "coverage marked", "coverage others", "suggested camera"
 NAMES = (VALUES, SOME, OTHERS)
 
-SIZES = {VALUES: 0.88, SOME: 0.88, OTHERS: 0.2}
+SIZES = {VALUES: 0.88, SOME: 0.88, OTHERS: 0.15}
 """Edges of the drawn cubes in voxel widths."""
 
 Keep = Callable[[str, tuple | None, Callable[[str], list[Any]], int, bool], None]
