@@ -121,7 +121,7 @@ def test_the_panel_says_what_sections_save() -> None:
     assert costs.draw(ui, view, snapshot) == [] and costs.fields(view, snapshot) == set()
     for text in ("20.0% worked on", "150", "50", "800", "with sections", "7 MB", "without, estimated", "8 MB", "10%",
                  "1,000 bytes", "peak of the process", "400 MB", "256 MB of 1 GB", "states in memory", "4",
-                 "keyframes in the recording", "2, 1,300 MB", "3 to 9"):
+                 "keyframes in the recording", "2 in 1,300 MB", "3 to 9"):
         assert ui.says(text), text
     drawn = {call[1]: call[2:] for call in ui.calls if call[0] in ("PlotLine", "PlotScatter")}
     assert set(drawn) == {"##without", "##with", "##measured"} and len(drawn["##measured"][0]) == 3
@@ -297,6 +297,21 @@ def test_too_little_to_tell() -> None:
     assert time_change(np.arange(100), nothing, "ab") is None
     assert memory_change(np.arange(100), nothing, "ab") is None
     assert time_change(np.arange(100), np.zeros((100, 2)), "ab") is None
+
+
+def test_while_a_long_run_plays_a_pixels_worth_of_iterations_is_waited_for_and_never_another_runs() -> None:
+    table = np.column_stack([np.arange(1.0, 1001), np.full(1000, 0.01)])
+    history = History(("iteration", "secs_a"), table)
+    view = ViewState()
+
+    def rows(n: int, playing: bool) -> int:
+        seen = Snapshot(history=History(history.names, history.table[:n]), stages=("a",), playing=playing)
+        return view.costs.seconds(seen).n_rows
+
+    assert [rows(900, True), rows(903, True), rows(904, True), rows(905, False)] == [900, 900, 904, 905]
+    assert rows(500, True) == 500 and rows(501, True) == 500  # it went back, and a little on
+    view.forget_found()
+    assert rows(501, True) == 501
 
 
 def test_rows_by_share_with_the_small_ones_in_one() -> None:

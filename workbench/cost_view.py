@@ -289,6 +289,12 @@ class CostView:
             known = self._changes[prefix] = end, find(values.iterations, values.values, values.stages)
         return known[1]
 
+    def forget(self) -> None:
+        """What was worked out is of the run before."""
+        for found in (self._slots, self._known, self._changes, self._made):
+            found.clear()
+        self.chosen = ""
+
     def ask_for_profile(self, checkpoint_path: Path) -> ProfileIteration:
         """The command that has an iteration profiled beside the checkpoint; from the main thread."""
         profiling.make_ready()

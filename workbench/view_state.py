@@ -177,6 +177,7 @@ class ViewState:
         self.camera_log.clear()
         self.what_ifs.kept.clear()
         self.changes.clear()
+        self.costs.forget()
         self.gradients.clear()
         self.coverage.forget()
         self.check.clear()
