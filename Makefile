@@ -46,6 +46,7 @@ results: $(INSTALLED_TESTS)
 
 pictures: $(INSTALLED_TESTS)
 	@xvfb-run -a -s '-screen 0 1920x1080x24 +extension GLX' $(BIN)/python tests/benchmarks/window_picture.py
+	@xvfb-run -a -s '-screen 0 1920x1080x24 +extension GLX' $(BIN)/python tests/benchmarks/why_pictures.py
 	@$(BIN)/python tests/benchmarks/figure_examples.py
 
 doctor: install

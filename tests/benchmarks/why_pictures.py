@@ -21,8 +21,32 @@ def _hole(window: Window) -> None:
     check.chosen = check.regions("holes")[0]
 
 
+def _inside_out(window: Window) -> None:
+    only(window, "mesh", "target")
+    check = window.view.check
+    check.chosen = check.regions("turned")[0]
+
+
+def _exploding(window: Window) -> None:
+    window.view.gradients.page = "regions"
+    window.view.gradients.choose(window.view, 0)
+    window.view.cameras.look_through, window.view.side_by_side = None, False
+    only(window, "outside", "near_cut", "far_cut", "frustum")
+
+
+def _unseen(window: Window) -> None:
+    only(window, "mesh", "target")
+    window.view.coverage.wanting = True
+
+
+MANY = 1000
 PICTURES = {
+    "no_surface": Picture("fails_no_surface", MANY, ("Surface", "Scalars")),
     "hole": Picture("fails_hole", 150, ("Surface", "Maps"), _hole),
+    "inside_out": Picture("fails_inside_out", MANY, ("Surface", "Maps"), _inside_out),
+    "blind_frustum": Picture("fails_blind_frustum", MANY, ("Frustum", "Plots")),
+    "exploding_weights": Picture("fails_exploding_weights", MANY, ("Gradients", "Scalars"), _exploding, stages=1),
+    "unseen_interior": Picture("fails_unseen_interior", 100, ("Coverage", "Maps"), _unseen),
 }
 
 
