@@ -203,7 +203,7 @@ def _draw_name(ui: Ui, view: ViewState, values: StageValues, row: StageRow) -> N
 
 def _draw_asides(ui: Ui, view: ViewState, snapshot: Snapshot, stages_secs: float) -> None:
     """What takes time besides the stages, of the engine's and of the window's."""
-    ui.heading("Besides, an iteration")
+    ui.heading("Besides the stages")
     for name, tip in _ASIDES.items():
         secs = snapshot.aside_secs.get(name)
         if secs is None or (name == "recording" and snapshot.recording is None):
