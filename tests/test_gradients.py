@@ -99,6 +99,24 @@ def test_map_tangents_are_the_transpose_of_the_backward_pass(camera):
         assert bool(tangent.any())
 
 
+def test_a_depth_that_is_kept_in_its_face_does_not_move():
+    """Of a face that lies across the view, rounding takes depths beyond it."""
+    camera = FRONT.with_size(12, 12)
+    forward, up = camera.forward_world, camera.up_world
+    right = torch.linalg.cross(forward, up)
+    places = [camera.eye_world + 1.5 * forward + x * right + y * up
+              for x, y in ((-0.41, -0.37), (0.43, -0.31), (0.0, 0.47))]
+    vertices = torch.stack(places).requires_grad_()
+    maps = render_maps(Mesh(vertices, torch.tensor([[0, 1, 2]])), camera)
+    ways = forward.repeat(3, 1)
+    rendered = PassView.of(camera, maps, maps).rendered
+    along = map_tangents(vertices.detach(), ways, torch.tensor([[0, 1, 2]]), camera, rendered).depth
+    for row, column in maps.hit.nonzero().tolist():
+        back = torch.autograd.grad(maps.depth[row, column], vertices, retain_graph=True)[0]
+        assert float(along[row, column]) == pytest.approx(float((back * ways).sum()), abs=1e-12)
+    assert bool((along[maps.hit] == 0).any())
+
+
 def test_moving_vertices_are_those_of_the_mesh():
     voxels, leaves = ball()
     flex = section_of(voxels, leaves).flex
