@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from jaxtyping import Float
 
 from sparseflex.mesh import Mesh
 from sparseflex.regions import Regions
@@ -50,6 +52,13 @@ class Region:
     @property
     def centre_world(self) -> tuple[float, float, float]:
         return tuple((a + b + 1) / 2 / self.resolution - 0.5 for a, b in zip(self.low, self.high, strict=True))
+
+    @property
+    def box_world(self) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
+        """Its low and its high corner, a little outside of the voxels."""
+        room = 0.1
+        low, high = np.array(self.low) - room, np.array(self.high) + 1 + room
+        return low / self.resolution - 0.5, high / self.resolution - 0.5
 
     @property
     def width_world(self) -> float:

@@ -240,8 +240,8 @@ class SceneView:
             self._style(OF_CHECK[kind], cubes.style_voxels, "active", check_view.COLOURS[kind], check_view.SIZES[kind],
                         None, not view.layers["slice"])
         chosen = view.check.chosen if found is not None else None
-        self._keep("region of check", chosen and (chosen, theme.TEXT), lambda full: marks.draw_frame(
-            full, chosen.centre_world, chosen.width_world, theme.TEXT), 1, True)
+        self._keep("region of check", chosen and (chosen, theme.TEXT), lambda full: marks.draw_box(
+            full, *chosen.box_world, max(0.15 / chosen.resolution, 0.0035), theme.TEXT), 1, True)
 
     def _update_mark(self, view: ViewState) -> None:
         """The probed point, in each place that shows something."""

@@ -44,6 +44,15 @@ def draw_frame(name: str, centre: tuple[float, float, float], width: float, colo
     return [frame]
 
 
+def draw_box(name: str, low: Float[np.ndarray, "3"], high: Float[np.ndarray, "3"], line: float, colour: Colour
+             ) -> list[Any]:
+    """The edges of a box, as thick as `line`, in world units."""
+    signs = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)], float)
+    box = ps.register_curve_network(name, low + signs * (high - low), _EDGES, material="flat", color=colour)
+    box.set_radius(line / 2, relative=False)
+    return [box]
+
+
 def draw_sphere(name: str, centre: tuple[float, float, float], radius: float, colour: Colour) -> list[Any]:
     """A sphere as circles across the three axes."""
     angle = np.linspace(0, 2 * np.pi, _CIRCLE, endpoint=False)
