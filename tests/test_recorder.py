@@ -498,9 +498,11 @@ def test_a_change_replaced_within_its_iteration_is_not_recorded(record, tmp_path
     engine.send(RunIterations(2))
     at_rest(engine, 4)
     assert engine.stop()
-    (at, (value,)), = RawRecording(tmp_path / "run.h5").values("/changes")
+    raw = RawRecording(tmp_path / "run.h5")
+    (at, (value,)), = raw.values("/changes")
     changed = change_of(value)
     assert (at, changed.iteration, changed.n_stages, changed.change.value) == (3, 2, 1, 0.7)
+    assert [at for at, _ in raw.values("/state")] == [0, 3, 4]  # none at 2, which doesn't hold the change
 
 
 def test_prunings_on_another_way_are_entered_anew(record, tmp_path: Path) -> None:

@@ -21,8 +21,10 @@ from workbench.commands import (
     NextIteration,
     NextStage,
     Play,
+    RemoveBreakpoint,
     RunIterations,
     RunTo,
+    SetBreakpoint,
     StageBack,
     StepBack,
 )
@@ -143,8 +145,19 @@ def test_breakpoints_stop_nothing_on_the_way_back(start: StartEngine) -> None:  
     assert back.hits == () and back.breakpoints[0].hits == 1
     engine.send(StageBack())
     assert there(engine, (1, 1)).hits == ()
-    engine.send(Play())  # what is played stops again
-    engine.snapshots.wait_for(lambda s: s.hits and not s.playing and s.breakpoints[0].hits == 2, WAIT_SECS)
+    engine.send(RunTo(5))
+    at_rest(engine, 2)
+    engine.send(RemoveBreakpoint("iteration >= 2"))
+    engine.send(RunTo(5))
+    at_rest(engine, 5)
+    engine.send(SetBreakpoint("loss < 2"))  # holds at the end of every iteration that is run again
+    for place in ((4, 2), (4, 1), (4, 0), (3, 2)):
+        engine.send(StageBack())
+        back = there(engine, place)
+        assert back.hits == () and back.breakpoints[0].hits == 0, place
+    engine.send(Play())
+    hit = engine.snapshots.wait_for(lambda s: s.hits and not s.playing, WAIT_SECS)
+    assert hit.hits[0].iteration == 4  # what is played stops again
 
 
 def test_what_was_changed_between_stages_is_changed_again_there(start: StartEngine) -> None:  # noqa: F811
