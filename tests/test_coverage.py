@@ -17,6 +17,7 @@ from fit_snapshots import small_fit, snapshot_of, with_fields
 from recording_files import RunBuilder
 
 import sparseflex as sf
+from sparseflex import next_camera
 from sparseflex.camera import Camera
 from sparseflex.mesh import Mesh
 from sparseflex.next_camera import seen_from, suggest_cameras
@@ -298,7 +299,9 @@ def test_nothing_to_suggest_is_no_failure() -> None:
     assert suggest_cameras(bad, ~everything, run.target).n_bare == run.voxels.n_voxels
 
 
-def test_a_suggestion_is_found_beside_the_window_and_added_by_a_click(view: ViewState) -> None:
+def test_a_suggestion_is_found_beside_the_window_and_added_by_a_click(view: ViewState, monkeypatch) -> None:
+    for name, few in {"_N_EYES": 2, "_N_OUTSIDE": 2, "_N_CLOSE": 1, "_N_CUT": 3}.items():
+        monkeypatch.setattr(next_camera, name, few)
     snapshot = seen_from_outside()
     look(view, snapshot)
     panel.draw(FakeUi({"Suggest a camera": True}), view, snapshot)
@@ -402,8 +405,13 @@ def test_a_run_that_says_less_shows_less(view: ViewState) -> None:
     look(view, lean)
     assert not view.coverage.wanting and "lacks" in view.coverage.notice
     panel.draw(FakeUi(), view, lean)
-    look(view, with_fields(snapshot, seen_count=snapshot.fields["seen_count"][:5]))
-    assert view.coverage.summary is None
+    for bad in (snapshot.fields["seen_count"][:5], np.ones((len(snapshot.fields["seen_count"]), 2))):
+        look(view, with_fields(snapshot, seen_count=bad))
+        assert view.coverage.summary is None
+    spoiled = {name: np.full(len(snapshot.fields["seen_count"]), np.nan, np.float32)
+               for name in ("seen_count", "seen_by", "viewing_angle")}
+    look(view, with_fields(snapshot, **spoiled))
+    assert view.coverage.summary.n_seen == 0 and view.coverage.summary.kinds[0].n_seen == 0
     panel.draw(FakeUi(), view, snapshot)
 
 

@@ -145,7 +145,7 @@ class CoverageView:
             return
         self._ask_suggestion(view, snapshot)
         fields, voxels = snapshot.fields, snapshot.fields.get("voxels")
-        if not self.known(snapshot) or voxels is None or len(fields.get(SEEN, ())) != voxels.n_voxels:
+        if not self.known(snapshot) or voxels is None or np.shape(fields.get(SEEN)) != (voxels.n_voxels,):
             self.summary, self._token = None, ()
             return
         name = self.quantity_name(snapshot)
@@ -212,7 +212,7 @@ class CoverageView:
             self.notice = f"a suggestion needs the fields {', '.join(lacking)}, which this run lacks"
             return
         parameters, target = Parameters.of(snapshot), snapshot.fields.get("target")
-        if parameters is None or target is None or len(snapshot.fields.get(SEEN, ())) != parameters.voxels.n_voxels:
+        if parameters is None or target is None or np.shape(snapshot.fields.get(SEEN)) != (parameters.voxels.n_voxels,):
             return
         seen = self.seen(snapshot)
         self.wanting = False
@@ -292,7 +292,7 @@ def summarise(voxels: SparseVoxels, arrays: dict[str, Any], seen: Bool[np.ndarra
     active, seen_by, sdf, views = (arrays.get(each) for each in (ACTIVE, SEEN_BY, quantities.SDF, VIEWS))
     active = active if active is not None and active.shape == (n,) else None
     surface = surface_of(voxels, sdf) if sdf is not None and sdf.shape == (voxels.n_corners,) else None
-    by = np.asarray(seen_by).astype(np.uint8) if seen_by is not None and seen_by.shape == (n,) else None
+    by = np.nan_to_num(seen_by).astype(np.uint8) if seen_by is not None and seen_by.shape == (n,) else None
     views = views if views is not None and views.shape == (len(SOURCES), 3) else None
     marked = ~seen if surface is None else ~seen & surface
     if mark in SOURCES and by is not None:
