@@ -105,7 +105,9 @@ def test_a_planted_voxel_is_listed_and_a_click_goes_there(view):
     view.gradients.parameter, view.view_camera = "weights", CAMERA
     ui, _ = drawn(view, snapshot_with(pass_of(voxels, leaves, noisy)), "regions", **{"##region 0": True})
     assert ui.says("parameter not finite") and ui.says("1 voxel at {}, {}, {}".format(*victim))
-    assert view.network.picked == Picked(victim, 8)
+    assert view.network.picked == Picked(victim, 8) and view.gradients.pull is None
+    ui, _ = drawn(view, snapshot_with(pass_of(voxels, leaves, noisy)), "voxel")
+    assert ui.says("Its gradient is not finite") and ui.says("nan")
     region, explodes = view.gradients.region_voxels(view)
     assert region.voxel_ijk.tolist() == [list(victim)] and explodes
     assert view.gradients.region_voxels(view)[0] is region  # the scene draws anew what is another object

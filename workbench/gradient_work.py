@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 
@@ -58,6 +59,11 @@ class Summary:
             return None
         a, b = np.unravel_index(int(np.nanargmin(lower)), lower.shape)
         return self.terms[b], self.terms[a], float(lower[a, b])
+
+    @functools.cached_property
+    def section(self) -> SparseVoxels:
+        """The active voxels, on the CPU."""
+        return self.done.section.to("cpu")
 
     def voxels_of(self, number: int) -> SparseVoxels:
         """The voxels of a region, on the CPU."""

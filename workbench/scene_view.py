@@ -40,7 +40,7 @@ N_PLACES = 3
 OF_PARTS, OF_MESHES = {part: f"what-if {part}" for part in PARTS}, {name: f"what-if mesh {name}" for name in NAMES}
 OF_CHECK = {kind: f"check {kind}" for kind in KINDS_OF_CHECK}
 CAN_BE_CUT = {*CATEGORIES, *KINDS, "mesh", "target", "sdf", "points", *OF_PARTS.values(), *OF_MESHES.values(),
-              *changes.NAMES.values(), *coverage.NAMES, gradients.REGION, *OF_CHECK.values()}
+              *changes.NAMES.values(), *coverage.NAMES, *gradients.NAMES, *OF_CHECK.values()}
 
 Style = Callable[..., None]
 
@@ -117,7 +117,7 @@ class SceneView:
             key = None if split.voxels is None else (split.voxels, split.camera)
             self._keep(name, key, lambda full, name=name: cubes.draw_voxels(full, name, split), 0,
                        view.layers[name] and view.what_ifs.in_scene is None and view.changes.in_scene(view) is None
-                       and view.coverage.in_scene(view) is None)
+                       and view.coverage.in_scene(view) is None and view.gradients.region_voxels(view) is None)
             own = colours if name == "active" else None
 
             def style(grid: Any, name: str, colour: theme.Colour, size: float, own: Any, whole: bool) -> None:

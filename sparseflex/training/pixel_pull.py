@@ -24,7 +24,8 @@ class PixelPull:
     ijk: the voxel. parameters: which of PARAMETERS are its own here: the SDF and the deformation of its eight corners,
     its 21 raw weights. norm: length of the loss's gradient by them. by_term[t]: what term t adds to it; they sum up to
     norm. A term that is negative pulls the other way. pixels[v][t]: (H, W) what each pixel of view v adds through term
-    t; over all views they sum up to by_term[t]. Terms that aren't made of pixels are missing there.
+    t; over all views they sum up to by_term[t]. Terms that aren't made of pixels are missing there. Where norm isn't
+    finite, by_term is NaN and no pixel pulls.
     """
 
     ijk: tuple[int, int, int]
@@ -86,7 +87,7 @@ def _along(done: BackwardPass, term: str, own: Mapping[str, Tensor], total: Mapp
     """What a term adds to the gradient's length."""
     found = sum(float((done.gradient(name, term)[rows].double() * total[name].double()).sum())
                 for name, rows in own.items())
-    return found / norm if norm > 0 else 0.0
+    return found / norm if norm != 0 else 0.0
 
 
 def _vertex_ways(done: BackwardPass, row: int, ways: Mapping[str, tuple[Tensor, Tensor]]) -> Float[Tensor, "V 3"]:

@@ -93,7 +93,9 @@ def _draw_pull(ui: Ui, view: ViewState, pull: Pull, found: Summary) -> None:
         ui.im.SetNextItemWidth(ui.width)
         _, own.view = ui.im.SliderInt("##view of the pass", min(own.view, n_views - 1), 0, n_views - 1, "camera %d")
         ui.tip("Which of the iteration's cameras")
-    if not pull.n_pixels:
+    if not math.isfinite(pull.norm):
+        ui.wrapped("Its gradient is not finite: nothing can be told apart.", theme.BAD)
+    elif not pull.n_pixels:
         inside = np.isfinite(pull.outline).all() and len(pull.outline)
         pixel_terms = not own.term or own.term not in ("dev", "sign", "free_space")
         behind = "" if inside else ": it lies behind the camera"

@@ -215,7 +215,8 @@ def _draw_regions(ui: Ui, view: ViewState, found: Summary) -> None:
     """Counts by reason, and the regions one by one; a click goes there."""
     regions = found.regions
     n_wrong = sum(regions.counts.values())
-    ui.heading("Vanishing and exploding", f"{count(n_wrong)} of {count(found.n_voxels)} active")
+    ui.heading("Vanish or explode", f"{count(n_wrong)} of {count(found.n_voxels)}")
+    ui.tip("Of the voxels that were active in this iteration")
     ui.text(f"median {regions.median:.3g} where pixels see it" if regions.median == regions.median else
             "no gradient anywhere", theme.MUTED, size=SMALL)
     for reason in REASONS:
@@ -254,7 +255,7 @@ def _draw_region(ui: Ui, view: ViewState, number: int, region: Region) -> None:
     ui.im.SameLine()
     ui.im.SetCursorPosX(left + 1.0 * ui.em)
     what = f"{count(region.n_voxels)} voxel{'s' * (region.n_voxels > 1)} at {ijk_text(region.worst)}"
-    norm = f"{region.norm:.2g}" + (f" {region.term}" if region.term and region.explodes else "")
+    norm = gradient_pull.short(region.norm) + (f" {region.term}" if region.term and region.explodes else "")
     ui.text(ui.shortened(what, width - ui.im.CalcTextSize(norm)[0] - 2.0 * ui.em))
     ui.text_right(norm, theme.MUTED)
 
