@@ -666,14 +666,6 @@ def test_the_panel_across_levels(view: ViewState) -> None:
     assert ui.says("in both") and not ui.says("neither") and not ui.says("FACES")
 
 
-def test_a_picked_voxel_is_looked_at_from_near_by(view: ViewState, steps: list[Snapshot]) -> None:
-    picked = Picked((3, 8, 9), 16)
-    camera = panel.near_camera(steps[0].cameras[0].camera, picked)
-    centre = torch.tensor(picked.centre_world, dtype=torch.float64)
-    assert torch.allclose(camera.forward_world, steps[0].cameras[0].camera.forward_world, atol=1e-6)
-    assert float((centre - camera.eye_world).norm()) == pytest.approx(2.5, abs=1e-6)
-
-
 def test_lists_are_written_from_the_window(view: ViewState, steps: list[Snapshot], tmp_path: Path) -> None:
     view.checkpoint_path = tmp_path / "new" / "checkpoint.safetensors"
     for snapshot in steps[:2]:

@@ -39,9 +39,6 @@ _IMAGE_SIZE = 256
 _TOO_NEAR = 0.2
 """World units around the view's eye in which no camera is drawn."""
 
-_CLOSE, _CLOSEST = 5.0, 0.25
-"""How far away something is looked at from near by: in its widths, and at least in world units."""
-
 
 def is_aside(seen: RunCamera, snapshot: Snapshot) -> bool:
     """Whether it is one of the user's own that the run does not draw, being locked to others."""
@@ -295,8 +292,8 @@ def _missing(value: Any) -> bool:
     return value is None or value != value
 
 
-def near_camera(view_camera: Camera, centre_world: Sequence[float], width_world: float) -> Camera:
-    """The view camera moved, not turned, so that a cube of this width is in the middle and near, with room around."""
-    eye = np.asarray(centre_world) - view_camera.forward_world.numpy() * max(_CLOSE * width_world, _CLOSEST)
+def near_camera(view_camera: Camera, centre_world: Sequence[float], away: float) -> Camera:
+    """The view camera moved, not turned, so that a place is in the middle and so far away, in world units."""
+    eye = np.asarray(centre_world) - view_camera.forward_world.numpy() * away
     return Camera.look_at(eye.tolist(), list(centre_world), view_camera.up_world.tolist(), fov_y_degrees=30.0,
                           width=view_camera.width, height=view_camera.height, near=0.01, far=10.0)

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from sparseflex.camera import Camera
 from workbench import theme
+from workbench.camera_view import near_camera
 from workbench.change_state import DEFORM, SDF, State
 from workbench.change_view import (
     BEFORE,
@@ -278,7 +278,7 @@ def _draw_picked(ui: Ui, view: ViewState, found: Changes) -> None:
     ui.heading(f"Voxel {i}, {j}, {k}", f"of {picked.resolution}³")
     half, gap = (ui.width - 0.4 * ui.em) / 2, 0.4 * ui.em
     if ui.button("Look at it", half, view.view_camera is not None, tip="From near by, the way you look now"):
-        view.cameras.look_through = near_camera(view.view_camera, picked)
+        view.cameras.look_through = near_camera(view.view_camera, picked.centre_world, _CLOSE / picked.resolution)
     ui.im.SameLine(0.0, gap)
     if ui.button("Let go##voxel", half, tip="Or click beside all voxels"):
         view.network.picked = None
@@ -325,11 +325,3 @@ def corner_rows(found: Changes, row_a: int, row_b: int) -> list[list[tuple[str, 
         table.append([(name, theme.MUTED), *((text, colour) for text in numbers),
                       (f"{way:.4f}" if way == way else "–", theme.TEXT)])
     return table
-
-
-def near_camera(view_camera: Camera, picked: Picked) -> Camera:
-    """The view camera moved, not turned, so that the voxel is in the middle and near."""
-    away = view_camera.forward_world * (_CLOSE / picked.resolution)
-    eye = np.asarray(picked.centre_world) - away.numpy()
-    return Camera.look_at(eye.tolist(), picked.centre_world, view_camera.up_world.tolist(), fov_y_degrees=30.0,
-                          width=view_camera.width, height=view_camera.height, near=0.01, far=10.0)

@@ -11,6 +11,8 @@ from workbench.ui import Ui, count
 from workbench.view_state import ViewState
 
 N_LISTED = 6
+_CLOSE, _CLOSEST = 5.0, 0.25
+"""How far away a region is looked at from: in its widths, and at least in world units."""
 
 _TITLES = {"holes": "Holes", "turned": "Inside out", "bad": "Not a number"}
 _TIPS = {
@@ -95,7 +97,8 @@ def _draw_regions(ui: Ui, view: ViewState, kind: str) -> None:
     chosen = own.chosen
     if chosen is not None and chosen.kind == kind and view.view_camera is not None and ui.button(
             f"Look at it##{kind}", ui.width, tip="From near by, the way you look now; H leads back"):
-        view.cameras.look_through = near_camera(view.view_camera, chosen.centre_world, chosen.width_world)
+        view.cameras.look_through = near_camera(
+            view.view_camera, chosen.centre_world, max(_CLOSE * chosen.width_world, _CLOSEST))
 
 
 def _draw_region(ui: Ui, view: ViewState, region: Region) -> None:
