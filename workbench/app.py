@@ -123,7 +123,7 @@ def _run(engine: Source, window: Window, scripted: Scripted | None, paused: bool
     """The engine from start to stop with the window open; whether its thread has ended."""
     engine.start()
     try:
-        engine.send(KeepAtMost(window.view.keep_bytes))
+        engine.send(KeepAtMost(max(window.view.keep_bytes, 0)))  # kept in a file that anybody may edit
         if not paused:
             engine.send(Play())
         with _interrupts_close(window):
