@@ -111,6 +111,9 @@ def test_a_planted_voxel_is_listed_and_a_click_goes_there(view):
     region, explodes = view.gradients.region_voxels(view)
     assert region.voxel_ijk.tolist() == [list(victim)] and explodes
     assert view.gradients.region_voxels(view)[0] is region  # the scene draws anew what is another object
+    assert not view.gradients.alone(view)
+    view.side_by_side = False  # as looking through a camera makes it: surfaces would stand before the region
+    assert view.gradients.alone(view)
     towards = (torch.tensor(victim).double() + 0.5) / 8 - 0.5 - view.cameras.look_through.eye_world
     assert torch.allclose(towards / towards.norm(), CAMERA.forward_world.double(), atol=1e-6)
     view.tabs["left"] = "Field"

@@ -126,6 +126,10 @@ class GradientView:
         if view.view_camera is not None:
             view.cameras.look_through = near_camera(view.view_camera, region, resolution)
 
+    def alone(self, view: ViewState) -> bool:
+        """Whether a region is shown where surfaces would hide it: all stands in one place."""
+        return not view.side_by_side and self.region_voxels(view) is not None
+
     def region_voxels(self, view: ViewState) -> tuple[SparseVoxels, bool] | None:
         """The voxels of the chosen region, while the tab is in front, and whether it explodes."""
         if not self.wants(view):

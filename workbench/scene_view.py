@@ -135,7 +135,8 @@ class SceneView:
             key = None if shown is None or len(shown.faces) == 0 else (shown,)
             colour = shades.colour(name)
             draw = lambda full, n=name, s=shown, c=colour: surfaces.draw_mesh(full, s, c, n == "target")  # noqa: E731
-            self._keep(name, key, draw, slot, view.layers[name] and not view.what_ifs.with_meshes)
+            self._keep(name, key, draw, slot, view.layers[name] and not view.what_ifs.with_meshes
+                       and not view.gradients.alone(view))
             self._update_cap(name, shown, slot, view)
         colours = view.surfaces.colours
         if view.mesh_colour == NORMAL and self._prefix + "mesh" in self._drawn:
@@ -151,7 +152,7 @@ class SceneView:
         wanted = mesh is not None and len(mesh.faces) and colour is not None and view.field.cut
         self._keep(f"{name} cap", (mesh, plane.normal, plane.offset, colour) if wanted else None,
                    lambda full: surfaces.draw_cap(full, mesh, plane, colour), slot,
-                   view.layers[name] and not view.what_ifs.with_meshes)
+                   view.layers[name] and not view.what_ifs.with_meshes and not view.gradients.alone(view))
 
     def _update_cameras(self, snapshot: Snapshot, view: ViewState) -> None:
         camera, shades = view.split.camera, view.shades
