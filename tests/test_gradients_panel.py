@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from backward_passes import as_it_is, ball, busiest, noisy, pass_of
+from backward_passes import FRONT, as_it_is, ball, busiest, noisy, pass_of
 from fake_run import FakeRun
 from fake_ui import FakeUi
 from fit_snapshots import small_fit, snapshot_of, with_fields
@@ -17,6 +17,7 @@ from sparseflex.render import Maps
 from sparseflex.training.backward_pass import BACKWARD, BackwardPass
 from workbench import quantities
 from workbench.commands import NextIteration, NextStage, StepBack
+from workbench.graphics import start_polyscope
 from workbench.network_view import Picked
 from workbench.panels import COLUMNS, gradients
 from workbench.snapshot import Snapshot, frozen
@@ -207,3 +208,27 @@ def test_hard_passes_are_drawn(view, page):
         gone = with_fields(snapshot_with(done), backward=None)
         gradients.draw(FakeUi(), view, gone)
     assert view.gradients.summary is None
+
+
+def test_the_scene_shows_a_chosen_region_until_another_tab_is_in_front(view):
+    ps = pytest.importorskip("polyscope")
+    from workbench.scene_view import SceneView
+
+    voxels, leaves = ball()
+    leaves["weights"][5] = float("nan")
+    snapshot = snapshot_with(pass_of(voxels, leaves, noisy))
+    view.gradients.parameter = "weights"
+    drawn(view, snapshot, "regions", **{"##region 0": True})
+    start_polyscope("tests", headless=True)
+    scene = SceneView()
+    try:
+        view.split.update(voxels, FRONT, "")
+        scene.update(snapshot, view)
+        assert ps.get_sparse_volume_grid("gradient region").n_cells() == 1
+        assert ps.get_sparse_volume_grid("gradients elsewhere").n_cells() == voxels.n_voxels
+        assert not ps.has_sparse_volume_grid("active")
+        view.tabs["left"] = "Field"
+        scene.update(snapshot, view)
+        assert not ps.has_sparse_volume_grid("gradient region") and ps.has_sparse_volume_grid("active")
+    finally:
+        scene.clear()
