@@ -49,6 +49,7 @@ _N_BACK, _BACK_STEPS = 6, 12
 _PROJECTED_FACES = 60_000_000
 """Faces that may be projected in all, images times faces: of large meshes fewer views are tried."""
 
+_MANY_VOXELS = 300_000
 _IMAGES = 300
 """How many images all candidates take, about."""
 
@@ -95,8 +96,8 @@ def suggest_cameras(flex: SparseFlex, seen: Bool[Tensor, "N"], target: Mesh, *, 
 
     flex: the fit's surface as it stands, what hides and is seen; seen: (N,) which voxels were seen before; target:
     what an eye must keep the clearance to, and planes enclose. width, height: of the images; halo: as the run has it.
-    Candidates are tried with small images of the whole surface; of each sort the two best are then looked at as an
-    iteration would (seen_from), and that is what is promised. Takes seconds.
+    Candidates are tried with small images of the whole surface; of each sort the two best (of large sets the best) are
+    then looked at as an iteration would (seen_from), and that is what is promised. Takes seconds.
     """
     with torch.no_grad():
         scene = _Scene.of(flex, torch.ones(flex.voxels.n_voxels, dtype=torch.bool, device=flex.voxels.device))
@@ -106,10 +107,10 @@ def suggest_cameras(flex: SparseFlex, seen: Bool[Tensor, "N"], target: Mesh, *, 
             return Suggestions((), n_unseen, n_bare, 0)
         search = _Search(scene, flex.voxels, unseen, target, clearance, width / height)
         found = []
-        close = search.close()
+        close, n_looked = search.close(), 2 if flex.voxels.n_voxels <= _MANY_VOXELS else 1
         for sort, candidates in (("inside", search.inside() + close["inside"]),
                                  ("outside", search.outside() + close["outside"]), ("cut", search.cut())):
-            best = sorted((tried for tried in candidates if tried[0]), key=lambda tried: -tried[0])[:2]
+            best = sorted((tried for tried in candidates if tried[0]), key=lambda tried: -tried[0])[:n_looked]
             looked = [Suggestion(camera.with_size(width, height), sort, rows)
                       for _, camera in best
                       if len(rows := (seen_from(flex, camera.with_size(width, height), halo) & unseen).nonzero()[:, 0])]

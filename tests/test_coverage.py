@@ -314,9 +314,11 @@ def test_a_suggestion_is_found_beside_the_window_and_added_by_a_click(view: View
     selected = [call[1] for call in ui.calls if call[0] == "Selectable" and "suggested" in call[1]]
     best = view.coverage.suggestion(view)
     assert selected[0].startswith(f"{best.sort}: sees {best.n_gained:,} of {view.coverage.summary.n_unseen_surface:,}")
+    assert view.coverage.gained(view, view.coverage.summary) is best
+    assert bool(view.coverage.summary.marked[best.rows.numpy()].all())
     commands = panel.draw(FakeUi({"Add": True}), view, snapshot)
     assert commands == [ChangeCameras((best.camera,))] and view.pinned.own is best.camera
-    assert view.coverage.ghost(view) is None
+    assert view.coverage.ghost(view) is None and view.coverage.gained(view, view.coverage.summary) is None
     recorded = dataclasses.replace(snapshot, source="replay")
     assert view.coverage.add(view, recorded) == [] and "branch" in view.coverage.notice
 

@@ -250,7 +250,7 @@ class CoverageView:
         return found[0].found[min(max(self.chosen, 0), len(found[0].found) - 1)]
 
     def ghost(self, view: ViewState) -> Camera | None:
-        """The camera that the scene draws though no run has it; one inside is short, or it would go through walls."""
+        """The camera that the scene draws though the run lacks it; one inside is short, not to go through walls."""
         found = self.suggestion(view) if view.in_front(PANEL) else None
         if found is None or found.camera in self.added:
             return None
@@ -259,6 +259,11 @@ class CoverageView:
             short = found.camera.with_planes(near, min(far, near + _GHOST_DEPTH))
             self._ghost = (found, short if found.sort == "inside" else found.camera)
         return self._ghost[1]
+
+    def gained(self, view: ViewState, found: Summary) -> Suggestion | None:
+        """The suggestion that is drawn, where it is of this voxel set."""
+        suggestion = self.suggestion(view) if self.ghost(view) is not None else None
+        return suggestion if suggestion is not None and self._asked[0].voxels is found.voxels else None
 
     def add(self, view: ViewState, snapshot: Snapshot) -> list[ChangeCameras]:
         """The suggestion becomes a camera of the run's own, and the one looked at."""

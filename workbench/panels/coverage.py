@@ -227,7 +227,7 @@ def _draw_found(ui: Ui, view: ViewState, snapshot: Snapshot, found: Suggestions,
         if ui.im.Selectable(f"{label}##suggested {number}", number == own.chosen):
             own.chosen = number
         ui.tip(f"{_SORT_TIPS[each.sort]}.\nThe best of its sort of {count(found.n_tried)} cameras tried, by the "
-               f"surface at the end of iteration {count(iteration)}; drawn green in the scene.\n"
+               f"surface at the end of iteration {count(iteration)}; green in the scene, with what it would see.\n"
                "Unseen: as above, and with a triangle there; where a neighbour lacks there is none to see")
     chosen = own.suggestion(view)
     half, gap = (ui.width - 0.4 * ui.em) / 2, 0.4 * ui.em
