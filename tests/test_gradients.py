@@ -18,7 +18,7 @@ from sparseflex.render import Maps, map_tangents, render_maps
 from sparseflex.training.backward_pass import PARAMETERS, BackwardPass, PassView
 from sparseflex.training.config import FitConfig
 from sparseflex.training.fit import FitRun
-from sparseflex.training.gradient_regions import _components, find_regions
+from sparseflex.training.gradient_regions import find_regions
 from sparseflex.training.pixel_pull import map_gradients, pixel_pull
 from sparseflex.voxels import SparseVoxels
 from workbench.commands import NextIteration, RequestFields, StepBack
@@ -307,26 +307,6 @@ def test_a_seen_voxel_without_a_pull_has_it_cancelled():
     found = find_regions(dataclasses.replace(done, total={**done.total, "weights": weights}), "weights")
     cancelled = [n for n, region in enumerate(found.first) if region.reason == "cancelled"]
     assert any(region_voxels(done, found, n) == {busiest(done)} for n in cancelled)
-
-
-@pytest.mark.parametrize("share", [0.1, 0.35, 0.9])
-def test_components_against_a_walk_from_voxel_to_voxel(share):
-    generator = torch.Generator().manual_seed(3)
-    every = torch.cartesian_prod(*[torch.arange(9)] * 3)
-    ijk = every[torch.rand(len(every), generator=generator) < share].int()
-    codes = (torch.rand(len(ijk), generator=generator) < 0.5).to(torch.int8)
-    found = _components(ijk, 9, codes).tolist()
-    at = {tuple(place): row for row, place in enumerate(ijk.tolist())}
-    expected: dict[int, int] = {}
-    for start in range(len(ijk)):
-        waiting = [] if start in expected else [start]
-        while waiting:
-            row = waiting.pop()
-            expected[row] = start
-            around = [at.get(tuple((ijk[row] + step).tolist())) for step in torch.cartesian_prod(
-                *[torch.arange(-1, 2)] * 3)]
-            waiting += [k for k in around if k is not None and k not in expected and codes[k] == codes[row]]
-    assert found == [expected[row] for row in range(len(ijk))]
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from sparseflex.camera import Camera
 from sparseflex.training.backward_pass import BACKWARD, PARAMETERS, BackwardPass
 from sparseflex.voxels import SparseVoxels
+from workbench.camera_view import near_camera
 from workbench.frustum_view import FOLLOW_SHARE
 from workbench.gradient_work import Pull, PullWork, Summary, summarise
 from workbench.network_view import Picked
 from workbench.worker import WorkFailed, same_token
 
 if TYPE_CHECKING:
-    from sparseflex.training.gradient_regions import Region
     from workbench.snapshot import Snapshot
     from workbench.view_state import ViewState
 
@@ -124,7 +123,9 @@ class GradientView:
         region, resolution = self.summary.regions.first[number], self.summary.resolution
         view.network.picked = Picked(region.worst, resolution)
         if view.view_camera is not None:
-            view.cameras.look_through = near_camera(view.view_camera, region, resolution)
+            low, high = np.array(region.low, float), np.array(region.high, float) + 1
+            away = max(_NEAR, _ROOM * float((high - low).max())) / resolution
+            view.cameras.look_through = near_camera(view.view_camera, (low + high) / 2 / resolution - 0.5, away)
 
     def alone(self, view: ViewState) -> bool:
         """Whether a region is shown where surfaces would hide it: all stands in one place."""
@@ -139,13 +140,3 @@ class GradientView:
         if self._voxels is None or self._voxels[0] is not self.summary or self._voxels[1] != self.region:
             self._voxels = self.summary, self.region, self.summary.voxels_of(self.region)
         return self._voxels[2], self.summary.regions.first[self.region].explodes
-
-
-def near_camera(view_camera: Camera, region: Region, resolution: int) -> Camera:
-    """The view camera moved, not turned, so that the region is in the middle and near."""
-    low, high = np.array(region.low, float), np.array(region.high, float) + 1
-    centre = (low + high) / 2 / resolution - 0.5
-    distance = max(_NEAR, _ROOM * float((high - low).max())) / resolution
-    eye = centre - view_camera.forward_world.numpy() * distance
-    return Camera.look_at(eye.tolist(), centre.tolist(), view_camera.up_world.tolist(), fov_y_degrees=30.0,
-                          width=view_camera.width, height=view_camera.height, near=0.01, far=10.0)

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int, Int8
 from torch import Tensor
 
 from sparseflex.extraction import surface_voxels, voxels_of_faces
+from sparseflex.regions import components
 from sparseflex.training.backward_pass import AT_CORNERS, BackwardPass
-from sparseflex.voxels import SparseVoxels
 
 VANISHING, EXPLODING = 1e-3, 100.0
 """Times the median: what lies below vanishes, what lies above explodes."""
@@ -24,9 +24,6 @@ but neighbours lack for a face; `no surface` its corners have one sign."""
 
 N_EXPLODING = 3
 """The first so many of REASONS."""
-
-_HALF = [(x, y, z) for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1) if (x, y, z) > (0, 0, 0)]
-"""Of each pair of opposite ones of the 26 neighbours, one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,9 +80,9 @@ def find_regions(done: BackwardPass, parameter: str, term: str = "", at_most: in
     median = float(typical.median()) if len(typical) else math.nan
     codes = _codes(done, norms, median, surface_voxels(flex), has_face, seen)
     faulty = (codes >= 0).nonzero().squeeze(1)
-    ijk, codes = done.section.voxel_ijk[faulty], codes[faulty]
-    names, number, sizes = torch.unique(_components(ijk, done.section.resolution, codes), return_inverse=True,
-                                        return_counts=True)
+    some, codes = done.section.take(faulty), codes[faulty]
+    ijk = some.voxel_ijk
+    names, number, sizes = torch.unique(components(some, codes), return_inverse=True, return_counts=True)
     reasons = codes[names]
     order = torch.argsort(reasons.long() * (len(faulty) + 1) - sizes, stable=True)
     rank = torch.empty_like(order)
@@ -131,28 +128,6 @@ def _finite_parameters(done: BackwardPass) -> Bool[Tensor, "n"]:
     for slot in done.section.corners_by_slot:
         good = good & corners.index_select(0, slot)
     return good
-
-
-def _components(ijk: Int[Tensor, "m 3"], resolution: int, codes: Int8[Tensor, "m"]) -> Int[Tensor, "m"]:
-    """For each voxel the lowest row that it is connected to through neighbours of its own code."""
-    label = torch.arange(len(ijk), device=ijk.device)
-    voxels = SparseVoxels(ijk, resolution)
-    pairs = []
-    for offset in _HALF:
-        other = voxels.find(ijk + torch.tensor(offset, dtype=torch.int32, device=ijk.device))
-        row = (other >= 0).nonzero().squeeze(1)
-        row = row[codes[row] == codes[other[row]]]
-        pairs.append(torch.stack([row, other[row]]))
-    a, b = torch.cat(pairs, dim=1)
-    while len(a):  # the lower root takes the higher one in; then all point to their roots
-        low = torch.minimum(label[a], label[b])
-        label.scatter_reduce_(0, label[a], low, "amin").scatter_reduce_(0, label[b], low, "amin")
-        further = label[label]
-        while not torch.equal(further, label):
-            label, further = further, further[further]
-        apart = label[a] != label[b]
-        a, b = a[apart], b[apart]
-    return label
 
 
 def _worst(norms: Float[Tensor, "m"], codes: Int8[Tensor, "m"], number: Int[Tensor, "m"], n: int, median: float
