@@ -289,15 +289,15 @@ def test_a_camera_is_placed_by_a_click_into_a_room(drive: Callable[..., Driven])
     window.click(95, 24)  # the tab Cameras
     window.wait(lambda s: s["left"] == "Cameras")
     window.key("8")  # the layer of all cameras
-    window.click(176, 108)  # Add inside…
+    window.click(176, 131)  # Add inside…
     assert window.wait(lambda s: s["picking"])["rows"] == []
     window.click(640, 360)  # the target's roof
     state = window.wait(lambda s: s["own_cameras"] == 1 and s["cameras_drawn"] == 1)
     assert state["rows"] == ["fixed"] and not state["picking"] and not state["said"] and not state["following"]
-    window.click(176, 130)  # Add inside… again, below the table's row now
+    window.click(176, 153)  # Add inside… again, below the table's row now
     window.wait(lambda s: s["picking"])
     window.click(480, 480)  # nothing is there: it waits for another click
-    window.click(176, 130)
+    window.click(176, 153)
     window.wait(lambda s: not s["picking"])
     assert window.state["own_cameras"] == 1 and not window.state["said"]
     window.key("Right")
