@@ -227,6 +227,9 @@ def test_children_have_what_their_parents_had_and_the_born_nothing() -> None:
     nothing = SparseVoxels(torch.zeros(0, 3, dtype=torch.int32), 4)
     assert len(known.moved(voxels, nothing).seen_count) == 0
     assert Coverage.none(nothing).moved(nothing, voxels).seen_count.tolist() == [0, 0, 0]
+    many = dataclasses.replace(Coverage.none(nothing), own=[(float(number),) for number in range(9)],
+                               own_seen=torch.zeros(2, 0, dtype=torch.uint8))
+    assert many.moved(nothing, nothing.subdivide()).own_seen.shape == (2, 0)  # nine cameras take two rows
 
 
 def test_it_follows_levels() -> None:

@@ -317,6 +317,9 @@ def test_nothing_there_is_no_failure(sign):
     assert found.counts == {"no surface": voxels.n_voxels} and found.n_all == 1
     pull = pixel_pull(flat, voxels.voxel_ijk[0].tolist())
     assert pull.norm == 0 and not pull.of_view(0).any()
+    by_shape = dataclasses.replace(flat, total={name: torch.ones_like(grad) for name, grad in flat.total.items()})
+    pull = pixel_pull(by_shape, voxels.voxel_ijk[0].tolist())  # as by free_space, which needs no surface
+    assert pull.norm > 0 and not pull.of_view(0).any()
     no_voxels, _, _ = voxels.section(torch.zeros(voxels.n_voxels, dtype=torch.bool))
     none = pass_of(no_voxels, {"sdf": torch.zeros(0, dtype=torch.float64),
                                "deform": torch.zeros(0, 3, dtype=torch.float64),

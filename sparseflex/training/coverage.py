@@ -159,6 +159,8 @@ class Coverage:
                 own = getattr(fresh, name)
                 own.copy_(torch.where(known, getattr(self, name).index_select(0, rows), own))
             fresh.own_seen = self.own_seen.index_select(1, rows) * known
+        else:  # a row for each eight of the cameras, of which own stays
+            fresh.own_seen = fresh.own_seen.new_zeros(len(self.own_seen), new.n_voxels)
         fresh.views, fresh.own = self.views, self.own
         return fresh
 

@@ -104,4 +104,5 @@ def _vertex_ways(done: BackwardPass, row: int, ways: Mapping[str, tuple[Tensor, 
             tangent[rows] = way
             leaves[name] = forward_ad.make_dual(leaves[name], tangent)
         vertices = moving_vertices(done.flex(leaves), done.mesh, near)
-        return forward_ad.unpack_dual(vertices).tangent
+        tangent = forward_ad.unpack_dual(vertices).tangent
+    return torch.zeros_like(done.mesh.vertices) if tangent is None else tangent  # None: no vertex depends on them
