@@ -750,6 +750,18 @@ def test_the_command_compares_recorded_iterations(recorded: Path, tmp_path: Path
     assert "iteration 4: " in out.splitlines()[0] and "iteration 0: " in out.splitlines()[1] and "moved" in out
 
 
+def test_the_command_says_where_the_file_knows_nothing(recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+                                                       ) -> None:
+    builder = RunBuilder(tmp_path / "run.h5", FitRun(*_small()), snapshot_every=4)
+    builder.iterate(4)
+    sparse = str(builder.close())
+    assert cli.main(["diff", sparse, "--from", "2", "--to", "3"]) == 0
+    assert "iterations 2 and 3 both show the fields recorded at 0" in capsys.readouterr().err
+    for told in ([sparse], [str(recorded), "--from", "2"], [sparse, sparse, "--from", "3", "--to", "3"]):
+        assert cli.main(["diff", *told]) == 0
+        assert "both show" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("words", "says"), [
     (["house"], "house has one iteration: name a second one to compare it with, or a recording"),
     (["RUN", "--from", "77"], "iteration must be a recorded one from 0 to 4, got 77"),

@@ -115,7 +115,7 @@ def test_scenes_lists_them_all(capsys):
     assert cli.main(["scenes"]) == 0
     said = capsys.readouterr().out
     for path in (ROOT / "scenes").glob("*.toml"):
-        assert f"\n{path.stem}" in "\n" + said
+        assert f"\n{path.stem}  " in "\n" + said
 
 
 def test_bench_runs_what_is_named(capsys, monkeypatch, tmp_path):

@@ -222,13 +222,15 @@ class Scenes:
         from workbench.inputs import input_errors
 
         folders = scene_folders()
+        column = 2 + max(map(len, scene_names(folders)), default=0)
         for name in scene_names(folders):
             path = next(folder / f"{name}.toml" for folder in folders if (folder / f"{name}.toml").is_file())
             with input_errors():
                 tables = read_scene_text(path)
             text = " ".join(tables.get("description", "").split())
-            wrap = {"width": min(shutil.get_terminal_size((120, 24)).columns, 120), "subsequent_indent": " " * 15}
-            print(textwrap.fill(f"{name:<15}{tables.get('title', name)}. {text}", **wrap))
+            width = max(min(shutil.get_terminal_size((120, 24)).columns, 120), 2 * column)
+            wrap = {"width": width, "subsequent_indent": " " * column}
+            print(textwrap.fill(f"{name:<{column}}{tables.get('title', name)}. {text}", **wrap))
         return 0
 
 

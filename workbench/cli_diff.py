@@ -42,10 +42,15 @@ class Diff:
 
         folder = None if self.out is None else writable_folder(self.out)
         try:
-            found = compare(*self._states())
+            states = self._states()
+            found = compare(*(state for state, _ in states))
         except ValueError as error:  # a field that doesn't fit its voxels
             raise InputError(f"{self.what}: {error}") from error
         told = summary(found, self.threshold)
+        first, second = (recorded for _, recorded in states)
+        if not self.other and first is not None and first == second and found.a.iteration != found.b.iteration:
+            print(f"workbench: warning: iterations {found.a.iteration} and {found.b.iteration} both show the fields "
+                  f"recorded at {first}: what changed between them is not in the file", file=sys.stderr)
         if folder is not None:
             try:
                 (folder / "changes.json").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", "utf-8")
@@ -67,7 +72,7 @@ class Diff:
             if given is not None and not _recorded(where):
                 raise InputError(f"{flag} applies to a recording (.h5): {where} is none")
 
-    def _states(self) -> tuple[State, State]:
+    def _states(self) -> tuple[tuple[State, int | None], tuple[State, int | None]]:
         first = self.from_iteration
         if not self.other and first is None:
             from workbench.inputs import input_errors
@@ -82,8 +87,9 @@ def _recorded(what: str) -> bool:
     return what.lower().endswith(".h5")
 
 
-def _state(what: str, iteration: int | None) -> State:
-    """A run's voxels and corners, of a recording at an iteration. Raises InputError."""
+def _state(what: str, iteration: int | None) -> tuple[State, int | None]:
+    """A run's voxels and corners, of a recording at an iteration; and when these were recorded, of a recording that
+    has none of that iteration itself. Raises InputError."""
     from workbench.change_state import State, known_fields
     from workbench.moment import open_moment
 
@@ -94,5 +100,6 @@ def _state(what: str, iteration: int | None) -> State:
     arrays = {name: moment.field(name) for name in sorted(known_fields(moment.kinds))}
     arrays = {name: values for name, values in arrays.items() if values is not None}
     dates = [moment.older[name] for name in arrays if name in moment.older]
-    past = f", fields as recorded at {min(dates)}" if dates else ""
-    return State(voxels, arrays, moment.iteration, f"{moment.name}, iteration {moment.iteration}{past}")
+    recorded = min(dates) if dates else None
+    past = "" if recorded is None else f", fields as recorded at {recorded}"
+    return State(voxels, arrays, moment.iteration, f"{moment.name}, iteration {moment.iteration}{past}"), recorded
