@@ -122,6 +122,30 @@ def test_a_planted_voxel_is_listed_and_a_click_goes_there(view):
     assert view.worker.result("gradients") is None  # what a pass takes is let go
 
 
+def test_the_chosen_region_is_the_same_in_the_next_pass(view):
+    voxels, leaves = ball()
+    rows = [0, voxels.n_voxels - 1]
+    for row in rows:
+        leaves["weights"][row] = float("nan")
+    view.gradients.parameter = "weights"
+    drawn(view, snapshot_with(pass_of(voxels, leaves, noisy)), "regions", **{"##region 1": True})
+    chosen = view.gradients.region_voxels(view)[0].voxel_ijk.tolist()
+    assert chosen == [voxels.voxel_ijk[rows[1]].tolist()]
+    leaves["weights"][rows[0]] = 0.0  # good now: the region after it is the first
+    drawn(view, snapshot_with(pass_of(voxels, leaves, noisy)), "regions")
+    assert view.gradients.region == 0 and view.gradients.region_voxels(view)[0].voxel_ijk.tolist() == chosen
+    leaves["weights"][rows[1]] = 0.0
+    drawn(view, snapshot_with(pass_of(voxels, leaves, noisy)), "regions")
+    assert view.gradients.region_voxels(view) is None
+
+
+def test_a_pass_is_let_go_that_is_looked_into_when_the_tab_is_left(view):
+    gradients.draw(FakeUi(), view, snapshot_with(pass_of(*ball(), noisy)))  # asks, and has nothing yet
+    view.worker.wait_for("gradients", 20)
+    view.tabs["left"] = "Field"
+    assert view.gradients.region_voxels(view) is None and view.worker.result("gradients") is None
+
+
 def test_planted_pixels_are_listed_for_the_voxel_that_they_pull_on(view):
     planted = {(9, 10), (10, 10), (10, 11)}
 

@@ -6,8 +6,10 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import torch
 
 from sparseflex.training.backward_pass import BACKWARD, PARAMETERS, BackwardPass
+from sparseflex.training.gradient_regions import Region
 from sparseflex.voxels import SparseVoxels
 from workbench.camera_view import near_camera
 from workbench.frustum_view import FOLLOW_SHARE
@@ -30,7 +32,7 @@ _NEAR, _ROOM = 16.0, 3.0
 class GradientView:
     """page: of PAGES; parameter: of PARAMETERS; term: one of the loss, "" for all; view: which of the pass's
     cameras; whole: its whole image, not only the part with pulls; region: the number of the chosen one in the summary,
-    -1 for none. Derived: summary and pull, None where nothing is known; failure says why."""
+    -1 where that has none such. Derived: summary and pull, None where nothing is known; failure says why."""
 
     KEPT: ClassVar[tuple[str, ...]] = ("parameter", "whole")
 
@@ -46,6 +48,8 @@ class GradientView:
     _work: PullWork = dataclasses.field(default_factory=PullWork)
     _asked_by_user: tuple = ()
     _voxels: tuple[Summary, int, SparseVoxels] | None = None
+    _chosen: tuple[Region, int] | None = None  # with its resolution: in the next summary it has another number
+    _numbered: Summary | None = None  # what region is a number of
 
     def wants(self, view: ViewState) -> bool:
         return view.in_front(PANEL)
@@ -53,14 +57,14 @@ class GradientView:
     def clear(self) -> None:
         """Of the run before: its regions say nothing of the next."""
         self.term, self.view, self.region = "", 0, -1
-        self.summary = self.pull = self._voxels = None
-        self._work = PullWork()
+        self.summary = self.pull = self._voxels = self._chosen = self._numbered = None
+        self._work, self._asked_by_user = PullWork(), ()
 
     def release(self, view: ViewState) -> None:
         """Nobody looks: a backward pass takes as much as the section several times over."""
-        if self.summary is not None or self.pull is not None:
-            self.summary = self.pull = self._voxels = None
-            self._work = PullWork()
+        if self._asked_by_user:  # a job may still run, whose result nobody would take
+            self.summary = self.pull = self._voxels = self._numbered = None
+            self._work, self._asked_by_user = PullWork(), ()
             view.worker.forget(_SUMMARY)
             view.worker.forget(_PULL)
 
@@ -100,8 +104,8 @@ class GradientView:
         known = isinstance(pull, Pull) and picked is not None
         same = known and (pull.ijk, pull.resolution) == (picked.ijk, picked.resolution)
         self.pull = pull if same and (playing or pull.iteration == done.iteration) else None
-        if self.summary is not None and self.region >= len(self.summary.regions.first):
-            self.region = -1
+        if self.summary is not None and self.summary is not self._numbered:
+            self._numbered, self.region = self.summary, self._number_now(self.summary)
 
     def _result(self, view: ViewState, key: str) -> Any:
         found = view.worker.result(key)
@@ -117,15 +121,24 @@ class GradientView:
     def choose(self, view: ViewState, number: int) -> None:
         """Shows a region: its voxels in the scene, its worst one picked, the view near it. Again lets it go."""
         if number == self.region:
-            self.region = -1
+            self.region, self._chosen = -1, None
             return
-        self.region = number
         region, resolution = self.summary.regions.first[number], self.summary.resolution
+        self.region, self._chosen = number, (region, resolution)
         view.network.picked = Picked(region.worst, resolution)
         if view.view_camera is not None:
             low, high = np.array(region.low, float), np.array(region.high, float) + 1
             away = max(_NEAR, _ROOM * float((high - low).max())) / resolution
             view.cameras.look_through = near_camera(view.view_camera, (low + high) / 2 / resolution - 0.5, away)
+
+    def _number_now(self, found: Summary) -> int:
+        """Which of these regions is the chosen one: for the same reason, at its worst voxel; -1 where none is."""
+        if self._chosen is None or self._chosen[1] != found.resolution:
+            return -1
+        region, first = self._chosen[0], found.regions.first
+        row = int(found.section.find(torch.tensor([region.worst]))[0])
+        number = int(found.regions.label[row]) if row >= 0 else -1
+        return number if 0 <= number < len(first) and first[number].reason == region.reason else -1
 
     def alone(self, view: ViewState) -> bool:
         """Whether a region is shown where surfaces would hide it: all stands in one place."""
