@@ -15,7 +15,7 @@ from sparseflex.mesh import Mesh
 from sparseflex.training.config import FitConfig
 from sparseflex.training.faults import Fault
 from sparseflex.training.fit import FitRun
-from workbench.check_view import PANEL, Region
+from workbench.check_view import PANEL, SDF, Region
 from workbench.panels import surface
 from workbench.snapshot import Snapshot
 from workbench.view_state import ViewState
@@ -123,3 +123,40 @@ def test_fields_are_asked_for_by_the_tab_alone_and_large_sets_wait_for_a_stop() 
     assert view.check.scene_fields(view, snapshot) == set()
     view.check.update(view, snapshot)
     assert view.check.found is None
+
+
+def test_while_the_run_plays_what_was_found_a_moment_ago_is_shown() -> None:
+    view, snapshot = looked_at(faulty())
+    view.frustum.background, view.check.found = True, None
+    try:
+        for _ in range(3):  # the SDF is another in every snapshot
+            snapshot = with_fields(dataclasses.replace(snapshot, playing=True), corner_sdf=snapshot.fields[SDF].copy())
+            view.check.update(view, snapshot)
+            for key in ("surface check's target", "surface check"):
+                view.worker.wait_for(key, 20)
+        assert view.check.found is not None and view.check.waiting
+        view.check.update(view, snapshot)
+        assert not view.check.waiting
+        view.tabs["left"] = "Layers"
+        view.check.update(view, snapshot)
+        assert view.worker.result("surface check") is None  # nothing of a run is kept for nobody
+    finally:
+        view.stop_workers()
+
+
+def test_the_chosen_region_goes_with_its_fault_and_nothing_stays_of_a_stage_without_voxels() -> None:
+    view, snapshot = looked_at(faulty(Fault("missing_voxels", x=0.4, radius=0.1)))
+    view.check.chosen = chosen = view.check.regions("holes")[0]
+    view.check.update(view, with_fields(snapshot, corner_sdf=snapshot.fields[SDF].copy()))
+    assert view.check.chosen == chosen
+    view.check.update(view, snapshot_of(faulty()))
+    assert view.check.chosen is None and view.check.found is not None
+    bare = dataclasses.replace(snapshot, fields={}, field_kinds={}, asked=frozenset())
+    view.check.update(view, bare)
+    assert view.check.found is None
+
+
+def test_rows_of_other_voxels_are_a_line() -> None:
+    view, snapshot = looked_at(faulty())
+    view.check.update(view, with_fields(snapshot, corner_sdf=snapshot.fields[SDF][1:]))
+    assert "corner_sdf must have" in view.check.note and drawn(view, snapshot).says("corner_sdf must have")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from sparseflex.regions import Regions
 from sparseflex.surface_check import SurfaceCheck, Truth, check_surface
 from sparseflex.voxels import SparseVoxels
 from workbench import theme
-from workbench.worker import WorkFailed
+from workbench.worker import WorkFailed, same_token
 
 if TYPE_CHECKING:
     from workbench.snapshot import MeshArrays, Snapshot
@@ -77,6 +78,7 @@ class CheckView:
     waiting: bool = False
     note: str = ""
     _listed: tuple[SurfaceCheck | None, dict[str, list[Region]]] = (None, {})
+    _busy: bool = False  # the worker may hold something
 
     @staticmethod
     def wants(view: ViewState) -> bool:
@@ -90,7 +92,7 @@ class CheckView:
     def clear(self) -> None:
         """Of the run before: it says nothing of the next."""
         self.found = self.chosen = None
-        self.waiting, self.note = False, ""
+        self.waiting, self.note, self._listed = False, "", (None, {})
 
     def in_scene(self, view: ViewState) -> SurfaceCheck | None:
         return self.found if self.shown and self.wants(view) else None
@@ -104,29 +106,60 @@ class CheckView:
     def update(self, view: ViewState, snapshot: Snapshot) -> None:
         """Brings what is found up to date with a snapshot that has the scene's fields."""
         if not self.wants(view):
-            self.found, self.waiting = None, False
+            self._let_go(view)
             return
         voxels, sdf = snapshot.fields.get("voxels"), snapshot.fields.get(SDF)
         if voxels is None or sdf is None:
+            if {"voxels", SDF} & snapshot.field_kinds.keys() <= snapshot.asked:  # no answer is due that has them
+                self.found, self.waiting = None, False
             return
         target = snapshot.fields.get(TARGET) if snapshot.field_kinds.get(TARGET) == "mesh" else None
         share = _SHARE if snapshot.playing else 1.0
-        truth = self._ask(view, _TRUTH, (voxels, target), lambda: (_truth_of(voxels, target),), share)
-        found = None if truth is None else self._ask(view, _CHECK, (voxels, sdf, truth), lambda: check_surface(
+        truth, of_these = self._ask(view, _TRUTH, (voxels, target), lambda: (_truth_of(voxels, target),), share)
+        if truth is None or not of_these:  # it has to fit the voxels
+            self.waiting = not self.note
+            return
+        found, of_these = self._ask(view, _CHECK, (voxels, sdf, truth), lambda: check_surface(
             voxels, torch.tensor(sdf), *truth), share)
-        self.waiting = found is None and not self.note
-        self.found = self.found if found is None else found
+        self.waiting = not of_these
+        self.found = self.found if found is None else found  # of a run that plays it is of a moment ago
+        self._follow()
 
-    def _ask(self, view: ViewState, key: str, token: tuple, work: object, share: float) -> object | None:
-        """The job's result for this very token; None while there is none, or where it failed."""
+    def _let_go(self, view: ViewState) -> None:
+        """Nobody looks: lattice and target take memory."""
+        if self._busy:
+            self.found, self.waiting, self._listed, self._busy = None, False, (None, {}), False
+            for key in (_CHECK, _TRUTH):
+                view.worker.forget(key)
+
+    def _follow(self) -> None:
+        """The chosen region as it is now: the largest of its kind that has a part of its box, or none."""
+        known = self.chosen
+        if known is None or self.found is None or self._listed[0] is self.found:
+            return
+        there = [region for region in self.regions(known.kind) if region.resolution == known.resolution and all(
+            a <= d and c <= b for a, b, c, d in zip(region.low, region.high, known.low, known.high, strict=True))]
+        same = [region for region in there if (region.low, region.high) == (known.low, known.high)]
+        self.chosen = next(iter(same or there), None)
+
+    def _ask(self, view: ViewState, key: str, token: tuple, work: Callable[[], Any], share: float) -> tuple[Any, bool]:
+        """The job's latest result, None while there is none or where it failed, and whether it is for this token."""
+        self._busy, done = True, None
         if view.frustum.background:
             view.worker.ask(key, token, work, share)
             done = view.worker.result(key)
-            value = None if done is None or any(a is not b for a, b in zip(done[0], token, strict=True)) else done[1]
         else:
-            value = work()
+            done = token, _done_now(work)
+        value = None if done is None else done[1]
         self.note = value.message if isinstance(value, WorkFailed) else ""
-        return None if isinstance(value, WorkFailed) else value
+        return None if isinstance(value, WorkFailed) else value, done is not None and same_token(done[0], token)
+
+
+def _done_now(work: Callable[[], Any]) -> Any:
+    try:
+        return work()
+    except ValueError as error:  # a field of a run's own that doesn't fit its voxels
+        return WorkFailed(str(error))
 
 
 def _truth_of(voxels: SparseVoxels, target: MeshArrays | None) -> Truth | None:
