@@ -71,6 +71,7 @@ def same(first: FitRun, second: FitRun) -> None:
         assert equal, name
 
 
+@pytest.mark.slow
 def test_fifty_straight_equal_twenty_five_saved_loaded_and_twenty_five_more(tmp_path: Path) -> None:
     told: list[str] = []
     with Recording(record(tmp_path / "run.h5", tiny_run(), 27)) as recording:
@@ -81,7 +82,7 @@ def test_fifty_straight_equal_twenty_five_saved_loaded_and_twenty_five_more(tmp_
     same(go_on(branched, 50), go_on(tiny_run(), 50))
 
 
-@pytest.mark.parametrize("n_stages", [0, 4])
+@pytest.mark.parametrize("n_stages", [pytest.param(0, marks=pytest.mark.slow), 4])
 def test_what_the_user_changed_on_the_way_is_changed_again(tmp_path: Path, n_stages: int) -> None:
     """With the keyframe that the recorder takes after a change, and without it: then the change itself is repeated."""
     change = ChangeSetting("depth_weight", 3.0)

@@ -520,6 +520,9 @@ def test_the_worker_compares_in_the_background(view: ViewState, steps: list[Snap
     view.worker.wait_for("changes", WAIT_SECS)
     own.update(view, spoiled)
     assert own.found is None and "corner_sdf must have shape" in own.note
+    view.tabs["left"] = "Layers"
+    own.update(view, spoiled)
+    assert view.worker.result("changes") is None  # it holds both states
 
 
 def test_a_recording_gives_any_two_iterations(view: ViewState, tmp_path: Path) -> None:

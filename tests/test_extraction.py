@@ -161,7 +161,7 @@ def test_active_subset_equals_those_voxels_alone(training):
     assert torch.equal(subset.vertices, expected.vertices) and torch.equal(subset.faces, expected.faces)
 
 
-@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("training", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_gradients_in_float64(training, monkeypatch):
     monkeypatch.setattr("sparseflex.dual_vertices.CHUNK", 3)  # several chunks also in a small case
     monkeypatch.setattr("sparseflex.extraction.CHUNK", 3)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,6 +26,8 @@ from sparseflex.training.pixel_pull import map_gradients, pixel_pull
 from sparseflex.voxels import SparseVoxels
 from workbench.commands import NextIteration, RequestFields, StepBack
 from workbench.engine import Engine
+from workbench.field_copies import FieldCopies
+from workbench.showing import WATCHED_SECS
 
 CUT = dataclasses.replace(FRONT, near=1.35, far=1.6)
 
@@ -349,6 +354,36 @@ def test_an_engine_has_a_run_watched_while_somebody_asks():
         assert snapshot.fields["backward"].iteration == 2 and snapshot.fields["sdf_grad_mask"].any()
     finally:
         assert engine.stop()
+
+
+def test_a_field_stays_watched_between_the_requests_of_the_scene(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("workbench.showing.time", SimpleNamespace(monotonic=lambda: now[0], perf_counter=lambda: 0.0))
+    engine, watched = Engine(run := small_fit()), []
+    run.watch = watched.append
+    for secs, names in ((0, {"sdf_grad_depth", "voxels"}), (1, {"voxels"}), (1, {"sdf_grad_depth", "voxels"})):
+        now[0] += secs
+        engine._showing.ask(frozenset(names))
+    assert watched == [{"sdf_grad_depth", "voxels"}]  # never let go of, so that each of its passes is known
+    now[0] += WATCHED_SECS
+    engine._showing.ask(frozenset({"voxels"}))
+    assert watched[1:] == [{"voxels"}]
+
+
+def test_a_pass_that_nobody_asks_for_any_more_is_not_kept():
+    run = small_fit()
+    run.watch(frozenset({"backward"}))
+    run.run_iteration()
+    copies = FieldCopies(run)
+    copies.start({"backward", "voxels"}, 1)
+    known = weakref.ref(copies.finish()["backward"])
+    run.watch(frozenset())
+    run.run_iteration()
+    assert known() is not None
+    copies.start({"voxels"}, 2)
+    copies.finish()
+    gc.collect()
+    assert known() is None
 
 
 def test_an_iteration_done_again_while_watched_is_the_same():

@@ -144,6 +144,7 @@ def test_the_makefile_parses_and_ci_runs_make_test():
 # the suite's own fixtures
 
 
+@pytest.mark.slow
 def test_fixtures_catch_what_they_should(tmp_path):
     """In a process of its own: a leaked thread and a picture unlike its golden fail, a joined thread does not."""
     suite = tmp_path / "tests"

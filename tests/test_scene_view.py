@@ -250,9 +250,14 @@ def test_side_by_side_faces_the_view_and_in_one_place_is_the_origin(scene: Any, 
     places = [np.asarray(ps.get_surface_mesh(name).get_position()) for name in ("mesh", "target")]
     grid = np.asarray(ps.get_sparse_volume_grid("active").get_position())
     assert grid[0] < places[0][0] < places[1][0] and np.allclose([p[1:] for p in (*places, grid)], 0, atol=1e-4)
+    ps.frame_tick()
+    assert not ps.get_redraw_requested()
+    scene.arrange(view, 3.0)
+    assert not ps.get_redraw_requested()
     view.side_by_side = False
     scene.arrange(view, 3.0)
     assert np.allclose(ps.get_surface_mesh("target").get_position(), 0)
+    assert ps.get_redraw_requested()  # else a window that stands still would go on showing them apart
 
 
 def test_split_agrees_with_the_frustum_and_is_computed_once(fitted: Snapshot) -> None:

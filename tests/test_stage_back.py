@@ -72,7 +72,7 @@ def walked(n_stages: int, first: Place, last: Place) -> Iterator[Place]:
         yield divmod(k, n_stages)
 
 
-@pytest.mark.parametrize("levels", [False, True])
+@pytest.mark.parametrize("levels", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_every_stage_back_is_what_was_seen_there(start: StartEngine, levels: bool) -> None:  # noqa: F811
     """All fields and scalars at every stage of two iterations, backwards, and the run itself forwards again."""
     changes = {"start_resolution": 4, "iterations": 6, "prune_every": 1} if levels else {}
@@ -190,7 +190,7 @@ class Poisoned(FitRun):
             self.parameters.sdf[7] = math.nan
 
 
-@pytest.mark.parametrize("fault", [(4, "update"), (3, "prune")])
+@pytest.mark.parametrize("fault", [pytest.param((4, "update"), marks=pytest.mark.slow), (3, "prune")])
 def test_stepping_back_finds_the_stage_that_made_the_nan(start: StartEngine, fault: tuple[int, str]) -> None:  # noqa: F811
     """From where the run is seen to fail, to the first state without it: the stage after that did it."""
     made = small_run(resolution=8, image_size=16)
