@@ -102,7 +102,6 @@ def test_pruning_decode(pruned):
         assert float(mesh.l_dev.double().mean()) == pytest.approx(float(data["L_dev_mean"]), rel=1e-4)
 
 
-@pytest.mark.slow
 def test_decode_without_pruning(unpruned):
     with golden("tiny/decode_official_chunked_noprune") as data:
         compare_chunks(data, tiny().batch)
