@@ -5,17 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import polyscope.imgui as imgui
 import pytest
 from fake_ui import FakeUi
 
+from sparseflex.camera import Camera
 from workbench import actions, theme
 from workbench.palette import matching
 from workbench.panels import COLUMNS, keys, palette
 from workbench.preferences import Preferences, kept
 from workbench.ui import Ui
 from workbench.view_state import LAYERS, ViewState
+from workbench.window import Window
 
 # what users of such tools expect, by workbench.md
 CONVENTIONS = ("Space", "→", "Shift + →", "←", "Home", "End", "[", "]", "Tab", "G", "E", "F", "?", "Ctrl + P",
@@ -111,6 +114,18 @@ def test_preferences_come_back_and_the_rest_does_not(tmp_path: Path) -> None:
     assert (again.theme, again.scale, again.layers["mesh"], again.show_keys) == ("light", 1.1, False, False)
     assert again.layers.keys() == dict.fromkeys(LAYERS).keys() and again.tabs["left"] == view.tabs["left"]
     assert not list(path.parent.glob("*.new"))
+
+
+def test_home_and_the_next_session_stand_as_before_a_look_from_near_by() -> None:
+    by_name = {action.name: action for action in actions.ACTIONS}
+    for before in (True, False):
+        view = ViewState(side_by_side=before)
+        window = SimpleNamespace(view=view, _home_key=tuple, _ps=MagicMock(), go_home=MagicMock())
+        for _ in range(2):
+            Window.look_through(window, Camera.look_at((0.0, 0.0, 2.0), (0.0, 0.0, 0.0), width=8, height=8))
+        assert not view.side_by_side and kept(view)["side_by_side"] is before
+        by_name["Home view"].does(window)
+        assert view.side_by_side is before and window.go_home.called
 
 
 SPOILED = ("", "not json", "[1, 2]", '{"theme": 5, "layers": {"mesh": "yes", "x": true}, "a.b": 1}')

@@ -135,6 +135,12 @@ def _keep(name: str) -> Does:
     return lambda window: window.view.what_ifs.keep(name, window.view)
 
 
+def _go_home(window: Window) -> None:
+    """Everything in its place again, as it was before a look at something from near by."""
+    window.view.side_by_side |= window.view.cameras.apart_at_home
+    window.go_home()
+
+
 def _drop_kept(window: Window) -> None:
     for name in NAMES:
         window.view.what_ifs.drop(name)
@@ -206,7 +212,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("Plane one voxel on", "PageUp", lambda w: w.view.field.step_plane(w.view, 1), repeats=True),
     Action("Plane one voxel back", "PageDown", lambda w: w.view.field.step_plane(w.view, -1), repeats=True),
     Action("Voxels by field on or off", "C", _flip_field("voxels_coloured")),
-    Action("Home view", "H", lambda w: w.go_home()),
+    Action("Home view", "H", _go_home),
     Action("Look through the camera", "V", lambda w: w.look_through_selected()),
     Action("Save a figure of the scene", "F", lambda w: w.save_figure()),
     Action("Breakpoint: type a condition", "Shift+B", _type_breakpoint),

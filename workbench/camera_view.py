@@ -64,6 +64,7 @@ class ShownCameras:
 class CameraView:
     """sorted_by, descending: the order of the table. checked: the cameras to lock the run to, those of a locked run
     once it has said so. picking: the next click in the scene places a camera inside.
+    apart_at_home: looking through one has put in one place what stood side by side.
     """
 
     KEPT: ClassVar[tuple[str, ...]] = ("sorted_by", "descending")
@@ -73,6 +74,7 @@ class CameraView:
     checked: list[RunCamera] = dataclasses.field(default_factory=list)
     picking: bool = False
     look_through: Camera | None = None
+    apart_at_home: bool = False
     notice: str = ""
     _rows: tuple[tuple[Any, ...], list[RunCamera]] | None = dataclasses.field(default=None, repr=False)
     _shown: tuple[tuple[Any, ...], ShownCameras] | None = dataclasses.field(default=None, repr=False)

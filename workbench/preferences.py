@@ -29,6 +29,7 @@ def kept(view: ViewState) -> dict[str, Any]:
         part = getattr(view, field.name)
         for name in getattr(part, "KEPT", ()):
             found[f"{field.name}.{name}"] = getattr(part, name)
+    found["side_by_side"] |= view.cameras.apart_at_home  # a look from near by is no choice either
     found |= view.network.before  # an inference's colours are no choice for other runs
     return json.loads(json.dumps(found))  # a copy that later changes of the view don't reach
 

@@ -267,6 +267,7 @@ class SceneView:
                 for structure in drawn.structures:
                     structure.set_position(offset)
                 self._offsets[name] = offset
+                ps.request_redraw()  # a structure that is moved doesn't
         self._cut(view, {slot: right * x + up * y for slot, (x, y) in places.items()})
 
     def _cut(self, view: ViewState, centres: dict[int, np.ndarray]) -> None:

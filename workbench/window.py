@@ -282,6 +282,7 @@ class Window:
             commands += action.does(self) or []
         layout = self._layout()
         commands += panes.draw(self.ui, view, self.snapshot, layout)
+        view.cameras.apart_at_home &= not view.side_by_side
         if view.cameras.look_through is not None:
             self.look_through(view.cameras.look_through)
             view.cameras.look_through = None
@@ -347,6 +348,7 @@ class Window:
 
     def look_through(self, camera: Camera) -> None:
         """The view becomes the camera's, everything in one place; its image spans the window's height."""
+        self.view.cameras.apart_at_home |= self.view.side_by_side
         self.view.side_by_side = False
         self._home = self._home_key()  # else the view would go home, as it does whenever what is to be seen changes
         self._ps.set_vertical_fov_degrees(camera.fov_y_degrees)
