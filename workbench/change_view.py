@@ -173,7 +173,7 @@ class ChangeView:
         self._ask_faces(view, SHARE if snapshot.playing else 1.0)
 
     def _let_go(self, view: ViewState) -> None:
-        if self.found is not None:
+        if self.b is not None:  # else nothing was asked
             for key in (_COMPARE, _FACES):
                 view.worker.forget(key)
         self.a = self.b = self.found = None

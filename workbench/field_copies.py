@@ -81,6 +81,9 @@ class FieldCopies:
         """Begins copying the named fields; moment is a number that grows with every stage run."""
         kinds = askable(self._run)
         self._pending, self._arrived = {}, None
+        # nobody may ask for it again: a backward pass takes as much as its section several times over
+        self._cache = {name: known for name, known in self._cache.items()
+                       if known.source is not None or known.moment == moment}
         for name in sorted(set(names) & set(kinds)):
             known = self._cache.get(name)
             if known is None or known.moment != moment:

@@ -23,6 +23,9 @@ MID_ITERATION_PUBLISH_SECS = 0.25
 """While playing, snapshots are taken between iterations, so that all they hold belongs together; a run whose
 iteration takes longer than this is shown in between as well."""
 
+WATCHED_SECS = 3.0
+"""How long a run is watched for a field after it was asked for last."""
+
 _CHANGED_AT_ONCE = ("notice", "failure", "settings", "own_cameras", "cameras_locked", "kept_cameras", "breakpoints",
                     "hits", "marks", "profile", "profiling")
 """What may have changed since a snapshot's fields began to be copied."""
@@ -61,6 +64,8 @@ class Showing:
         self._copies = FieldCopies(run)
         self._asked: frozenset[str] | None = None
         self._names: frozenset[str] = frozenset()  # asked for last; shown again whenever the run comes to a stop
+        self._asked_at: dict[str, float] = {}  # of a run that can be watched: when each name was asked for last
+        self._watching: frozenset[str] = frozenset()
         self._coming: Coming | None = None
         self._ended_at: collections.deque[float] = collections.deque(maxlen=64)
         self._last_publish = -math.inf
@@ -110,9 +115,18 @@ class Showing:
 
     def ask(self, names: frozenset[str]) -> None:
         """One answer with these fields is due."""
-        if names != self._names and hasattr(self._run, "watch"):
-            self._run.watch(names)
+        if hasattr(self._run, "watch"):
+            self._watch(names)
         self._asked = self._names = names
+
+    def _watch(self, names: frozenset[str]) -> None:
+        """What only the scene needs isn't in every request: between two of them it stays watched."""
+        now = time.monotonic()
+        self._asked_at.update(dict.fromkeys(names, now))
+        self._asked_at = {name: at for name, at in self._asked_at.items() if now - at < WATCHED_SECS}
+        if self._asked_at.keys() != self._watching:
+            self._watching = frozenset(self._asked_at)
+            self._run.watch(self._watching)
 
     def come_to_a_stop(self) -> None:
         """Has the state shown in full at which the run came to rest, whether or not anybody asks."""
