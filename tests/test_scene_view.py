@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polyscope.imgui
+import polyscope.implot
 import pytest
 import torch
 from fake_run import FakeRun, icosphere_like
@@ -25,6 +27,7 @@ from workbench.layout import view_axes
 from workbench.plate import FOV_DEGREES, framed, render_figure
 from workbench.snapshot import MeshArrays, Snapshot
 from workbench.split import CATEGORIES, Split
+from workbench.ui import Ui
 from workbench.view_state import ViewState
 
 ps = pytest.importorskip("polyscope")
@@ -258,6 +261,9 @@ def test_side_by_side_faces_the_view_and_in_one_place_is_the_origin(scene: Any, 
     scene.arrange(view, 3.0)
     assert np.allclose(ps.get_surface_mesh("target").get_position(), 0)
     assert ps.get_redraw_requested()  # else a window that stands still would go on showing them apart
+    ps.frame_tick()
+    scene.update(dataclasses.replace(fitted, fields={**fitted.fields, "mesh": None}), view)
+    assert not ps.has_surface_mesh("mesh") and ps.get_redraw_requested()
 
 
 def test_split_agrees_with_the_frustum_and_is_computed_once(fitted: Snapshot) -> None:
@@ -461,3 +467,25 @@ def test_changes_stand_in_place_of_the_categories(scene: Any) -> None:
     assert not [name for name in structure_names(hidden=True) if name.startswith("changes")]
     assert "active" in structure_names()
     view.stop_workers()
+
+
+def test_a_tip_leaves_the_size_of_the_text_alone(scene: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ImGui takes another one whenever a window ends, a tooltip's too."""
+    ui, sizes = Ui(polyscope.imgui, polyscope.implot, None), []
+
+    def draw() -> None:
+        sizes.append(ui.em)
+        with ui.sized(0.5), ui.sized(0.8):
+            sizes.append(ui.em)
+            ui.text("a value")
+            ui.tip("what it is")
+            sizes.append(ui.em)
+        sizes.append(ui.em)
+
+    monkeypatch.setattr(polyscope.imgui, "IsItemHovered", lambda: True)
+    ps.set_user_callback(draw)
+    try:
+        ps.frame_tick()
+    finally:
+        ps.clear_user_callback()
+    assert sizes[-4:] == [sizes[-1], *[pytest.approx(0.4 * sizes[-1], abs=0.6)] * 2, sizes[-1]]

@@ -267,7 +267,7 @@ class SceneView:
                 for structure in drawn.structures:
                     structure.set_position(offset)
                 self._offsets[name] = offset
-                ps.request_redraw()  # a structure that is moved doesn't
+                ps.request_redraw()
         self._cut(view, {slot: right * x + up * y for slot, (x, y) in places.items()})
 
     def _cut(self, view: ViewState, centres: dict[int, np.ndarray]) -> None:
@@ -348,3 +348,4 @@ class SceneView:
         self._offsets.pop(name, None)
         for structure in self._drawn.pop(name).structures:
             structure.remove()
+        ps.request_redraw()  # Polyscope asks for none where something goes, or is moved

@@ -41,6 +41,7 @@ class Ui:
 
     def __init__(self, im: Any, plot: Any, textures: Any) -> None:
         self.im, self.plot, self.textures = im, plot, textures
+        self._font_scales: list[float] = []  # of those that are pushed
 
     @property
     def em(self) -> float:
@@ -58,15 +59,20 @@ class Ui:
 
         PushFont always takes the size that the font was loaded with, so the scale is set around it instead.
         """
-        style = self.im.GetStyle()
-        scale = style.FontScaleMain
-        style.FontScaleMain = size * self.em / theme.LOADED_FONT_PIXELS
-        self.im.PushFont(self.im.GetFont(), 0.0)
-        style.FontScaleMain = scale
+        self._font_scales.append(size * self.em / theme.LOADED_FONT_PIXELS)
+        self._push_font()
         try:
             yield
         finally:
             self.im.PopFont()
+            self._font_scales.pop()
+
+    def _push_font(self) -> None:
+        style = self.im.GetStyle()
+        scale = style.FontScaleMain
+        style.FontScaleMain = self._font_scales[-1]
+        self.im.PushFont(self.im.GetFont(), 0.0)
+        style.FontScaleMain = scale
 
     def text(self, text: str, colour: theme.Colour | None = None, size: float = 1.0) -> None:
         """A line of text, in the theme's text colour where none is given; size is relative to the font."""
@@ -142,6 +148,9 @@ class Ui:
         """Explains the item before, while the mouse is over it."""
         if text and self.im.IsItemHovered():
             self.im.SetTooltip(text)
+            if self._font_scales:  # a tooltip is a window, on whose end ImGui takes the style's scale for the font's
+                self.im.PopFont()
+                self._push_font()
 
     def pair(self, label: str, value: str) -> None:
         """A muted label at the left and its value at the right."""
