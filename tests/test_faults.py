@@ -117,3 +117,12 @@ def test_a_bad_fault_is_one_line(tmp_path, text, said):
 def test_a_ball_that_holds_nothing_is_told():
     with pytest.raises(ValueError, match=r"fault 2: missing_voxels must have a voxel within 0\.01 of \(0, 0, 0\)"):
         run_with(Fault("no_surface"), Fault("missing_voxels", radius=0.01))
+
+
+def test_voxels_are_born_where_all_were_missing():
+    run = run_with(Fault("missing_voxels", radius=1.0), start_resolution=6, prune_every=1)
+    assert run.voxels.n_voxels == 0
+    for _ in range(3):
+        run.run_iteration()
+        assert run.read_field("active").shape == (run.voxels.n_voxels,)
+    assert run.voxels.n_voxels > 0

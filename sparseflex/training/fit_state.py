@@ -54,7 +54,9 @@ class Shown:
         if self.active is None:
             return self
         rows = old.find(new.voxel_ijk if new.resolution == old.resolution else new.voxel_ijk >> 1)
-        return dataclasses.replace(self, active=(rows >= 0) & self.active[rows.clamp(min=0)])
+        known = rows >= 0
+        active = known & self.active[rows.clamp(min=0)] if old.n_voxels else known
+        return dataclasses.replace(self, active=active)
 
     def state_dict(self) -> dict[str, Any]:
         state = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "mesh"}
