@@ -36,7 +36,7 @@ def test_parts_give_what_the_whole_gives(monkeypatch, n_points, at_once):
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors alive at a time; of the process one learns only with what it keeps from before."""
+    """Counts the bytes of the tensors alive at a time; those of the process include what it keeps from before."""
 
     def __init__(self) -> None:
         super().__init__()
