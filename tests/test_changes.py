@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import gc
 import json
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -478,6 +480,39 @@ def test_large_stops_are_let_go_where_nobody_looks(view: ViewState, steps: list[
     view.tabs["left"] = "Layers"
     own.update(view, steps[0])
     assert own.n_bytes == 0
+
+
+def test_nothing_of_what_was_found_is_kept_where_nobody_looks(view: ViewState, steps: list[Snapshot], tmp_path: Path
+                                                              ) -> None:
+    own, view.checkpoint_path = view.changes, tmp_path / "checkpoint.safetensors"
+    for snapshot in steps[:2]:
+        own.update(view, snapshot)
+    panel.draw(FakeUi({"Export the lists (.csv)": True}), view, steps[1])  # its list is worked out, and written
+    view.worker.wait_for("changes' lists", WAIT_SECS)
+    assert own.said(view).startswith("exported")
+    found = weakref.ref(own.found)
+    view.tabs["left"] = "Layers"
+    own.update(view, steps[1])
+    gc.collect()
+    assert found() is None
+
+
+def test_what_can_not_be_compared_says_so_as_long_as_it_is_there(view: ViewState, steps: list[Snapshot]) -> None:
+    own, spoiled = view.changes, with_fields(steps[2], corner_sdf=np.zeros(3, np.float32))
+    own.update(view, steps[0])
+    for _ in range(2):
+        own.update(view, spoiled)
+        assert own.found is None and own.note.startswith("corner_sdf must have shape")
+    own.keep()
+    for snapshot in (spoiled, steps[1]):  # nothing differs from itself; the next stop can't be compared with it
+        own.update(view, snapshot)
+        own.update(view, snapshot)
+        assert own.found is None and own.note.startswith("corner_sdf must have shape")
+    own.drop()
+    own._stops.clear()
+    own.update(view, steps[0])
+    own.update(view, steps[1])
+    assert own.found is not None and own.note == ""
 
 
 def test_fields_are_asked_for_only_where_somebody_looks(view: ViewState, steps: list[Snapshot]) -> None:

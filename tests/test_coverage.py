@@ -208,8 +208,10 @@ def test_a_state_keeps_it_bit_by_bit_and_an_old_one_begins_anew() -> None:
     old = {name: value for name, value in state.items() if name != "coverage"}
     old["cameras"] = {**old["cameras"], "recent": [{k: v for k, v in seen.items() if k not in ("n_seen", "behind")}
                                                    for seen in old["cameras"]["recent"]]}
-    known = FitRun.from_state_dict(old)
-    assert int(known.read_field("active_count").sum()) == 0 and known.cameras()[0].n_seen is None
+    for less in (old, {**old, "coverage": {}},
+                 {**old, "coverage": {k: v for k, v in state["coverage"].items() if k != "last_seen"}}):
+        known = FitRun.from_state_dict(less)
+        assert int(known.read_field("active_count").sum()) == 0 and known.cameras()[0].n_seen is None
 
 
 def test_children_have_what_their_parents_had_and_the_born_nothing() -> None:

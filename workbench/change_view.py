@@ -74,6 +74,7 @@ class ChangeView:
     _asked: tuple[int, frozenset[str]] | None = None
     _looked_up: tuple[FoundFields, bool, State | None] | None = None
     _compared: tuple = ()
+    _failed: str = ""  # why these could not be compared
     _saved: int = 0
     _told: Any = None
     _counted: tuple[tuple, Any] = ((), None)
@@ -108,8 +109,8 @@ class ChangeView:
         """Writes what changed as a list beside the checkpoint; `said` tells once it is done."""
         found, threshold = self.found, self.threshold
         path = view.checkpoint_path.parent / f"changes_{found.a.iteration:06d}_{found.b.iteration:06d}.csv"
-        self._saved += 1
-        view.worker.ask(_SAVE, (found, threshold, self._saved), lambda: _written(found, threshold, path))
+        self._saved += 1  # a token that holds no states
+        view.worker.ask(_SAVE, self._saved, lambda: _written(found, threshold, path))
 
     def said(self, view: ViewState) -> str:
         """What there is to say of a list that has been written since it was asked last, or ""."""
@@ -177,7 +178,9 @@ class ChangeView:
             for key in (_COMPARE, _FACES):
                 view.worker.forget(key)
         self.a = self.b = self.found = None
-        self.faces, self._compared = {}, ()
+        self.faces, self._compared, self._counted, self._listed = {}, (), ((), None), ((), None)
+        if self._asked is not None:  # a recording is read anew
+            self._asked, self._looked_up, self.answers = None, None, Mailbox(FoundFields())
         if self._stops and self.n_bytes > FORGET_BYTES:
             self._stops = {}
 
@@ -258,7 +261,7 @@ class ChangeView:
             return
         token = (a.token, b.token)
         if same_token(token, self._compared):
-            self.waiting = False
+            self.waiting, self.note = False, self._failed or self.note
             return
         if view.frustum.background:
             threshold = self.threshold
@@ -271,8 +274,9 @@ class ChangeView:
         else:
             value = _compared_now(a, b)
         self._compared = token
+        self._failed = value.message if isinstance(value, WorkFailed) else ""
         self.found = None if isinstance(value, WorkFailed) else value
-        self.note = value.message if isinstance(value, WorkFailed) else self.note
+        self.note = self._failed or self.note
 
     def _ask_faces(self, view: ViewState, share: float) -> None:
         found = self.in_scene(view)

@@ -181,7 +181,8 @@ class Coverage:
     def from_state_dict(cls, state: Mapping[str, Any] | None, voxels: SparseVoxels) -> Coverage:
         """state: None, or without what is known by now, where an older run wrote it: then nothing was seen yet."""
         fresh = cls.none(voxels)
-        if state is None or any(len(state[name]) != voxels.n_voxels for name in _PER_VOXEL):
+        if (state is None or not fresh.state_dict().keys() <= state.keys()
+                or any(len(state[name]) != voxels.n_voxels for name in _PER_VOXEL)):
             return fresh
         for name in _PER_VOXEL:
             getattr(fresh, name).copy_(state[name])
