@@ -394,6 +394,12 @@ def test_what_the_last_views_have_not_seen_counts_as_unseen_where_asked(view: Vi
     ui = FakeUi()
     panel.draw(ui, view, snapshot)
     assert ui.says("not seen, with a surface")
+    recorded = dataclasses.replace(snapshot, source="replay", iteration=2 * N_VIEWS, field_iterations={
+        name: N_VIEWS for name in COVERAGE_FIELDS})
+    for typed, known in ((-7, 0), (10**6, 2 * N_VIEWS)):
+        panel.draw(FakeUi({"##within": typed}), view, recorded)
+        look(view, recorded)
+        assert view.coverage.within == known and np.array_equal(view.coverage.summary.marked, never)
 
 
 def test_a_run_that_says_less_shows_less(view: ViewState) -> None:

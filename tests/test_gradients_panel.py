@@ -174,6 +174,17 @@ def test_planted_pixels_are_listed_for_the_voxel_that_they_pull_on(view):
     assert ui.says("dev is a term of the shape")
 
 
+def test_a_camera_that_is_typed_is_one_of_the_pass(view):
+    done = pass_of(*ball(), noisy, (FRONT, FRONT.with_planes(0.2, 4.0)))
+    view.network.picked = Picked(busiest(done), 8)
+    for typed, known in ((-5, 0), (9, 1)):
+        drawn(view, snapshot_with(done), "voxel")
+        drawn(view, snapshot_with(done), "voxel", **{"##view of the pass": typed})
+        assert view.gradients.view == known
+        drawn(view, snapshot_with(done), "voxel")
+        assert view.gradients.failure == "" and view.gradients.pull.camera is done.views[known].camera
+
+
 def test_a_click_in_the_scene_picks_and_shows_the_voxel(view):
     done = pass_of(*ball(), noisy)
     snapshot = snapshot_with(done)

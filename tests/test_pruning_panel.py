@@ -76,7 +76,9 @@ def test_a_look_can_be_chosen_and_the_latest_follows(fitted: Snapshot) -> None:
     pruning.draw(FakeUi({"##look": 0}), view, fitted)
     assert view.pruning.chosen == events[0].iteration and view.pruning.event(events) is events[0]
     assert view.pruning.voxels(fitted, "pruned") is events[0].pruned
-    pruning.draw(FakeUi({"##look": len(events) - 1}), view, fitted)
+    pruning.draw(FakeUi({"##look": -3}), view, fitted)  # typed
+    assert view.pruning.chosen == events[0].iteration
+    pruning.draw(FakeUi({"##look": len(events) + 2}), view, fitted)
     assert view.pruning.chosen is None and view.pruning.event(events) is events[-1]
     view.pruning.chosen = 10**9  # forgotten
     assert view.pruning.event(events) is events[-1]

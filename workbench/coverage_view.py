@@ -129,7 +129,8 @@ class CoverageView:
         last, counted = snapshot.fields.get(LAST_SEEN), np.asarray(snapshot.fields[SEEN]) > 0
         if not self.within or last is None or last.shape != counted.shape:
             return counted
-        return last > snapshot.field_iterations.get(LAST_SEEN, snapshot.iteration) - self.within
+        # of a recording's field older than the snapshot `within` may go back beyond the start
+        return counted & (last > snapshot.field_iterations.get(LAST_SEEN, snapshot.iteration) - self.within)
 
     def scene_fields(self, view: ViewState, snapshot: Snapshot) -> set[str]:
         return self.wanted(snapshot) if view.in_front(PANEL) else set()

@@ -68,9 +68,10 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
 def _draw_counts(ui: Ui, own: CoverageView, found: Summary, snapshot: Snapshot) -> None:
     if snapshot.field_kinds.get(LAST_SEEN) == "voxel" and snapshot.iteration:
         ui.im.SetNextItemWidth(ui.width)
-        own.within = min(own.within, snapshot.iteration)
-        form = "by the last %d iterations" if own.within else "by any iteration"
-        _, own.within = ui.im.SliderInt("##within", own.within, 0, snapshot.iteration, form)
+        shown = min(own.within, snapshot.iteration)
+        form = "by the last %d iterations" if shown else "by any iteration"
+        changed, shown = ui.im.SliderInt("##within", shown, 0, snapshot.iteration, form)
+        own.within = min(max(shown, 0), snapshot.iteration) if changed else own.within  # what is typed may be anything
         ui.tip("Which views count. Where a run begins with noise, the first ones saw into its inside through holes\n"
                "that have closed since: what the last iterations have not seen is what no view sees now")
     n, unseen = found.voxels.n_voxels, found.n_unseen_surface

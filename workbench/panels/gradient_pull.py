@@ -91,7 +91,8 @@ def _draw_pull(ui: Ui, view: ViewState, pull: Pull, found: Summary) -> None:
     ui.heading("Pixels that pull", f"{count(pull.n_pixels)}, by {own.term or 'all terms'}")
     if n_views > 1:
         ui.im.SetNextItemWidth(ui.width)
-        _, own.view = ui.im.SliderInt("##view of the pass", min(own.view, n_views - 1), 0, n_views - 1, "camera %d")
+        _, at = ui.im.SliderInt("##view of the pass", min(own.view, n_views - 1), 0, n_views - 1, "camera %d")
+        own.view = min(max(at, 0), n_views - 1)  # what is typed may be anything
         ui.tip("Which of the iteration's cameras")
     if not math.isfinite(pull.norm):
         ui.wrapped("Its gradient is not finite: nothing can be told apart.", theme.BAD)

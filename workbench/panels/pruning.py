@@ -122,8 +122,8 @@ def _draw_event(ui: Ui, view: ViewState, events: Sequence[PruneEvent]) -> None:
     ui.im.SetNextItemWidth(ui.width)
     changed, at = ui.im.SliderInt("##look", at, 0, len(events) - 1, f"iteration {event.iteration}, {event.resolution}³")
     ui.tip("Which look at the voxels is shown; at the right end the latest, also of those to come")
-    if changed:
-        pruning.chosen = None if at == len(events) - 1 else events[at].iteration
+    if changed:  # what is typed may be anything
+        pruning.chosen = None if at >= len(events) - 1 else events[max(at, 0)].iteration
     found = pruning.summary(event)
     ui.shares([(event.n_kept, theme.ACTIVE), (event.n_pruned, view.shades.colour("pruned"))], 0.5 * ui.em)
     for kind in KINDS:
