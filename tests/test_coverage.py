@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import math
 from collections.abc import Iterator
 from functools import cache
@@ -28,11 +29,13 @@ from sparseflex.training.fit import STAGES, FitRun
 from sparseflex.training.fit_cameras import FitCameras
 from sparseflex.training.run import RunCamera
 from sparseflex.voxels import SparseVoxels
+from workbench import coverage_view
 from workbench.commands import ChangeCameras, RequestFields, RunIterations
 from workbench.coverage_view import NEVER, CoverageView, only_by, summarise, surface_of
 from workbench.panels import coverage as panel
 from workbench.recording.reader import Recording
 from workbench.recording.values import Cameras, cameras_of, cameras_value
+from workbench.section_work import PARAMETERS
 from workbench.snapshot import Snapshot
 from workbench.source import Replay
 from workbench.view_state import Click, ViewState
@@ -321,6 +324,8 @@ def test_a_suggestion_is_found_beside_the_window_and_added_by_a_click(view: View
     assert selected[0].startswith(f"{best.sort}: sees {best.n_gained:,} of {view.coverage.summary.n_unseen_surface:,}")
     assert view.coverage.gained(view, view.coverage.summary) is best
     assert bool(view.coverage.summary.marked[best.rows.numpy()].all())
+    held = gc.get_referrers(snapshot.fields["alpha"])
+    assert not any(isinstance(each, dict) and each.keys() == set(PARAMETERS) for each in held)  # the search's have gone
     commands = panel.draw(FakeUi({"Add": True}), view, snapshot)
     assert commands == [ChangeCameras((best.camera,))] and view.pinned.own is best.camera
     assert view.coverage.ghost(view) is None and view.coverage.gained(view, view.coverage.summary) is None
@@ -428,6 +433,24 @@ def test_a_run_that_says_less_shows_less(view: ViewState) -> None:
     panel.draw(FakeUi(), view, snapshot)
 
 
+def test_large_sets_are_counted_beside_the_window_and_let_go_with_the_tab(view: ViewState, monkeypatch) -> None:
+    monkeypatch.setattr(coverage_view, "INLINE_VOXELS", 0)
+    snapshot = seen_from_outside()
+    view.frustum.background = True
+    view.coverage.update(view, snapshot)
+    assert view.coverage.summary is None
+    for quantity in ("seen_count", "camera_count"):
+        view.coverage.quantity = quantity
+        view.coverage.update(view, snapshot)
+        view.worker.wait_for("coverage", WAIT_SECS)
+        view.coverage.update(view, snapshot)
+        assert view.coverage.summary.quantity.name == quantity
+        assert view.coverage.summary.n_seen == int((snapshot.fields["seen_count"] > 0).sum())
+    view.tabs["left"] = "Field"
+    view.coverage.update(view, snapshot)
+    assert view.coverage.summary is None and view.worker.result("coverage") is None
+
+
 def test_a_recording_shows_the_same(view: ViewState, tmp_path: Path) -> None:
     run = shell_fit()
     builder = RunBuilder(tmp_path / "run.h5", run)
@@ -459,6 +482,9 @@ def test_bad_numbers_and_no_voxels_are_counted() -> None:
     found = summarise(none, arrays, np.zeros(0, bool), "seen_count", NEVER)
     assert found.n_seen == found.n_unseen == 0 and found.counts is None
     one = SparseVoxels(torch.tensor([[1, 1, 1]]), 8)
+    tiny = {"seen_count": np.ones(1), "last_loss": np.full(1, 1e-45, np.float32), "seen_by": np.ones(1),
+            "views": np.full((8, 3), np.nan, np.float32)}
+    assert summarise(one, tiny, np.ones(1, bool), "last_loss", NEVER).counts.sum() == 1
     for bad in (np.nan, np.inf):
         values = {"last_loss": np.full(1, bad, np.float32), "corner_sdf": np.full(8, bad, np.float32)}
         found = summarise(one, {"seen_count": np.ones(1), **values}, np.ones(1, bool), "last_loss", NEVER)

@@ -143,6 +143,7 @@ class CoverageView:
         snapshot: one with the scene's fields.
         """
         if not view.in_front(PANEL):
+            self._let_go(view)
             return
         self._ask_suggestion(view, snapshot)
         fields, voxels = snapshot.fields, snapshot.fields.get("voxels")
@@ -168,6 +169,12 @@ class CoverageView:
             self._token, self.summary = found
         elif self.summary is not None and self.summary.voxels is not voxels:
             self.summary, self._token = None, ()
+
+    def _let_go(self, view: ViewState) -> None:
+        """Nobody looks: what was counted of a large set takes memory, and holds the fields that it was counted from."""
+        if self.summary is not None and self.summary.voxels.n_voxels > INLINE_VOXELS:
+            self.summary, self._token = None, ()
+            view.worker.forget(_COUNTS)
 
     def in_scene(self, view: ViewState) -> Summary | None:
         """What the scene shows in place of the voxels' own layers."""
@@ -221,7 +228,7 @@ class CoverageView:
         size = (camera.width, camera.height) if camera else (_IMAGE_SIZE, _IMAGE_SIZE)
         halo = snapshot.settings.get("halo")
         rings = int(halo.value) if halo is not None else 0
-        self._asked = token = (parameters, seen, target, *size, rings)
+        self._asked = token = (parameters.voxels, object())  # one of its own, which holds no parameters
         self._suggested_at = snapshot.iteration
 
         def work() -> Suggestions:
@@ -264,7 +271,7 @@ class CoverageView:
     def gained(self, view: ViewState, found: Summary) -> Suggestion | None:
         """The suggestion that is drawn, where it is of this voxel set."""
         suggestion = self.suggestion(view) if self.ghost(view) is not None else None
-        return suggestion if suggestion is not None and self._asked[0].voxels is found.voxels else None
+        return suggestion if suggestion is not None and self._asked[0] is found.voxels else None
 
     def add(self, view: ViewState, snapshot: Snapshot) -> list[ChangeCameras]:
         """The suggestion becomes a camera of the run's own, and the one looked at."""
@@ -299,14 +306,14 @@ def summarise(voxels: SparseVoxels, arrays: dict[str, Any], seen: Bool[np.ndarra
     active = active if active is not None and active.shape == (n,) else None
     surface = surface_of(voxels, sdf) if sdf is not None and sdf.shape == (voxels.n_corners,) else None
     by = np.nan_to_num(seen_by).astype(np.uint8) if seen_by is not None and seen_by.shape == (n,) else None
-    views = views if views is not None and views.shape == (len(SOURCES), 3) else None
+    views = np.nan_to_num(views) if views is not None and views.shape == (len(SOURCES), 3) else None
     marked = ~seen if surface is None else ~seen & surface
     if mark in SOURCES and by is not None:
         marked = only_by(by, mark)
     values = np.asarray(arrays[name])
     shown = quantities.of_values(name, "", quantities.unit_of(name), False,
                                  quantities.one_column(name, values, quantities.parts_of(name, values)[0]))
-    finite = shown.values[np.isfinite(shown.values)]
+    finite = shown.values[np.isfinite(shown.values)].astype(np.float64)  # bins of the tiniest numbers need it
     counts, edges = np.histogram(finite, N_BINS, _limits(finite)) if len(finite) else (None, None)
     return Summary(
         voxels, None if active is None else int((active > 0).sum()), int(seen.sum()), int((~seen).sum()),
