@@ -336,6 +336,14 @@ def test_a_loop_profiles_the_iteration_that_is_named(tmp_path: Path) -> None:
     assert late.end({"secs_extract": 1.0}) == {"secs_extract": 1.0} and not (tmp_path / "other").exists()
 
 
+def test_a_failure_leaves_no_profiler_running(tmp_path: Path) -> None:
+    run = FakeRun(only_scalars=True, fail_at=(1, "render"))
+    with pytest.raises(ArithmeticError):
+        train(run, 3, StopRequest(), "test", profile=LoopProfile(run, 2, tmp_path))
+    Profiler().stop()  # another one can start
+    assert not list(tmp_path.iterdir())
+
+
 class Costly(Planted):
     """One that measures its own stages."""
 

@@ -76,7 +76,8 @@ def train(run: Run, n_iterations: int, request: StopRequest, label: str, recorde
     profile = profile or LoopProfile(run, None, Path())
     pause_secs = 0.1 if sys.stderr.isatty() else 10.0  # a log file needs no animation
     with tqdm(total=n_iterations, initial=run.iteration, desc=label, unit="it", dynamic_ncols=True,
-              mininterval=pause_secs, maxinterval=max(pause_secs, 10.0)) as bar:
+              mininterval=pause_secs, maxinterval=max(pause_secs, 10.0)) as bar, contextlib.ExitStack() as at_end:
+        at_end.callback(profile.drop)  # of an iteration that a failure or a breakpoint has cut short
         while run.iteration < n_iterations and request.signal_number is None and not (watch and watch.stops):
             recorder.iteration_started(run)
             before = run.iteration
@@ -92,7 +93,6 @@ def train(run: Run, n_iterations: int, request: StopRequest, label: str, recorde
                 recorder.iteration_ended(run, scalars_row(run, profile))
                 bar.update(1)
                 bar.set_postfix_str(progress_text(run.scalars()), refresh=False)
-    profile.drop()
     return time.perf_counter() - start
 
 
