@@ -302,6 +302,8 @@ class CameraSampler:
         window  in window_share near and far are both drawn in it, at least a tenth of it apart; with
                 visibility_ratio < 1 they enclose the object instead, for adapt_frustum to choose the window
         none    else: near and far enclose the whole object, as far as it lies in front of the eye
+
+        Fixed cameras have planes of their own; whichever of these they come to is found out.
         """
         return [self._one(torch.rand(12, dtype=torch.float64, generator=generator)) for _ in range(self.config.cameras)]
 
@@ -311,7 +313,8 @@ class CameraSampler:
         drawn_share = config.orbit_share + config.zoom_share + config.interior_share
         choice *= drawn_share + (config.fixed_share if self.fixed else 0.0)
         if self.fixed and (self.locked or choice >= drawn_share):
-            return SampledCamera(self.fixed[int(float(draws[4]) * len(self.fixed))], "fixed", "none")
+            chosen = self.fixed[int(float(draws[4]) * len(self.fixed))]
+            return SampledCamera(chosen, "fixed", self._cut_by(chosen))
         if self.places is not None and choice >= config.orbit_share + config.zoom_share:
             kind, camera = "interior", self._interior(self.places, draws[4:])
         elif choice < config.orbit_share:
@@ -331,6 +334,17 @@ class CameraSampler:
                 near = low + second * (1 - share) * (high - low)
                 far = near + share * (high - low)
         return SampledCamera(camera.with_planes(near, far), kind, cut)
+
+    def _cut_by(self, camera: Camera) -> Cut:
+        """What the planes of a camera of the user's own take from the surface in its view, by samples of that."""
+        points = camera.to_camera_space(self._looked_at)
+        tan_x, tan_y = camera.tan_half_fov
+        depths = -points[:, 2]
+        inside = (points[:, 0].abs() < tan_x * depths) & (points[:, 1].abs() < tan_y * depths)
+        depths = depths[inside]
+        if bool((depths > camera.far).any()):
+            return "window"
+        return "near" if bool((depths < camera.near).any()) else "none"
 
     def _depth_range(self, camera: Camera, kind: Kind) -> tuple[float, float]:
         """Depths between which the object lies in front of the eye; for an interior camera from its near plane on."""

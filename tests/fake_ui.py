@@ -18,6 +18,7 @@ ANSWERS = {
     "GetTextLineHeight": lambda: 15.0,
     "GetFrameHeight": lambda: 23.0,
     "GetItemRectMin": lambda: (10.0, 10.0),
+    "GetMousePos": lambda: (100.0, 50.0),
     "GetItemRectMax": lambda: (290.0, 33.0),
     "GetPlotPos": lambda: (10.0, 10.0),
     "GetPlotSize": lambda: (200.0, 100.0),

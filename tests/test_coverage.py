@@ -361,6 +361,19 @@ def test_a_camera_in_a_wall_is_named_and_no_other(view: ViewState, far: float, s
     assert view.pinned is blind[0][0]
 
 
+@pytest.mark.parametrize("near, far, planes", [(0.5, 3.0, "whole"), (1.6, 3.0, "near cut"), (1.6, 1.7, "window")])
+def test_what_cuts_it_open_is_in_no_wall(view: ViewState, near: float, far: float, planes: str) -> None:
+    camera = Camera.look_at((0, 0, 1.6), (0, 0, 0), width=64, height=64, near=near, far=far)
+    snapshot = planted(camera)
+    seen = [each for each in snapshot.cameras if each.own is camera]
+    assert seen and all((each.behind > 0.5) == (near > 1) for each in seen)
+    assert CoverageView.blind_cameras(snapshot) == []
+    look(view, snapshot)
+    summary = view.coverage.summary
+    assert {row.source: row.n_views for row in (*summary.kinds, *summary.planes)} == {
+        "orbit": 6, "fixed": 2, **({"whole": 8} if planes == "whole" else {"whole": 6, planes: 2})}
+
+
 # Panel, recordings, runs of one's own
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from sparseflex.checkpoint import load_run, save_checkpoint
 from sparseflex.training.config import FitConfig
 from sparseflex.training.fit import FitRun
 from sparseflex.training.run import Run
-from workbench import layout, theme
+from workbench import layout, panes, theme
 from workbench.commands import (
     Command,
     NextIteration,
@@ -323,3 +323,19 @@ def test_a_reopened_checkpoint_shows_the_same_numbers(tmp_path: Path) -> None:
     assert before[0] == after[0] and len(before[1]) == 9 and len(before[2]) > 10
     for a, b in zip(before[1] + before[2], after[1] + after[2], strict=True):
         assert np.array_equal(a, b, equal_nan=True)
+
+
+def test_tooltips_at_the_foot_leave_the_status_line_alone() -> None:
+    ui, snapshot = FakeUi(), Engine(FakeRun(4)).snapshots.latest()
+    ui.im.IsItemHovered = lambda: True
+    ui.im.GetIO = lambda: SimpleNamespace(DisplaySize=(160.0, 90.0))
+    panes.draw(ui, ViewState(), snapshot, layout.Layout.of(1280, 720, 1.0))
+    foot = next(n for n, call in enumerate(ui.calls) if call[:2] == ("Begin", "bar"))
+    columns, bar = ui.calls[:foot], ui.calls[foot:]
+    said = [n for n, call in enumerate(bar) if call[0] == "SetTooltip"]
+    assert len(said) > 5
+    for n in said:  # ending above the item, towards the middle of the window
+        place, pivot = [call for call in bar[:n] if call[0] == "SetNextWindowPos"][-1][1::2]
+        assert place == (100.0, 10.0 - 0.3 * ui.em) and pivot == (1.0, 1.0)
+    names = [call[0] for call in columns]
+    assert names.count("SetNextWindowPos") == 3 < names.count("SetTooltip")  # those of the panes alone

@@ -195,12 +195,16 @@ class CoverageView:
 
     @staticmethod
     def blind_cameras(snapshot: Snapshot) -> list[tuple[RunCamera, str]]:
-        """Cameras that saw nothing, and those of the user's own that saw most from behind, each with what is odd."""
+        """Cameras that saw nothing, and those of the user's own that saw most from behind, each with what is odd.
+
+        An eye outside the unit box is in no wall: it sees insides where its near plane cuts the object open.
+        """
         found = []
         for seen in snapshot.cameras:
             if seen.n_seen == 0:
                 found.append((seen, "saw no voxel"))
-            elif seen.own is not None and seen.n_seen and (seen.behind or 0.0) > MOSTLY_BEHIND:
+            elif (seen.own is not None and seen.n_seen and (seen.behind or 0.0) > MOSTLY_BEHIND
+                  and float(seen.camera.eye_world.abs().amax()) <= 0.5):
                 found.append((seen, f"saw {seen.behind:.0%} from behind: in a wall?"))
         return sorted(found, key=lambda row: row[0].own is None)
 

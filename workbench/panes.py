@@ -83,6 +83,7 @@ def pane(ui: Ui, name: str, rect: Rect, bar: bool = False, solid: bool = False) 
         im.PushStyleVar(int(im.ImGuiStyleVar_WindowPadding), (0.9 * ui.em, 0.5 * ui.em))
     if solid:
         im.PushStyleColor(int(im.ImGuiCol_WindowBg), (*theme.PANEL, 1.0))
+    ui.tips_above = bar
     im.SetNextWindowPos(rect[:2])
     im.SetNextWindowSize(rect[2:])
     im.Begin(name, flags)

@@ -42,6 +42,8 @@ class Ui:
     def __init__(self, im: Any, plot: Any, textures: Any) -> None:
         self.im, self.plot, self.textures = im, plot, textures
         self._font_scales: list[float] = []  # of those that are pushed
+        self.tips_above = False
+        """Whether tooltips stand above what they explain: at the window's foot they would hide the status line."""
 
     @property
     def em(self) -> float:
@@ -147,6 +149,10 @@ class Ui:
     def tip(self, text: str) -> None:
         """Explains the item before, while the mouse is over it."""
         if text and self.im.IsItemHovered():
+            if self.tips_above:
+                mouse, whole = self.im.GetMousePos()[0], self.im.GetIO().DisplaySize[0]
+                place = (mouse, self.im.GetItemRectMin()[1] - 0.3 * self.em)
+                self.im.SetNextWindowPos(place, int(self.im.ImGuiCond_Always), (float(mouse > whole / 2), 1.0))
             self.im.SetTooltip(text)
             if self._font_scales:  # a tooltip is a window, on whose end ImGui takes the style's scale for the font's
                 self.im.PopFont()
@@ -168,8 +174,7 @@ class Ui:
         if accent:
             self.im.PopStyleColor(4)
         self.im.EndDisabled()
-        if tip and self.im.IsItemHovered():
-            self.im.SetTooltip(tip)
+        self.tip(tip)
         return bool(pressed)
 
     def choice(self, labels: Sequence[str], chosen: int, width: float = 0.0, tips: Sequence[str] = ()) -> int:
@@ -249,5 +254,4 @@ class Ui:
                 draw.AddRectFilled((x, y), (x + size[0], y + size[1]), fill, 0.25 * em)
                 draw.AddText((x + 0.4 * em, y + 0.18 * em), packed(theme.ON_ACCENT if here else theme.TEXT), label)
                 self.im.Dummy(size)
-            if tips[index] and self.im.IsItemHovered():
-                self.im.SetTooltip(tips[index])
+            self.tip(tips[index])
