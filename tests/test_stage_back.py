@@ -123,6 +123,20 @@ def test_presses_in_quick_succession_add_up(start: StartEngine) -> None:  # noqa
     assert at_rest(engine, 1).history.n_rows == 1
 
 
+def test_a_press_on_the_way_leaves_the_words_on_it() -> None:
+    engine = Engine(FakeRun())  # not started: its thread's work is done here, one stage at a time
+    engine._obey(RunIterations(8))
+    while engine._running():
+        engine._run_stage()
+    del engine._past._kept[1:]
+    for n_again in (7, 6, 5):
+        engine._obey(StepBack())
+        assert engine.snapshots.latest().notice == f"from iteration 0, running {n_again} iterations again"
+        engine._run_stage()
+    engine._obey(GoTo(9))  # beyond what has been, it is no longer running again
+    assert engine.snapshots.latest().notice == "" and engine.snapshots.latest().playing
+
+
 def test_while_it_plays_a_stage_back_stops_before_the_last_one(start: StartEngine) -> None:  # noqa: F811
     run = FakeRun(stage_secs=0.002)
     engine = start(run)

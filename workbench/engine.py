@@ -215,8 +215,12 @@ class Engine:
         if back:
             self._showing.publish(notice=f"{words}can't go back: {self._past.reason()}", past=self._past.summary())
             return
+        under_way = self._way if wanted <= self._past.furthest else None  # quick presses add up
         self._course.go_to(wanted, here)
+        if under_way is not None:
+            words += under_way[1].words(wanted[0] - under_way[1].iteration)
         self._set_off(words.removesuffix("; "))
+        self._way = under_way if self._running() else None
 
     def _set_off(self, notice: str) -> None:
         self._way = None
