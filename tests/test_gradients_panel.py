@@ -106,6 +106,9 @@ def test_a_planted_voxel_is_listed_and_a_click_goes_there(view):
     view.gradients.parameter, view.view_camera = "weights", CAMERA
     ui, _ = drawn(view, snapshot_with(pass_of(voxels, leaves, noisy)), "regions", **{"##region 0": True})
     assert ui.says("parameter not finite") and ui.says("1 voxel at {}, {}, {}".format(*victim))
+    bad = [term for term in view.gradients.summary.terms
+           if not view.gradients.summary.done.gradient("weights", term).isfinite().all()]
+    assert ui.texts.count("parameter") == 1 and not ui.says("nan") and "dev" in bad and "sign" not in bad
     assert view.network.picked == Picked(victim, 8) and view.gradients.pull is None
     ui, _ = drawn(view, snapshot_with(pass_of(voxels, leaves, noisy)), "voxel")
     assert ui.says("Its gradient is not finite") and ui.says("nan")
@@ -117,6 +120,8 @@ def test_a_planted_voxel_is_listed_and_a_click_goes_there(view):
     assert view.gradients.alone(view)
     towards = (torch.tensor(victim).double() + 0.5) / 8 - 0.5 - view.cameras.look_through.eye_world
     assert torch.allclose(towards / towards.norm(), CAMERA.forward_world.double(), atol=1e-6)
+    ui, _ = drawn(view, snapshot_with(pass_of(voxels, leaves, noisy)), "terms")
+    assert ui.says(f"Not finite somewhere, which is left out here: {', '.join(bad)}.")
     view.tabs["left"] = "Field"
     assert view.gradients.region_voxels(view) is None and view.gradients.summary is None
     assert view.worker.result("gradients") is None  # what a pass takes is let go

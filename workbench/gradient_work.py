@@ -31,8 +31,9 @@ _EDGES = ((0, 1), (2, 3), (4, 5), (6, 7), (0, 2), (1, 3), (4, 6), (5, 7), (0, 4)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Summary:
-    """norms: (T,) of each term's gradient by the chosen parameter, all active rows together; cosines: (T, T) between
-    the terms' gradients by all parameters, NaN where one is 0. counts: voxels by the logarithm of their norm, edges in
+    """norms: (T,) of each term's gradient by the chosen parameter, all active rows together but what isn't finite;
+    bad_terms: those of which some isn't; cosines: (T, T) between the terms' gradients by all parameters, NaN where one
+    is 0. counts: voxels by the logarithm of their norm, edges in
     powers of ten; n_zero, n_bad: those that are 0, and not finite. reaches: what vanishes lies below the first, what
     explodes above the second, as powers of ten."""
 
@@ -41,6 +42,7 @@ class Summary:
     term: str
     terms: tuple[str, ...]
     norms: Float[np.ndarray, "T"]
+    bad_terms: tuple[str, ...]
     cosines: Float[np.ndarray, "T T"]
     counts: Int[np.ndarray, "bins"]
     edges: Float[np.ndarray, "edges"]
@@ -81,8 +83,11 @@ def summarise(done: BackwardPass, parameter: str, term: str) -> Summary:
     counts, edges, n_zero, n_bad = _histogram(done.voxel_norms(parameter, term).cpu().numpy())
     middle = regions.median if regions.median > 0 else math.nan
     reaches = (math.log10(VANISHING * middle), math.log10(EXPLODING * middle)) if middle == middle else (math.nan,) * 2
+    good = [done.gradient(parameter, each).isfinite().all() for each in done.terms]
+    known = torch.stack(good).tolist() if good else []
+    bad_terms = tuple(each for each, fine in zip(done.terms, known, strict=True) if not fine)
     return Summary(done.iteration, parameter, term, done.terms, np.sqrt(np.diag(products[PARAMETERS.index(parameter)])),
-                   np.clip(cosines, -1.0, 1.0), counts, edges, n_zero, n_bad, done.section.n_voxels,
+                   bad_terms, np.clip(cosines, -1.0, 1.0), counts, edges, n_zero, n_bad, done.section.n_voxels,
                    done.section.resolution, reaches, regions, done)
 
 

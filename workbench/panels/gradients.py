@@ -143,6 +143,8 @@ def _draw_terms(ui: Ui, view: ViewState, found: Summary) -> None:
     shares = [(f"{term} {100 * norm / total:.0f} %" if total else term, colours[term])
               for term, norm in zip(found.terms, found.norms.tolist(), strict=True)]
     ui.legend(shares)
+    if found.bad_terms:
+        ui.wrapped(f"Not finite somewhere, which is left out here: {', '.join(found.bad_terms)}.", theme.BAD)
     ui.heading("Do they agree?", "by all parameters")
     rivals = found.rivals()
     ui.wrapped("No two terms pull against each other." if rivals is None or rivals[2] > _RIVALS else
@@ -245,17 +247,21 @@ def reason_colour(reason: str) -> theme.Colour:
 
 
 def _draw_region(ui: Ui, view: ViewState, number: int, region: Region) -> None:
-    """One line: how many voxels where, why, and the worst of its norms."""
+    """One line: how many voxels where, why, and the worst of its norms, or what isn't finite."""
+    finite = math.isfinite(region.norm)
     own, left, width = view.gradients, ui.im.GetCursorPosX(), ui.width
     ui.dot(reason_colour(region.reason))
     if ui.im.Selectable(f"##region {number}", own.region == number, 0, (0.0, 0.0)):
         own.choose(view, number)
     ui.tip(f"{REASON_TIPS[region.reason]}.\nVoxels {ijk_text(region.low)} to {ijk_text(region.high)}; the worst is "
-           f"{ijk_text(region.worst)}{f', where {region.term} pulls most' if region.term else ''}")
+           f"{ijk_text(region.worst)}"
+           + f", where {region.term} {'pulls most' if finite else 'is not finite'}" * bool(region.term)
+           + ("" if finite else ".\nThe Voxel page has all terms there"))
     ui.im.SameLine()
     ui.im.SetCursorPosX(left + 1.0 * ui.em)
     what = f"{count(region.n_voxels)} voxel{'s' * (region.n_voxels > 1)} at {ijk_text(region.worst)}"
     norm = gradient_pull.short(region.norm) + (f" {region.term}" if region.term and region.explodes else "")
+    norm = norm if finite else "parameter" if region.reason == "bad parameter" else "gradient"
     ui.text(ui.shortened(what, width - ui.im.CalcTextSize(norm)[0] - 2.0 * ui.em))
     ui.text_right(norm, theme.MUTED)
 
