@@ -329,6 +329,15 @@ def test_a_suggestion_is_found_beside_the_window_and_added_by_a_click(view: View
     commands = panel.draw(FakeUi({"Add": True}), view, snapshot)
     assert commands == [ChangeCameras((best.camera,))] and view.pinned.own is best.camera
     assert view.coverage.ghost(view) is None and view.coverage.gained(view, view.coverage.summary) is None
+    look(view, snapshot)  # the run has not answered yet
+    assert view.coverage.ghost(view) is None
+    look(view, dataclasses.replace(snapshot, own_cameras=(best.camera,), kept_cameras=(best.camera,)))
+    assert view.coverage.ghost(view) is None
+    look(view, snapshot)  # deleted
+    assert view.coverage.ghost(view) is not None
+    assert panel.draw(FakeUi({"Add": True}), view, snapshot) == commands
+    look(view, snapshot)
+    assert view.coverage.ghost(view) is None
     recorded = dataclasses.replace(snapshot, source="replay")
     assert view.coverage.add(view, recorded) == [] and "branch" in view.coverage.notice
 

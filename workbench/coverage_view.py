@@ -13,6 +13,7 @@ from sparseflex.camera import Camera
 from sparseflex.next_camera import Suggestion, Suggestions, suggest_cameras
 from sparseflex.representation import SparseFlex
 from sparseflex.training.coverage import KINDS, PLANES, SOURCES
+from sparseflex.training.fit_cameras import camera_key
 from sparseflex.training.run import RunCamera
 from sparseflex.voxels import SparseVoxels
 from workbench import quantities, theme
@@ -102,6 +103,7 @@ class CoverageView:
     _suggested_at: int = -1
     _asked: tuple = ()
     _ghost: tuple[Suggestion, Camera] | None = None
+    _arrived: set[tuple[float, ...]] = dataclasses.field(default_factory=set)  # of those added: the run has said so
 
     # What the run must give
 
@@ -146,6 +148,7 @@ class CoverageView:
             self._let_go(view)
             return
         self._ask_suggestion(view, snapshot)
+        self._follow_added(snapshot)
         fields, voxels = snapshot.fields, snapshot.fields.get("voxels")
         if not self.known(snapshot) or voxels is None or np.shape(fields.get(SEEN)) != (voxels.n_voxels,):
             self.summary, self._token = None, ()
@@ -287,13 +290,24 @@ class CoverageView:
                            if snapshot.source != "live" else "the cameras of this run can't be changed")
             return []
         self.added.append(found.camera)
+        self._arrived.discard(camera_key(found.camera))
         view.pinned, commands = view.cameras.add(found.camera, snapshot)
         return commands
+
+    def _follow_added(self, snapshot: Snapshot) -> None:
+        """One that was the run's and is no longer, as it was deleted or gone back before, can be added again."""
+        if not self.added:
+            return
+        there = {camera_key(camera) for camera in (*(snapshot.own_cameras or ()), *snapshot.kept_cameras)}
+        self._arrived |= {camera_key(camera) for camera in self.added} & there
+        self.added = [camera for camera in self.added if camera_key(camera) in there
+                      or camera_key(camera) not in self._arrived]
 
     def forget(self) -> None:
         """Another run begins."""
         self.summary, self._token, self._asked, self.wanting, self.notice = None, (), (), False, ""
         self.added.clear()
+        self._arrived.clear()
 
 
 def flex_of(parameters: Parameters) -> SparseFlex:
