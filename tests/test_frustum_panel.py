@@ -63,6 +63,16 @@ def test_counts_planes_and_a_ratio_for_the_run(faked: Snapshot, view: ViewState)
     assert not ui.says("RIM PIXELS")  # this run has no parameters to extract from
 
 
+@pytest.mark.parametrize("near, far, said", [(0.01, 0.02, "< n f"), (9.0, 9.5, "n f >"), (0.01, 9.5, "")])
+def test_planes_beside_all_voxels_are_said_to_be_so_in_the_histogram(
+        faked: Snapshot, view: ViewState, near: float, far: float, said: str) -> None:
+    seen = faked.cameras[0]
+    spoiled = (dataclasses.replace(seen, camera=seen.camera.with_planes(near, far)), *faked.cameras[1:])
+    ui = drawn(view, dataclasses.replace(faked, cameras=spoiled))
+    assert [call[-1] for call in ui.calls if call[0] == "Annotation"] == [said] * bool(said)
+    assert ui.says("lies in front of" if far < 1 else "lies behind") == bool(said)
+
+
 def test_the_runs_search_halo_and_rim(fitted: Snapshot, view: ViewState) -> None:
     ui = drawn(view, fitted, **{"halo##run": 3})
     assert ui.commands == [ChangeSetting("halo", 3.0)]

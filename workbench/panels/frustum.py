@@ -242,6 +242,9 @@ def _draw_histogram(ui: Ui, view: ViewState) -> None:
             view.frustum.set_plane(name, min(max(float(depth), limits[0]), limits[1]))
         if limits[0] <= plane <= limits[1]:
             ui.plot.Annotation(plane, limits[3], (*theme.PANEL, 0.8), (0.0, 0.0), True, name[0])
+    if far < limits[0] or near > limits[1]:  # where nothing is between them, the planes are said to be beyond the plot
+        side, said = (limits[0], "< n f") if far < limits[0] else (limits[1], "n f >")
+        ui.plot.Annotation(side, limits[3], (*theme.PANEL, 0.8), (0.0, 0.0), True, said)
     if ui.plot.IsPlotHovered():
         depth = float(ui.plot.GetPlotMousePos()[0])
         place = int(np.clip(np.searchsorted(edges, depth) - 1, 0, len(counts) - 1))
