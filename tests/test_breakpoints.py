@@ -196,6 +196,28 @@ def test_back_from_a_hit_and_there_again_and_saved(start: StartEngine, tmp_path:
     assert all(torch.equal(a, b) for a, b in zip(everything_of(run), everything_of(saved), strict=True))
 
 
+def test_back_over_hits_whose_state_is_not_that_of_a_start(
+        start: StartEngine, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """Before its last stage a fit's state is that of all but this stage: nothing that one can go back to."""
+    monkeypatch.setattr("workbench.past.COST_SHARE", 0.0)  # but for the first one only hits are kept
+    run, straight = small_run(), small_run()
+    known = [everything_of(straight)]
+    for _ in range(3):
+        straight.run_iteration()
+        known.append(everything_of(straight))
+    engine = start(run, breakpoints=[Breakpoint("never_seen >= 0")])
+    for iteration in (1, 2, 3):
+        engine.send(Play())
+        hit = engine.snapshots.wait_for(lambda s, n=iteration: s.hits and s.hits[0].iteration == n, WAIT_SECS).hits[0]
+        assert hit.stage == "update"
+    for iteration in (3, 2, 1, 3):
+        engine.send(GoTo(iteration))
+        snapshot = engine.snapshots.wait_for(
+            lambda s, n=iteration: s.failure or (s.iteration == n and not s.playing and not s.hits), WAIT_SECS)
+        assert snapshot.failure is None, snapshot.failure.message
+        assert all(torch.equal(a, b) for a, b in zip(everything_of(run), known[iteration], strict=True))
+
+
 def test_a_pass_over_a_subdivision_mixes_no_counts() -> None:
     """voxels changes at the end of an iteration, after active was counted: the two don't belong together then."""
     points = Breakpoints(Planted({}), History(), [Breakpoint("active / voxels < 0.02")])

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from sparseflex.training.run import Run
-from sparseflex.training.staged_run import StagedRun
 from workbench.breakpoints import Breakpoints
 from workbench.commands import (
     ChangeCameras,
@@ -346,9 +345,9 @@ class Engine:
             self._showing.publish_watched(notice=f"no breakpoint: {refused[0]}")
 
     def _stop_at(self, hits: tuple[Hit, ...]) -> None:
-        """Comes to rest, and keeps the state, as far as the run gives one within an iteration."""
+        """Comes to rest, and keeps the state, as far as the run gives that of the iteration's start now."""
         self._course.hold()
-        if self._next == 0 or not isinstance(self._run, StagedRun):
+        if getattr(self._run, "state_is_of_start", True):
             self._past.keep(self._run.iteration, self._history.view, True)
         self._showing.publish_watched(playing=False, notice="", hits=hits)
 

@@ -336,17 +336,19 @@ class FitRun:
 
     # -- state ------------------------------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Any]:
-        """The state at the start of the current iteration; between stages of one, its stages will run again.
+    @property
+    def state_is_of_start(self) -> bool:
+        """False before the last stage, `prune`: a state then has all but that done, which is done once it is loaded."""
+        return STAGES[self._next] != "prune"
 
-        Before the last one, `prune`, that of the current iteration with all but that done: once loaded, it is done.
-        """
-        to_prune = STAGES[self._next] == "prune"
+    def state_dict(self) -> dict[str, Any]:
+        """The state at the start of the current iteration, whose stages will run again; but see state_is_of_start."""
+        of_start = self.state_is_of_start
         return {
             **self._settings.state_dict(),
             "iteration": self.iteration,
-            "to_prune": int(to_prune),
-            "generator": self.generator.get_state() if to_prune else self._generator_at_start,
+            "to_prune": int(not of_start),
+            "generator": self._generator_at_start if of_start else self.generator.get_state(),
             "target": {"vertices": self.target.vertices, "faces": self.target.faces},
             "parameters": self.parameters.state_dict(),
             "faults": self._faults.state_dict(),

@@ -77,7 +77,8 @@ class Run(Protocol):
     `watchable` (more fields by their kinds, which cost too much to be had always, and aren't recorded) with
     `watch(names)` (the engine says so whenever others are asked for: from the next pass on, read_field gives those of
     watchable among them; the run's course must not depend on it), `plays_once` (whether playing stops at the
-    iteration's end, as another would give the same) and `device`; they are used where they are.
+    iteration's end, as another would give the same), `state_is_of_start` (whether state_dict, asked now, gives the
+    start of the iteration: it is not gone back to one that doesn't) and `device`; they are used where they are.
     One whose cameras may be changed has `own_cameras` (a sequence of Camera: those that it draws as they are),
     `cameras_locked` (whether no others are drawn) and `change_cameras(cameras, locked)`, which replaces
     both from the next iteration on, or raises ValueError naming the camera, the rule and the value. The two tell what

@@ -70,6 +70,10 @@ class StagedRun:
             raise ValueError(f"{name} must be in [{setting.minimum:g}, {setting.maximum:g}], got {value:g}")
         self.settings[name] = dataclasses.replace(setting, value=float(value))
 
+    @property
+    def state_is_of_start(self) -> bool:
+        return self._next == 0
+
     def state_dict(self) -> dict[str, Any]:
         """Iteration, scalars, settings and what `kept` names; at the start of an iteration, where it may go on."""
         kept = {name: part.detach() if isinstance(part, Tensor) else part.state_dict()
