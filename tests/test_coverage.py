@@ -217,6 +217,18 @@ def test_a_state_keeps_it_bit_by_bit_and_an_old_one_begins_anew() -> None:
         assert int(known.read_field("active_count").sum()) == 0 and known.cameras()[0].n_seen is None
 
 
+def test_a_state_from_before_the_last_stage_knows_the_cameras_that_it_comes_after() -> None:
+    run = small_fit(cameras=2)
+    run.change_cameras([orbit_camera(30.0, 20.0, 1.6, radius=0.5, width=48, height=48)], locked=True)
+    run.run_iteration()
+    for stage in STAGES[:-1]:
+        run.run_stage(stage)
+    again = FitRun.from_state_dict(run.state_dict())
+    run.run_stage(STAGES[-1])
+    assert again.iteration == run.iteration == 2 and len(run.state_dict()["cameras"]["recent"]) == 4
+    assert again.state_dict()["cameras"] == run.state_dict()["cameras"]
+
+
 def test_children_have_what_their_parents_had_and_the_born_nothing() -> None:
     voxels = SparseVoxels(torch.tensor([[0, 0, 0], [1, 2, 3], [3, 3, 3]]), 4)
     known = Coverage.none(voxels)

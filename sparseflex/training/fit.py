@@ -362,7 +362,7 @@ class FitRun:
             },
             "stage_costs": {stage: [cost.secs, cost.peak_bytes] for stage, cost in self.stage_costs.items()},
             "shown": self._shown.state_dict(),
-            "cameras": self._own.state_dict(),
+            "cameras": self._own.state_dict(() if of_start else self._current),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

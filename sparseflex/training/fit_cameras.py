@@ -62,7 +62,7 @@ class FitCameras:
     def note(self, used: Sequence[RunCamera]) -> None:
         """An iteration has ended that used these."""
         self._recent.extendleft(reversed(used))
-        self._last |= {id(seen.own): seen for seen in used if seen.own is not None}
+        self._last |= _by_own(used)
         known = {id(camera) for camera in self._chosen()}
         self._last = {key: seen for key, seen in self._last.items() if key in known}
 
@@ -80,8 +80,9 @@ class FitCameras:
 
     # -- state ------------------------------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Any]:
-        """At the start of the iteration. Own cameras stand in one list, all else names them by their place in it."""
+    def state_dict(self, used: Sequence[RunCamera] = ()) -> dict[str, Any]:
+        """At the start of the iteration, or where all of it is done that matters here, and these were used. Own cameras
+        stand in one list, all else names them by their place in it."""
         pool = list({id(camera): camera for camera in self._chosen()}.values())
         place = {id(camera): index for index, camera in enumerate(pool)}
 
@@ -101,8 +102,8 @@ class FitCameras:
             "wanted_locked": self.wanted.locked,
             "wanted_kept": places(self.wanted.kept),
             "wanted_from": -1 if self._pending is None else self._pending_from,
-            "recent": [seen_state(seen) for seen in self._recent],
-            "last": [seen_state(seen) for seen in self._last.values()],
+            "recent": [seen_state(seen) for seen in (*used, *self._recent)][:_RECENT_CAMERAS],
+            "last": [seen_state(seen) for seen in (self._last | _by_own(used)).values()],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -141,6 +142,10 @@ class FitCameras:
             yield seen.camera
             if seen.own is not None:
                 yield seen.own
+
+
+def _by_own(used: Sequence[RunCamera]) -> dict[int, RunCamera]:
+    return {id(seen.own): seen for seen in used if seen.own is not None}
 
 
 def camera_state(camera: Camera) -> dict[str, Any]:
