@@ -47,13 +47,22 @@ def voxel_hull(voxels: SparseVoxels) -> Mesh:
     return Mesh(voxels.corners_world, torch.cat(faces))
 
 
+def finite_part(mesh: Mesh) -> Mesh:
+    """The faces whose vertices are all finite: what NaN has spoiled is a hole. The mesh itself where all are."""
+    finite = mesh.vertices.isfinite().all(dim=1)
+    if bool(finite.all()):
+        return mesh
+    return Mesh(mesh.vertices.nan_to_num(0.0, 0.0, 0.0), mesh.faces[finite[mesh.faces].all(dim=1)])
+
+
 def surface_quality(mesh: Mesh, target: Mesh, resolution: int, seed: int = 0) -> dict[str, float]:
     """The numbers of one row; lengths in world units (the target's longest side is 1), CD in voxel widths too.
 
     chamfer: point to triangle, mean of both ways. f_score_*: at that distance, from samples to triangles, so that the
     spacing of the samples plays no part. holes, normals and depth_off: from views around the target that no schedule
-    meets; depth_off counts pixels off by over a voxel.
+    meets; depth_off counts pixels off by over a voxel. Faces that aren't finite count as missing.
     """
+    mesh = finite_part(mesh)
     generator = torch.Generator().manual_seed(seed)
     ours, theirs = (sample_points(part, N_SAMPLES, generator).points for part in (mesh, target))
     to_target, to_mesh = point_to_triangle_distance(ours, target), point_to_triangle_distance(theirs, mesh)
@@ -131,6 +140,7 @@ def interior_f_score(mesh: Mesh, target: Mesh, threshold: float, resolution: int
     A sample counts as hidden where every one of 48 views around sees something more than a voxel in front of it.
     NaN where the target hides nothing.
     """
+    mesh = finite_part(mesh)
     ours, theirs = (hidden_samples(part, 1 / resolution) for part in (mesh, target))
     if not len(theirs):
         return math.nan

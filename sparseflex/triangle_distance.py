@@ -64,13 +64,16 @@ def _pieces(triangles: Float[Tensor, "F 3 3"]) -> Float[Tensor, "T 3 3"]:
 
 
 class TriangleTree:
-    """A mesh prepared for exact distance queries; what point_to_triangle_distance builds and throws away."""
+    """A mesh prepared for exact distance queries; what point_to_triangle_distance builds and throws away.
+
+    Triangles with a corner that isn't finite are no surface.
+    """
 
     def __init__(self, mesh: Mesh) -> None:
         from scipy.spatial import cKDTree
 
         triangles = mesh.vertices.detach().to("cpu", torch.float64)[mesh.faces.cpu()]
-        self._corners = _pieces(triangles)
+        self._corners = _pieces(triangles[triangles.isfinite().flatten(1).all(dim=1)])
         centroids = self._corners.mean(dim=1)
         self._radius = (self._corners - centroids[:, None]).norm(dim=2).amax(dim=1)
         self._tree = cKDTree(centroids.numpy()) if centroids.shape[0] else None

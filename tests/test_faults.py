@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from cli_fixtures import SMALL
 from fake_run import icosphere_like
 
 from sparseflex.checkpoint import load_run, save_checkpoint
 from sparseflex.data import save_mesh
+from sparseflex.mesh import Mesh
+from sparseflex.quality import finite_part, surface_quality
 from sparseflex.scene import load_scene
 from sparseflex.training.config import FitConfig
 from sparseflex.training.faults import Fault
 from sparseflex.training.fit import FitRun
+from sparseflex.triangle_distance import point_to_triangle_distance
+from workbench import cli
+from workbench.headless import CHECKPOINT, FIGURE, MESH, METRICS
+
+pytest_plugins = ("cli_fixtures",)
 
 BALL = {"x": 0.4, "y": 0.0, "z": 0.0, "radius": 0.15}
 
@@ -126,3 +136,25 @@ def test_voxels_are_born_where_all_were_missing():
         run.run_iteration()
         assert run.read_field("active").shape == (run.voxels.n_voxels,)
     assert run.voxels.n_voxels > 0
+
+
+def test_what_nan_has_spoiled_is_measured_as_a_hole() -> None:
+    target = icosphere_like(12, 0.4)
+    spoiled = target.vertices.clone()
+    spoiled[7] = float("nan")
+    without = Mesh(target.vertices, target.faces[(target.faces != 7).all(dim=1)])
+    found, expected = (surface_quality(mesh, target, 16) for mesh in (Mesh(spoiled, target.faces), without))
+    assert found == expected and found["boundary_edges"] > 0 and finite_part(target) is target
+    points = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    distances = [point_to_triangle_distance(points, mesh) for mesh in (Mesh(spoiled, target.faces), without)]
+    assert torch.equal(*distances)
+
+
+@pytest.mark.usefixtures("no_display", "figures")
+def test_a_headless_fit_with_nan_in_it_ends_with_all_its_files(tmp_path, capsys):
+    fault = '[[faults]]\nkind = "nan_weights"\nx = 0.2\ny = 0.0\nz = 0.0\niteration = 1\n'
+    (tmp_path / "s.toml").write_text(SMALL + fault)
+    assert cli.main(["fit", "s.toml", "--headless", "--out", "o"]) == 0
+    said = capsys.readouterr()
+    assert "faces have a vertex that is not finite; they count as missing" in said.err and "fitted" in said.out
+    assert {path.name for path in Path("o").iterdir()} == {MESH, FIGURE, METRICS, CHECKPOINT}

@@ -250,11 +250,13 @@ def write_figure(opened: Opened, out: Path) -> None:
 
 def quality_of(run: Run, mesh: Mesh | None) -> dict[str, dict[str, float]]:
     """Rows of numbers: what was made beside what is known without it; {} where there is nothing to compare."""
-    from sparseflex.quality import covered_points, quality_rows
+    from sparseflex.quality import covered_points, finite_part, quality_rows
 
     target = run.read_field("target") if "target" in run.fields else None
     if mesh is None:
         return {}
+    if n_bad := mesh.n_faces - finite_part(mesh).n_faces:
+        say(f"{n_bad:,} of {mesh.n_faces:,} faces have a vertex that is not finite; they count as missing")
     if target is None and run.fields.get("points") == "points":
         points, voxels = run.read_field("points"), run.read_field("voxels")
         return {"reconstructed": covered_points(mesh, points, voxels.resolution)}
