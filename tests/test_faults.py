@@ -152,7 +152,7 @@ def test_what_nan_has_spoiled_is_measured_as_a_hole() -> None:
 
 @pytest.mark.usefixtures("no_display", "figures")
 def test_a_headless_fit_with_nan_in_it_ends_with_all_its_files(tmp_path, capsys):
-    fault = '[[faults]]\nkind = "nan_weights"\nx = 0.2\ny = 0.0\nz = 0.0\niteration = 1\n'
+    fault = '[[faults]]\nkind = "nan_weights"\nradius = 0.3\niteration = 1\n'
     (tmp_path / "s.toml").write_text(SMALL + fault)
     assert cli.main(["fit", "s.toml", "--headless", "--out", "o"]) == 0
     said = capsys.readouterr()
