@@ -42,7 +42,7 @@ def _unseen(window: Window) -> None:
 MANY = 1000
 PICTURES = {
     "no_surface": Picture("fails_no_surface", MANY, ("Surface", "Scalars")),
-    "hole": Picture("fails_hole", 150, ("Surface", "Maps"), _hole),
+    "hole": Picture("fails_hole", 100, ("Surface", "Maps"), _hole),
     "inside_out": Picture("fails_inside_out", MANY, ("Surface", "Maps"), _inside_out),
     "blind_frustum": Picture("fails_blind_frustum", MANY, ("Frustum", "Plots")),
     "exploding_weights": Picture("fails_exploding_weights", MANY, ("Gradients", "Scalars"), _exploding, stages=1),
