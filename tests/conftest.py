@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 import typecheck
+from accelerator import AVAILABLE
 from goldens import GoldenPictures
 
 # their asserts are told like those of the tests
@@ -54,7 +55,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if not torch.cuda.is_available():
+    if not AVAILABLE:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from accelerator import DEVICE
 from fake_inference import FakeInference, key_of
 from fake_run import FakeRun, icosphere_like
+from vae_weights import GOLDEN, tiny_weights
 
 from sparseflex.mesh import Mesh
 from sparseflex.training.config import FitConfig
 from sparseflex.training.fit import FitRun
+from sparseflex.training.reconstruct import ReconstructRun
 from sparseflex.training.run import Run, RunCamera
+from sparseflex.vae import SparseFlexVAE, VAEConfig
+from sparseflex.vae.config import config_from_yaml
 from sparseflex.voxels import SparseVoxels
 
 
@@ -95,4 +101,23 @@ HARD_RUNS: dict[str, Callable[[], Run]] = {
     "plain": FakeRun, "no voxels": NoVoxels, "no faces": NoFaces, "one camera": OneCamera, "some NaN": NotANumber,
     "all NaN": AllNotANumber, "only scalars": lambda: FakeRun(only_scalars=True), "coarse to fine": coarse_to_fine,
     "nothing kept": nothing_kept, "inference, some NaN": BadInference,
+}
+
+
+def on_the_device(**settings: Any) -> FitRun:
+    return FitRun(icosphere_like(10, 0.4), FitConfig(resolution=16, iterations=8, image_size=32, **settings), DEVICE)
+
+
+def inference_on_the_device() -> ReconstructRun:
+    model = SparseFlexVAE(config_from_yaml(GOLDEN / "tiny" / "config.yaml", VAEConfig()))
+    model.load_state_dict(tiny_weights())
+    model = model.requires_grad_(False).eval().to(DEVICE)
+    table = torch.from_numpy(np.load(GOLDEN / "tiny" / "inputs.npz")["points_normals"]).float()
+    few = table[(table[:, :3] - table[0, :3]).norm(dim=1) < 0.08][::2]
+    return ReconstructRun(model, few[:, :3].contiguous(), few[:, 3:].contiguous())
+
+
+DEVICE_RUNS: dict[str, Callable[[], Run]] = {
+    "fit": lambda: on_the_device(cameras=2), "levels": lambda: on_the_device(start_resolution=4, prune_every=1),
+    "inference": inference_on_the_device,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from accelerator import DEVICE, needs_cuda
 from test_vae_loading import TINY
 from vae_weights import tiny_weights
 
@@ -14,10 +15,16 @@ from sparseflex.sparse import VoxelBatch
 from sparseflex.training.config import FitConfig
 from sparseflex.training.fit import FitRun
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = pytest.mark.gpu
+
+
+def test_tensors_of_two_devices_do_not_meet():
+    there = torch.ones(3, device=DEVICE)
+    with pytest.raises(RuntimeError, match="(?i)expected all tensors"):
+        there + torch.ones(3)
+    with pytest.raises(TypeError, match="can't convert"):
+        there.numpy()
+    assert (there + torch.tensor(1.0)).cpu().tolist() == [2, 2, 2]
 
 
 def random_flex(device: str, n: int = 16) -> tuple[sf.SparseFlex, list[torch.Tensor]]:
@@ -34,13 +41,13 @@ def random_flex(device: str, n: int = 16) -> tuple[sf.SparseFlex, list[torch.Ten
 @pytest.mark.parametrize("training", [False, True])
 def test_extraction(training):
     found = {}
-    for device in ("cpu", "cuda"):
+    for device in ("cpu", DEVICE):
         flex, leaves = random_flex(device)
         mesh = sf.extract_mesh(flex, flex.voxels.centers[:, 0] > -0.2, training)
         (mesh.vertices.square().sum() + mesh.l_dev.sum()).backward()
         found[device] = [mesh.vertices, mesh.faces, mesh.l_dev, *(leaf.grad for leaf in leaves)]
-    for ours, theirs in zip(found["cuda"], found["cpu"], strict=True):
-        assert ours.device.type == "cuda"
+    for ours, theirs in zip(found[DEVICE], found["cpu"], strict=True):
+        assert ours.device.type == DEVICE
         torch.testing.assert_close(ours.detach().cpu(), theirs.detach(), rtol=1e-9, atol=1e-9)
 
 
@@ -48,25 +55,34 @@ def test_extraction(training):
 def test_frustum(method):
     camera = sf.Camera.look_at((0.6, 0.7, 1.1), (0, 0, 0), fov_y_degrees=30)
     fits = {}
-    for device in ("cpu", "cuda"):
+    for device in ("cpu", DEVICE):
         voxels = sf.SparseVoxels(torch.cartesian_prod(*[torch.arange(24)] * 3).to(device), 24)
         fits[device] = sf.adapt_frustum(voxels, camera, 0.3, method, "centre")
         assert torch.equal(fits[device].active, sf.active_voxels(voxels, fits[device].camera))
-    assert torch.equal(fits["cuda"].active.cpu(), fits["cpu"].active)
+    assert torch.equal(fits[DEVICE].active.cpu(), fits["cpu"].active)
 
 
-def test_a_fit_learns_and_goes_through_a_checkpoint(tmp_path):
+def octahedron_fit() -> FitRun:
     vertices = torch.tensor([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]]) * 0.5
     faces = [(0, 2, 4), (2, 1, 4), (1, 3, 4), (3, 0, 4), (2, 0, 5), (1, 2, 5), (3, 1, 5), (0, 3, 5)]
-    run = FitRun(sf.Mesh(vertices, torch.tensor(faces)), FitConfig(resolution=16, image_size=64, iterations=60), "cuda")
-    losses = []
+    config = FitConfig(resolution=16, image_size=64, iterations=60)
+    return FitRun(sf.Mesh(vertices, torch.tensor(faces)), config, DEVICE)
+
+
+def test_a_fit_learns():
+    run, losses = octahedron_fit(), []
     for _ in range(60):
         run.run_iteration()
         losses.append(run.scalars()["loss"])
     assert sum(losses[-10:]) < 0.6 * sum(losses[:10])
+
+
+def test_a_fit_goes_through_a_checkpoint(tmp_path):
+    run = octahedron_fit()
+    run.run_iteration()
     save_checkpoint(tmp_path / "c.safetensors", run)
-    again = load_run(tmp_path / "c.safetensors", "cuda")
-    assert again.read_field("mesh").vertices.device.type == "cuda"
+    again = load_run(tmp_path / "c.safetensors", DEVICE)
+    assert again.read_field("mesh").vertices.device.type == DEVICE
     assert torch.equal(again.parameters.sdf, run.parameters.sdf)
     again.run_iteration()
 
@@ -84,15 +100,16 @@ def tiny_decoded(device: str, dtype: torch.dtype = torch.float32, **options):
 
 @pytest.mark.parametrize("chunk_voxels", [None, 60])
 def test_vae(chunk_voxels):
-    ours, theirs = (tiny_decoded(device, chunk_voxels=chunk_voxels) for device in ("cuda", "cpu"))
+    ours, theirs = (tiny_decoded(device, chunk_voxels=chunk_voxels) for device in (DEVICE, "cpu"))
     torch.testing.assert_close(ours.features.cpu(), theirs.features, rtol=0, atol=1e-3)
     for a, b in zip(ours.levels, theirs.levels, strict=True):
         torch.testing.assert_close(a.occupancy_logits.cpu(), b.occupancy_logits, rtol=0, atol=1e-3)
 
 
+@needs_cuda
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_vae_in_half_precision(dtype):
-    ours, theirs = tiny_decoded("cuda", dtype), tiny_decoded("cpu")
+    ours, theirs = tiny_decoded(DEVICE, dtype), tiny_decoded("cpu")
     assert ours.features.dtype == torch.float32
     for a, b in zip(ours.levels, theirs.levels, strict=True):
         agree = (a.occupancy_logits.cpu() >= 0) == (b.occupancy_logits >= 0)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerator import DEVICE, needs_cuda
 from backward_passes import FRONT, as_it_is, ball, busiest, noisy, pass_of, section_of
 from fake_run import icosphere_like
 from fit_snapshots import small_fit
@@ -405,17 +406,29 @@ def test_an_iteration_done_again_while_watched_is_the_same():
         assert engine.stop()
 
 
-@pytest.mark.gpu
-def test_on_cuda_pulls_sum_up_and_regions_are_found():
+@pytest.fixture
+def watched_on_the_device() -> FitRun:
     config = FitConfig(resolution=16, image_size=48, iterations=10, cameras=2, visibility_ratio=0.6)
-    run = FitRun(icosphere_like(10, 0.4), config, "cuda")
+    run = FitRun(icosphere_like(10, 0.4), config, DEVICE)
     run.watch(frozenset({"backward"}))
     run.run_iteration()
-    done = run.read_field("backward")
-    assert done.total["sdf"].is_cuda and run.read_field("sdf_grad_depth").is_cuda
+    return run
+
+
+@pytest.mark.gpu
+def test_on_the_device_norms_and_regions_are_found(watched_on_the_device):
+    done = watched_on_the_device.read_field("backward")
+    depth = watched_on_the_device.read_field("sdf_grad_depth")
+    assert done.total["sdf"].device.type == depth.device.type == DEVICE
+    assert sum(find_regions(done, "weights").counts.values()) < done.section.n_voxels
+
+
+@pytest.mark.gpu
+@needs_cuda  # takes derivatives in forward mode
+def test_on_the_device_pulls_sum_up(watched_on_the_device):
+    done = watched_on_the_device.read_field("backward")
     for row in range(0, done.section.n_voxels, 150):
         found = pixel_pull(done, done.section.voxel_ijk[row].tolist())
         for term in found.pixels[0]:
             pixels = sum(float(view[term].sum()) for view in found.pixels)
             assert pixels == pytest.approx(found.by_term[term], rel=1e-2, abs=1e-4 * found.norm), term
-    assert sum(find_regions(done, "weights").counts.values()) < done.section.n_voxels

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from accelerator import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -202,14 +203,14 @@ def test_backends_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", SOUPS)
-def test_cuda_agrees_with_the_cpu(name: str) -> None:
+def test_the_device_agrees_with_the_cpu(name: str) -> None:
     planes, spread, size = SOUPS[name]
     camera = Camera.look_at(target=(0.1, 0.05, -1), width=320, height=200, fov_y_degrees=55, **planes)
     screen = random_soup(200, camera, spread, size)
     expected = rasterize(screen, "torch")
-    tensors = (value.cuda() for value in (screen.homogeneous, screen.pixel_from_world, screen.faces))
-    on_cuda = ScreenMesh(*tensors, 320, 200, camera.near, camera.far)
-    assert (rasterize(on_cuda, "torch").cpu() != expected).float().mean() < 1e-4
+    tensors = (value.to(DEVICE) for value in (screen.homogeneous, screen.pixel_from_world, screen.faces))
+    on_device = ScreenMesh(*tensors, 320, 200, camera.near, camera.far)
+    assert (rasterize(on_device, "torch").cpu() != expected).float().mean() < 1e-4
     if nvdiffrast_backend.is_installed():
         # its edges lie on a grid of 1/16 pixel
-        assert (rasterize(on_cuda, "nvdiffrast").cpu() != expected).float().mean() < 0.03
+        assert (rasterize(on_device, "nvdiffrast").cpu() != expected).float().mean() < 0.03

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from accelerator import DEVICE, needs_cuda
 
 from sparseflex.sparse import VoxelBatch
 from sparseflex.training.occupancy import PruneReason
@@ -548,11 +549,11 @@ def test_costs_and_history_are_kept(make_run) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_on_cuda_all_of_it_runs_and_goes_through_a_state(few, ball, weights, dtype) -> None:
-    on_cuda = SparseFlexVAE.from_checkpoint(weights.path, device="cuda", dtype=dtype)
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs_cuda)])
+def test_on_the_device_all_of_it_runs_and_goes_through_a_state(few, ball, weights, dtype) -> None:
+    on_device = SparseFlexVAE.from_checkpoint(weights.path, device=DEVICE, dtype=dtype)
     on_cpu = SparseFlexVAE.from_checkpoint(weights.path)
-    run, wanted = (ReconstructRun(each, *few, other=ball, checkpoint=weights) for each in (on_cuda, on_cpu))
+    run, wanted = (ReconstructRun(each, *few, other=ball, checkpoint=weights) for each in (on_device, on_cpu))
     changes = ({}, {"attended_voxel": key_of(run, 3)}, {"threshold_1": 0.1}, {"interpolate": 0.5, "noise": 0.3},
                {"chunk_voxels": 50}, {"release_chunks": 1}, {"threshold_1": 10})
     for change in changes:
@@ -562,12 +563,12 @@ def test_on_cuda_all_of_it_runs_and_goes_through_a_state(few, ball, weights, dty
             each.run_pass()
         for name in run.fields:
             value = run.read_field(name)
-            assert not isinstance(value, torch.Tensor) or value.device.type == "cuda", name
+            assert not isinstance(value, torch.Tensor) or value.device.type == DEVICE, name
             assert (value is None) == (wanted.read_field(name) is None), name
         assert run.scalars()["latent_voxels"] == wanted.scalars()["latent_voxels"]
         if dtype == torch.float32 and run.scalars()["kept_1"] == wanted.scalars()["kept_1"]:
             found, logits = (each.read_field("upsample 1/occupancy_logit").cpu() for each in (run, wanted))
             assert torch.allclose(found, logits, atol=1e-3, equal_nan=True)
-    again = ReconstructRun.from_state_dict(run.state_dict(), "cuda")
-    assert again.device.type == "cuda" and again.iteration == run.iteration
+    again = ReconstructRun.from_state_dict(run.state_dict(), DEVICE)
+    assert again.device.type == DEVICE and again.iteration == run.iteration
     assert again.read_field("voxels").n_voxels == run.read_field("voxels").n_voxels

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from accelerator import DEVICE
 from torch import Tensor
 
 from sparseflex.camera import Camera
@@ -269,14 +270,14 @@ def test_unknown_backend_says_what_there_is() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("view", VIEWS)
-def test_cuda_maps_agree_with_the_cpu(view: str) -> None:
+def test_maps_on_the_device_agree_with_the_cpu(view: str) -> None:
     vertices, faces = ball(20_000)
     camera = Camera.look_at(target=(0, 0, 0), width=256, height=192, **VIEWS[view])
     expected = render_maps(Mesh(vertices.requires_grad_(True), faces), camera)
     (gradient,) = torch.autograd.grad(expected.mask.sum() + expected.depth.sum(), vertices)
     for backend in ("torch", "nvdiffrast") if nvdiffrast_backend.is_installed() else ("torch",):
-        leaf = vertices.detach().cuda().requires_grad_(True)
-        maps = render_maps(Mesh(leaf, faces.cuda()), camera, backend=backend)
+        leaf = vertices.detach().to(DEVICE).requires_grad_(True)
+        maps = render_maps(Mesh(leaf, faces.to(DEVICE)), camera, backend=backend)
         assert maps.depth.device == leaf.device
         loose = 1e-6 if backend == "torch" else 2e-3
         assert (maps.depth.cpu() - expected.depth).abs().mean() < loose

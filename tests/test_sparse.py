@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerator import DEVICE, needs_cuda
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -480,20 +481,25 @@ def test_what_spconv_does_not_serve_our_own_does():
 
 
 @pytest.mark.gpu
-def test_cuda_gives_what_the_cpu_gives(batch):
+def test_the_device_gives_what_the_cpu_gives(batch):
     x = randn(batch.n_voxels, 6)
-    on_cuda = x.detach().cuda().requires_grad_()
-    there = all_operations(on_cuda, batch.to("cuda"))
+    on_device = x.detach().to(DEVICE).requires_grad_()
+    there = all_operations(on_device, batch.to(DEVICE))
     for (here, _), (got, _) in zip(all_operations(x, batch), there, strict=True):
         torch.testing.assert_close(got.cpu(), here, atol=1e-10, rtol=0)
         (grad,) = torch.autograd.grad(here.square().sum(), x, retain_graph=True)
-        (grad_there,) = torch.autograd.grad(got.square().sum(), on_cuda, retain_graph=True)
+        (grad_there,) = torch.autograd.grad(got.square().sum(), on_device, retain_graph=True)
         torch.testing.assert_close(grad_there.cpu(), grad, atol=1e-9, rtol=0)
-    for dtype in (torch.float16, torch.bfloat16):
-        conv = SubMConv3d(6, 4, 3).cuda()
-        with torch.autocast("cuda", dtype=dtype):
-            conv(on_cuda.float(), batch.to("cuda")).float().sum().backward()
-        assert torch.isfinite(conv.weight.grad).all() and conv.weight.grad.dtype == torch.float32
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gradients_under_autocast_are_finite_and_wide(batch, dtype):
+    conv = SubMConv3d(6, 4, 3).cuda()
+    with torch.autocast("cuda", dtype=dtype):
+        conv(randn(batch.n_voxels, 6).detach().cuda().float(), batch.to("cuda")).float().sum().backward()
+    assert torch.isfinite(conv.weight.grad).all() and conv.weight.grad.dtype == torch.float32
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -80,7 +80,7 @@ class State:
             if len(values) != len(bad):
                 raise ValueError(f"{name} must have {len(bad)} rows, got {len(values)}")
             with np.errstate(invalid="ignore", over="ignore"):
-                table = values.reshape(len(bad), -1)
+                table = values.reshape(len(bad), values.size // max(len(bad), 1))
                 bad |= ~np.isfinite(table @ np.ones(table.shape[1], table.dtype))  # a tenth of what all(axis=1) takes
         return bad
 

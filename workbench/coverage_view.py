@@ -62,8 +62,8 @@ class Added:
 @dataclasses.dataclass(frozen=True, eq=False)
 class Summary:
     """A voxel set counted; None where the run doesn't say. n_surface: voxels whose corner signs differ, and of those
-    n_unseen_surface were never seen. marked: (N,) the voxels that the scene marks; quantity: what colours them; counts,
-    edges: its histogram, None where it has no values."""
+    n_unseen_surface were never seen. mark, marked: (N,) which voxels the scene marks; quantity: what colours them;
+    counts, edges: its histogram, None where it has no values."""
 
     voxels: SparseVoxels
     n_active: int | None
@@ -73,6 +73,7 @@ class Summary:
     n_surface: int | None
     kinds: tuple[Added, ...]
     planes: tuple[Added, ...]
+    mark: str
     marked: Bool[np.ndarray, "N"]
     quantity: Quantity
     counts: Float[np.ndarray, "bins"] | None
@@ -336,7 +337,7 @@ def summarise(voxels: SparseVoxels, arrays: dict[str, Any], seen: Bool[np.ndarra
     return Summary(
         voxels, None if active is None else int((active > 0).sum()), int(seen.sum()), int((~seen).sum()),
         None if surface is None else int((~seen & surface).sum()), None if surface is None else int(surface.sum()),
-        added(by, views, KINDS), added(by, views, PLANES), marked, shown, counts, edges,
+        added(by, views, KINDS), added(by, views, PLANES), mark, marked, shown, counts, edges,
     )
 
 

@@ -108,7 +108,7 @@ def _draw_scene(ui: Ui, view: ViewState, snapshot: Snapshot, found: Summary) -> 
     if own.shown and view.what_ifs.in_scene is not None and ui.button(
             "The scene shows what-ifs: show this", ui.width, tip="What-ifs are kept in the Frustum tab"):
         view.what_ifs.shown = False
-    label = ("Not seen" if own.within else "Never seen") if own.mark == NEVER else f"Only by {own.mark}"
+    label = ("Not seen" if own.within else "Never seen") if found.mark == NEVER else f"Only by {found.mark}"
     marked = own.mode == "marked"
     modes = (f"{label}: {count(int(found.marked.sum()))}", "By value")
     if ui.choice(modes, int(not marked), tips=(
