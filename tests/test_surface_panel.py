@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from fake_run import FakeRun, icosphere_like
@@ -15,10 +16,12 @@ from sparseflex.mesh import Mesh
 from sparseflex.training.config import FitConfig
 from sparseflex.training.faults import Fault
 from sparseflex.training.fit import FitRun
-from workbench.check_view import PANEL, SDF, Region
+from sparseflex.voxels import SparseVoxels
+from workbench.check_view import PANEL, SDF, Region, free_side
+from workbench.network_view import voxel_on_ray
 from workbench.panels import surface
 from workbench.snapshot import Snapshot
-from workbench.view_state import ViewState
+from workbench.view_state import Click, ViewState
 
 
 def faulty(*faults: Fault, target: Mesh | None = None) -> FitRun:
@@ -160,3 +163,29 @@ def test_rows_of_other_voxels_are_a_line() -> None:
     view, snapshot = looked_at(faulty())
     view.check.update(view, with_fields(snapshot, corner_sdf=snapshot.fields[SDF][1:]))
     assert "corner_sdf must have" in view.check.note and drawn(view, snapshot).says("corner_sdf must have")
+
+
+def test_it_is_looked_at_from_where_nothing_stands_before_it() -> None:
+    """A room of 16³ without its front wall, a region at the middle of its floor."""
+    grid = torch.cartesian_prod(*[torch.arange(16)] * 3)
+    walls = ((grid[:, :2] == 0) | (grid[:, :2] == 15)).any(dim=1) | (grid[:, 2] == 0)
+    room = SparseVoxels(grid[walls], 16)
+    region = Region("turned", 0, 4, (7, 1, 7), (8, 1, 8), 16)
+    front = np.array([0.0, 0.0, 1.0])
+    for ahead in (front, np.array([1.0, 0.0, 0.0]), np.array([0.0, 0.0, -1.0]), np.array([0.6, 0.0, 0.8])):
+        side = free_side(room.centers.numpy(), region, ahead, 1.2)
+        eye = np.asarray(region.centre_world) + 1.2 * side
+        met = voxel_on_ray(room, Click(eye, -side))
+        depth = 1.2 if met < 0 else float(np.linalg.norm(room.centers[met].numpy() - eye))
+        assert side @ front > 0.5 and depth > 1.0, ahead
+        assert np.array_equal(side, ahead) == (ahead[2] > 0)  # as the user looks, where that is as good as any
+
+
+def test_from_near_by_target_and_voxels_do_not_stand_before_it() -> None:
+    view, snapshot = looked_at(faulty(Fault("missing_voxels", x=0.4, radius=0.1)))
+    view.check.chosen = view.check.regions("holes")[0]
+    assert not view.check.alone(view)
+    view.cameras.apart_at_home = True
+    assert view.check.alone(view)
+    drawn(view, snapshot, **{"Show in the scene": False})
+    assert not view.check.alone(view)

@@ -294,8 +294,13 @@ def _missing(value: Any) -> bool:
     return value is None or value != value
 
 
-def near_camera(view_camera: Camera, centre_world: Sequence[float], away: float) -> Camera:
-    """The view camera moved, not turned, so that a place is in the middle and so far away, in world units."""
-    eye = np.asarray(centre_world) - view_camera.forward_world.numpy() * away
-    return Camera.look_at(eye.tolist(), list(centre_world), view_camera.up_world.tolist(), fov_y_degrees=30.0,
+def near_camera(view_camera: Camera, centre_world: Sequence[float], away: float,
+                side: Sequence[float] | None = None) -> Camera:
+    """The view camera moved, not turned, so that a place is in the middle and so far away, in world units; side: the
+    way from the place to the eye, not up or down, where it shall be turned."""
+    ahead, up = -view_camera.forward_world.numpy(), view_camera.up_world.tolist()
+    if side is not None and not np.allclose(side, ahead):
+        ahead, up = np.asarray(side), [0.0, 1.0, 0.0]
+    eye = np.asarray(centre_world) + ahead * away
+    return Camera.look_at(eye.tolist(), list(centre_world), up, fov_y_degrees=30.0,
                           width=view_camera.width, height=view_camera.height, near=0.01, far=10.0)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
+from sparseflex.camera import Camera
 from sparseflex.mesh import Mesh
 from sparseflex.regions import Regions
 from sparseflex.surface_check import SurfaceCheck, Truth, check_surface
 from sparseflex.voxels import SparseVoxels
 from workbench import theme
+from workbench.camera_view import near_camera
 from workbench.worker import WorkFailed, same_token
 
 if TYPE_CHECKING:
@@ -33,6 +36,12 @@ FOLLOW_VOXELS = 100_000
 
 _SHARE = 0.1
 """Most of the time that the worker may spend on following a run that plays."""
+
+_CLOSE, _CLOSEST = 5.0, 0.25
+"""How far away a region is looked at from: in its widths, and at least in world units."""
+
+_SIDES = np.array([side for side in product((-1.0, 0.0, 1.0), repeat=3) if side[0] or side[2]])
+"""Where to look at a region from: all around, but not from straight above or below."""
 
 _CHECK, _TRUTH = "surface check", "surface check's target"
 
@@ -67,6 +76,25 @@ class Region:
         return max(b - a + 1 for a, b in zip(self.low, self.high, strict=True)) / self.resolution
 
 
+def free_side(centres: Float[np.ndarray, "N 3"], region: Region, ahead: Float[np.ndarray, "3"], away: float
+              ) -> Float[np.ndarray, "3"]:
+    """The way from a region's middle to an eye so far away that fewest voxels stand between: ahead, if it is as good as
+    any, or of those around it the nearest to that. centres: of the voxels. Between: beyond the region's box, and no
+    further from the line of sight than half the box's shortest side, or a voxel.
+    """
+    sides = np.concatenate([ahead[None], _SIDES / np.linalg.norm(_SIDES, axis=1, keepdims=True)])
+    half = (np.array(region.high) - region.low + 1) / 2 / region.resolution
+    offset = centres - np.asarray(region.centre_world, np.float32)
+    square = (offset**2).sum(1)
+    offset, square = offset[square < away**2], square[square < away**2]
+    along = offset @ sides.T.astype(np.float32)
+    aside = square[:, None] - along**2
+    beyond = along > np.abs(sides) @ half + 0.5 / region.resolution
+    n_between = (beyond & (aside < max(half.min(), 1 / region.resolution) ** 2)).sum(0)
+    best = n_between == n_between.min()
+    return sides[0] if best[0] else sides[np.argmax(np.where(best, sides @ ahead, -np.inf))]
+
+
 @dataclasses.dataclass
 class CheckView:
     """shown: the scene shows the regions; chosen: the one that has a frame. Derived: found, None where nothing is known
@@ -96,6 +124,17 @@ class CheckView:
 
     def in_scene(self, view: ViewState) -> SurfaceCheck | None:
         return self.found if self.shown and self.wants(view) else None
+
+    def alone(self, view: ViewState) -> bool:
+        """Whether the chosen region is looked at from near by, where target and voxels would stand before it."""
+        return view.cameras.apart_at_home and self.chosen is not None and self.in_scene(view) is not None
+
+    def look_near(self, view_camera: Camera) -> Camera:
+        """The chosen region from near by: the way that the view looks, or from where fewer voxels stand before it."""
+        away = max(_CLOSE * self.chosen.width_world, _CLOSEST)
+        ahead = -view_camera.forward_world.numpy()
+        return near_camera(view_camera, self.chosen.centre_world, away, free_side(
+            self.found.voxels.centers.numpy(), self.chosen, ahead, away))
 
     def regions(self, kind: str) -> list[Region]:
         """What the list shows, at most 200 of a kind, the largest first."""

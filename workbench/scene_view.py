@@ -117,7 +117,8 @@ class SceneView:
             key = None if split.voxels is None else (split.voxels, split.camera)
             self._keep(name, key, lambda full, name=name: cubes.draw_voxels(full, name, split), 0,
                        view.layers[name] and view.what_ifs.in_scene is None and view.changes.in_scene(view) is None
-                       and view.coverage.in_scene(view) is None and view.gradients.region_voxels(view) is None)
+                       and view.coverage.in_scene(view) is None and view.gradients.region_voxels(view) is None
+                       and not view.check.alone(view))
             own = colours if name == "active" else None
 
             def style(grid: Any, name: str, colour: theme.Colour, size: float, own: Any, whole: bool) -> None:
@@ -136,7 +137,7 @@ class SceneView:
             colour = shades.colour(name)
             draw = lambda full, n=name, s=shown, c=colour: surfaces.draw_mesh(full, s, c, n == "target")  # noqa: E731
             self._keep(name, key, draw, slot, view.layers[name] and not view.what_ifs.with_meshes
-                       and not view.gradients.alone(view))
+                       and not view.gradients.alone(view) and not (name == "target" and view.check.alone(view)))
             self._update_cap(name, shown, slot, view)
         colours = view.surfaces.colours
         if view.mesh_colour == NORMAL and self._prefix + "mesh" in self._drawn:
@@ -152,7 +153,8 @@ class SceneView:
         wanted = mesh is not None and len(mesh.faces) and colour is not None and view.field.cut
         self._keep(f"{name} cap", (mesh, plane.normal, plane.offset, colour) if wanted else None,
                    lambda full: surfaces.draw_cap(full, mesh, plane, colour), slot,
-                   view.layers[name] and not view.what_ifs.with_meshes and not view.gradients.alone(view))
+                   view.layers[name] and not view.what_ifs.with_meshes and not view.gradients.alone(view)
+                   and not (name == "target" and view.check.alone(view)))
 
     def _update_cameras(self, snapshot: Snapshot, view: ViewState) -> None:
         camera, shades = view.split.camera, view.shades

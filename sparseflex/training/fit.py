@@ -199,8 +199,8 @@ class FitRun:
                                                 self.config, progress)
         self._watch.terms, self._loss = terms, torch.stack(list(terms.values())).sum()
         self._scalars = {name: value for name, value in self._scalars.items() if not name.startswith("loss")}
-        self._scalars |= {"loss": float(self._loss.detach())}
-        self._scalars |= {f"loss_{name}": float(term.detach()) for name, term in terms.items()}
+        values = torch.stack([self._loss, *terms.values()]).tolist()  # at once: a device is waited for each time
+        self._scalars |= dict(zip(["loss", *(f"loss_{name}" for name in terms)], values, strict=True))
         self._current = [dataclasses.replace(c, loss=loss) for c, loss in zip(self._current, per_view, strict=True)]
 
     def _do_backward(self) -> None:
@@ -210,7 +210,7 @@ class FitRun:
         self._watch.after(self.iteration + 1, self.voxels, self._section, self._mesh, self._objective, self.config,
                           zip(self._cameras, self._rendered, self._targets, strict=True))
         self._gradients = SectionGradients.of(self.voxels, self._section)
-        squares = sum(float(grad.square().sum()) for grad in self._gradients.section.values())
+        squares = sum(torch.stack([grad.square().sum() for grad in self._gradients.section.values()]).tolist())
         self._scalars |= {"grad_norm": squares**0.5}
 
     def _do_update(self) -> None:

@@ -74,7 +74,7 @@ class Objective:
         """All terms, the views' averaged, and the rendering loss of each view. progress: share of the run done."""
         views = [self.view_terms(r, t, config) for r, t in zip(rendered, target, strict=True)]
         terms = {name: torch.stack([view[name] for view in views]).mean() for name in views[0]}
-        per_view = [float(sum(term.detach() for term in view.values())) for view in views]
+        per_view = torch.stack([sum(term.detach() for term in view.values()) for view in views]).tolist()
         self.labels = []
         if config.free_space_weight > 0 or config.start_resolution:
             self.labels = [self.corner_labels(section, t, camera) for t, camera in zip(target, cameras, strict=True)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from workbench import theme
-from workbench.camera_view import near_camera
 from workbench.check_view import COLOURS, SDF, CheckView, Region
 from workbench.commands import Command
 from workbench.snapshot import Snapshot
@@ -11,9 +10,8 @@ from workbench.ui import Ui, count
 from workbench.view_state import ViewState
 
 N_LISTED = 6
-_CLOSE, _CLOSEST = 5.0, 0.25
-"""How far away a region is looked at from: in its widths, and at least in world units."""
-
+_LOOK_TIP = ("From near by, the way you look now, or from where nothing stands before it; without the target and the\n"
+             "voxels that are well. H leads back")
 _TITLES = {"holes": "Holes", "turned": "Inside out", "bad": "Not a number"}
 _TIPS = {
     "holes": "Voxels that the target touches and which are not there, in regions that hang together: pruned, or\n"
@@ -96,9 +94,8 @@ def _draw_regions(ui: Ui, view: ViewState, kind: str) -> None:
         ui.text(f"and {count(known.n - N_LISTED)} smaller ones", theme.MUTED)
     chosen = own.chosen
     if chosen is not None and chosen.kind == kind and view.view_camera is not None and ui.button(
-            f"Look at it##{kind}", ui.width, tip="From near by, the way you look now; H leads back"):
-        view.cameras.look_through = near_camera(
-            view.view_camera, chosen.centre_world, max(_CLOSE * chosen.width_world, _CLOSEST))
+            f"Look at it##{kind}", ui.width, tip=_LOOK_TIP):
+        view.cameras.look_through = own.look_near(view.view_camera)
 
 
 def _draw_region(ui: Ui, view: ViewState, region: Region) -> None:
