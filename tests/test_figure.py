@@ -343,6 +343,23 @@ def test_f_saves_a_checkpoint_first_and_tells_how_it_ended(tmp_path, monkeypatch
     assert figures.idle
 
 
+def test_f_takes_the_screens_picture_while_a_tab_shows_what_it_found(tmp_path, monkeypatch):
+    view, screen = window_view(tmp_path)
+    source, shot = FakeSource(), []
+    live = Snapshot(run_name="fit", iteration=3)
+    for name in ("what_ifs", "changes", "coverage", "gradients", "check"):
+        with monkeypatch.context() as patch:
+            owner = type(getattr(view, name))
+            if name == "what_ifs":
+                patch.setattr(owner, "in_scene", "a difference")
+            else:
+                patch.setattr(owner, "region_voxels" if name == "gradients" else "in_scene", lambda *_: "found")
+            said = Figures().save(view, live, source, screen, shot.append)
+            assert f"without a recipe: none holds what the scene shows of {view.finding}" in said
+    assert len(shot) == 5 and not source.sent and not list(tmp_path.glob("*.toml"))
+    assert view.finding == ""
+
+
 def test_f_where_the_checkpoint_fails_or_the_run_is_of_another_kind(tmp_path):
     view, screen = window_view(tmp_path)
     source, figures, shot = FakeSource(), Figures(), []

@@ -194,6 +194,14 @@ class ViewState:
         """Whether a tab is the one that its column shows; a column begins with its first."""
         return self.show_panels and tab in self.tabs.values()
 
+    @property
+    def finding(self) -> str:
+        """What the scene shows besides layers, cut and frustum, by its tab's name; "" where nothing."""
+        shown = {"what-ifs": self.what_ifs.in_scene, "Changes": self.changes.in_scene(self),
+                 "Coverage": self.coverage.in_scene(self), "Gradients": self.gradients.region_voxels(self),
+                 "Surface": self.check.in_scene(self)}
+        return next((name for name, value in shown.items() if value is not None), "")
+
     def toggle_layer(self, name: str) -> None:
         self.layers[name] = not self.layers[name]
 

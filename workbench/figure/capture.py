@@ -69,7 +69,8 @@ class Figures:
     ) -> str:
         """Begins a figure beside the checkpoint; gives what to tell the user.
 
-        shoot writes the screen's own picture: all that there can be where nothing keeps the run's state.
+        shoot writes the screen's own picture: all that there can be where nothing keeps the run's state, and where the
+        scene shows what a tab has found, for a recipe holds no such thing.
         """
         folder = view.checkpoint_path.parent
         try:
@@ -77,11 +78,13 @@ class Figures:
             stem = _free_stem(folder, f"figure_{snapshot.iteration:06d}")
             table, checkpoint = _source_of(snapshot, source, stem)
             recipe = stem.with_suffix(".toml")
-            if table is None:
+            if table is None or view.finding:
                 picture = stem.with_suffix(".png")
                 picture.touch()  # Polyscope says nothing where it can't write
                 shoot(picture)
-                return f"saved {picture} without a recipe: a run of this kind must be recorded for that"
+                reason = (f"none holds what the scene shows of {view.finding}" if view.finding
+                          else "a run of this kind must be recorded for that")
+                return f"saved {picture} without a recipe: {reason}"
             recipe.write_text(recipe_text(recipe_of_screen(view, table, screen, snapshot.products.stage)), "utf-8")
         except (OSError, ValueError) as error:
             return f"no figure: {error}"
