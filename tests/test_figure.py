@@ -343,9 +343,22 @@ def test_f_saves_a_checkpoint_first_and_tells_how_it_ended(tmp_path, monkeypatch
     assert figures.idle
 
 
+class Shot:
+    """Pictures of window_view's window, at half its size: red where panels leave room."""
+
+    def __init__(self) -> None:
+        self.paths: list[Path] = []
+
+    def __call__(self, path: Path) -> None:
+        self.paths.append(path)
+        picture = Image.new("RGB", (800, 450))
+        picture.paste((255, 0, 0), (150, 5, 650, 355))
+        picture.save(path)
+
+
 def test_f_takes_the_screens_picture_while_a_tab_shows_what_it_found(tmp_path, monkeypatch):
     view, screen = window_view(tmp_path)
-    source, shot = FakeSource(), []
+    source, shot = FakeSource(), Shot()
     live = Snapshot(run_name="fit", iteration=3)
     for name in ("what_ifs", "changes", "coverage", "gradients", "check"):
         with monkeypatch.context() as patch:
@@ -354,27 +367,30 @@ def test_f_takes_the_screens_picture_while_a_tab_shows_what_it_found(tmp_path, m
                 patch.setattr(owner, "in_scene", "a difference")
             else:
                 patch.setattr(owner, "region_voxels" if name == "gradients" else "in_scene", lambda *_: "found")
-            said = Figures().save(view, live, source, screen, shot.append)
+            said = Figures().save(view, live, source, screen, shot)
             assert f"without a recipe: none holds what the scene shows of {view.finding}" in said
-    assert len(shot) == 5 and not source.sent and not list(tmp_path.glob("*.toml"))
+    kept = [Image.open(path) for path in shot.paths]
+    assert [picture.size for picture in kept] == 5 * [(500, 350)]
+    assert all(picture.getcolors() == [(500 * 350, (255, 0, 0))] for picture in kept)
+    assert not source.sent and not list(tmp_path.glob("*.toml"))
     assert view.finding == ""
 
 
 def test_f_where_the_checkpoint_fails_or_the_run_is_of_another_kind(tmp_path):
     view, screen = window_view(tmp_path)
-    source, figures, shot = FakeSource(), Figures(), []
+    source, figures, shot = FakeSource(), Figures(), Shot()
     live = Snapshot(run_name="fit", iteration=3, serial=5)
-    figures.save(view, live, source, screen, shot.append)
+    figures.save(view, live, source, screen, shot)
     failed = dataclasses.replace(live, serial=6, notice="not saved: disk full")
     assert figures.poll(failed) == "no figure: the checkpoint was not saved: disk full" and figures.idle
-    said = figures.save(view, Snapshot(run_name="own", iteration=4), source, screen, shot.append)
-    assert "without a recipe" in said and shot == [tmp_path / "figure_000004.png"]
+    said = figures.save(view, Snapshot(run_name="own", iteration=4), source, screen, shot)
+    assert "without a recipe" in said and shot.paths == [tmp_path / "figure_000004.png"]
     source.recording = RecordStatus(tmp_path / "run.h5", 6)  # since the snapshot was made, its iteration got there
     recorded = Snapshot(run_name="reconstruct", iteration=6, recording=RecordStatus(tmp_path / "run.h5", 5))
-    figures.save(view, recorded, source, screen, shot.append)
+    figures.save(view, recorded, source, screen, shot)
     assert open_recipe(tmp_path / "figure_000006.toml").panels[0].source == SourceTable("run.h5", 6)
     source.recording_path = tmp_path / "run.h5"
-    figures.save(view, Snapshot(run_name="own", iteration=5, source="replay"), source, screen, shot.append)
+    figures.save(view, Snapshot(run_name="own", iteration=5, source="replay"), source, screen, shot)
     assert open_recipe(tmp_path / "figure_000005.toml").panels[0].source == SourceTable("run.h5", 5)
     view.checkpoint_path = tmp_path / "figure_000005.toml" / "checkpoint.safetensors"
-    assert figures.save(view, live, source, screen, shot.append).startswith("no figure: ")
+    assert figures.save(view, live, source, screen, shot).startswith("no figure: ")

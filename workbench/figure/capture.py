@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from PIL import Image
+
 from sparseflex.camera import Camera
 from workbench import theme
 from workbench.commands import SaveCheckpoint
@@ -82,6 +84,7 @@ class Figures:
                 picture = stem.with_suffix(".png")
                 picture.touch()  # Polyscope says nothing where it can't write
                 shoot(picture)
+                _crop(picture, screen)
                 reason = (f"none holds what the scene shows of {view.finding}" if view.finding
                           else "a run of this kind must be recorded for that")
                 return f"saved {picture} without a recipe: {reason}"
@@ -121,6 +124,15 @@ def _start(job: _Job) -> subprocess.Popen:
     command = [sys.executable, "-m", "workbench", "figure", str(job.recipe), "--out", str(job.picture)]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                             text=True)
+
+
+def _crop(picture: Path, screen: Screen) -> None:
+    """To the part of the window that panels leave."""
+    with Image.open(picture) as whole:
+        wide, tall = (pixels / side for pixels, side in zip(whole.size, screen.window, strict=True))
+        x, y, width, height = screen.free
+        part = whole.crop((round(wide * x), round(tall * y), round(wide * (x + width)), round(tall * (y + height))))
+    part.save(picture)
 
 
 def _free_stem(folder: Path, name: str) -> Path:
