@@ -17,7 +17,7 @@ from sparseflex.training.config import FitConfig
 from sparseflex.training.faults import Fault
 from sparseflex.training.fit import FitRun
 from sparseflex.voxels import SparseVoxels
-from workbench.check_view import PANEL, SDF, Region, free_side
+from workbench.check_view import PANEL, SDF, Region, free_look
 from workbench.network_view import voxel_on_ray
 from workbench.panels import surface
 from workbench.snapshot import Snapshot
@@ -166,19 +166,20 @@ def test_rows_of_other_voxels_are_a_line() -> None:
 
 
 def test_it_is_looked_at_from_where_nothing_stands_before_it() -> None:
-    """A room of 16³ without its front wall, a region at the middle of its floor."""
+    """A room of 16³ without its front wall, a region at the middle of its floor, and one in a room without a door."""
     grid = torch.cartesian_prod(*[torch.arange(16)] * 3)
     walls = ((grid[:, :2] == 0) | (grid[:, :2] == 15)).any(dim=1) | (grid[:, 2] == 0)
-    room = SparseVoxels(grid[walls], 16)
     region = Region("turned", 0, 4, (7, 1, 7), (8, 1, 8), 16)
     front = np.array([0.0, 0.0, 1.0])
-    for ahead in (front, np.array([1.0, 0.0, 0.0]), np.array([0.0, 0.0, -1.0]), np.array([0.6, 0.0, 0.8])):
-        side = free_side(room.centers.numpy(), region, ahead, 1.2)
-        eye = np.asarray(region.centre_world) + 1.2 * side
-        met = voxel_on_ray(room, Click(eye, -side))
-        depth = 1.2 if met < 0 else float(np.linalg.norm(room.centers[met].numpy() - eye))
-        assert side @ front > 0.5 and depth > 1.0, ahead
-        assert np.array_equal(side, ahead) == (ahead[2] > 0)  # as the user looks, where that is as good as any
+    for closed in (False, True):
+        room = SparseVoxels(grid[walls | closed & (grid[:, 2] == 15)], 16)
+        for ahead in (front, np.array([1.0, 0.0, 0.0]), np.array([0.0, 0.0, -1.0]), np.array([0.6, 0.0, 0.8])):
+            side, away = free_look(room.centers.numpy(), region, ahead)
+            eye = np.asarray(region.centre_world) + away * side
+            met = voxel_on_ray(room, Click(eye, -side))
+            assert met < 0 or np.linalg.norm(room.centers[met].numpy() - eye) > away, ahead
+            assert closed or np.array_equal(side, ahead) == (ahead[2] > 0)  # as the user looks, where it is as good
+            assert not closed or float(np.abs(eye).max()) < 0.44  # within the room
 
 
 def test_from_near_by_target_and_voxels_do_not_stand_before_it() -> None:

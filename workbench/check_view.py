@@ -38,7 +38,9 @@ _SHARE = 0.1
 """Most of the time that the worker may spend on following a run that plays."""
 
 _CLOSE, _CLOSEST = 5.0, 0.25
-"""How far away a region is looked at from: in its widths, and at least in world units."""
+_NEARER, _BESIDE = (1.0, 0.65, 0.45, 0.35), 0.75
+"""How far away a region is looked at from: in its widths, and at least in world units; the shares of that to try where
+something stands before it, which is so many voxels from the line of sight at most."""
 
 _SIDES = np.array([side for side in product((-1.0, 0.0, 1.0), repeat=3) if side[0] or side[2]])
 """Where to look at a region from: all around, but not from straight above or below."""
@@ -76,23 +78,27 @@ class Region:
         return max(b - a + 1 for a, b in zip(self.low, self.high, strict=True)) / self.resolution
 
 
-def free_side(centres: Float[np.ndarray, "N 3"], region: Region, ahead: Float[np.ndarray, "3"], away: float
-              ) -> Float[np.ndarray, "3"]:
-    """The way from a region's middle to an eye so far away that fewest voxels stand between: ahead, if it is as good as
-    any, or of those around it the nearest to that. centres: of the voxels. Between: beyond the region's box, and no
-    further from the line of sight than half the box's shortest side, or a voxel.
+def free_look(points: Float[np.ndarray, "N 3"], region: Region, ahead: Float[np.ndarray, "3"]
+              ) -> tuple[Float[np.ndarray, "3"], float]:
+    """From where a region is seen: the way from its middle to the eye, and how far that is. As the view looks, ahead,
+    where that is as free as any; else, of the ways around it, the nearest to that of the freest; and from as far away
+    as the line of sight is free. points: of the surface. Free: of points within a voxel of the line beyond the box.
     """
     sides = np.concatenate([ahead[None], _SIDES / np.linalg.norm(_SIDES, axis=1, keepdims=True)])
-    half = (np.array(region.high) - region.low + 1) / 2 / region.resolution
-    offset = centres - np.asarray(region.centre_world, np.float32)
+    half, width = (np.array(region.high) - region.low + 1) / 2 / region.resolution, 1 / region.resolution
+    aways = np.array(_NEARER) * max(_CLOSE * region.width_world, _CLOSEST)
+    offset = points - np.asarray(region.centre_world, np.float32)
     square = (offset**2).sum(1)
-    offset, square = offset[square < away**2], square[square < away**2]
+    within = square < (aways[0] + width) ** 2
+    offset, square = offset[within], square[within]
     along = offset @ sides.T.astype(np.float32)
-    aside = square[:, None] - along**2
-    beyond = along > np.abs(sides) @ half + 0.5 / region.resolution
-    n_between = (beyond & (aside < max(half.min(), 1 / region.resolution) ** 2)).sum(0)
-    best = n_between == n_between.min()
-    return sides[0] if best[0] else sides[np.argmax(np.where(best, sides @ ahead, -np.inf))]
+    leaves = (half / np.maximum(np.abs(sides), 1e-6)).min(axis=1)  # where the line of sight does the box
+    before = (along > leaves + 0.5 * width) & (square[:, None] - along**2 < (_BESIDE * width) ** 2)
+    n_before = np.stack([(before & (along < away + width)).sum(0) for away in aways])
+    distance = int(n_before.min(axis=1).argmin())
+    best = n_before[distance] == n_before[distance].min()
+    chosen = 0 if best[0] else int(np.argmax(np.where(best, sides @ ahead, -np.inf)))
+    return sides[chosen], float(aways[distance])
 
 
 @dataclasses.dataclass
@@ -129,12 +135,13 @@ class CheckView:
         """Whether the chosen region is looked at from near by, where target and voxels would stand before it."""
         return view.cameras.apart_at_home and self.chosen is not None and self.in_scene(view) is not None
 
-    def look_near(self, view_camera: Camera) -> Camera:
-        """The chosen region from near by: the way that the view looks, or from where fewer voxels stand before it."""
-        away = max(_CLOSE * self.chosen.width_world, _CLOSEST)
-        ahead = -view_camera.forward_world.numpy()
-        return near_camera(view_camera, self.chosen.centre_world, away, free_side(
-            self.found.voxels.centers.numpy(), self.chosen, ahead, away))
+    def look_near(self, view: ViewState) -> Camera:
+        """The chosen region from near by: the way that the view looks, or from where the surface leaves it free."""
+        mesh = view.surfaces.mesh
+        points = np.zeros((0, 3), np.float32) if mesh is None else mesh.vertices
+        side, away = free_look(points[np.isfinite(points).all(axis=1)], self.chosen,
+                               -view.view_camera.forward_world.numpy())
+        return near_camera(view.view_camera, self.chosen.centre_world, away, side)
 
     def regions(self, kind: str) -> list[Region]:
         """What the list shows, at most 200 of a kind, the largest first."""

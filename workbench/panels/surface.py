@@ -95,7 +95,7 @@ def _draw_regions(ui: Ui, view: ViewState, kind: str) -> None:
     chosen = own.chosen
     if chosen is not None and chosen.kind == kind and view.view_camera is not None and ui.button(
             f"Look at it##{kind}", ui.width, tip=_LOOK_TIP):
-        view.cameras.look_through = own.look_near(view.view_camera)
+        view.cameras.look_through = own.look_near(view)
 
 
 def _draw_region(ui: Ui, view: ViewState, region: Region) -> None:
