@@ -123,7 +123,9 @@ def test_exploding_weights() -> None:
         engine.send(NextStage())
         engine.snapshots.wait_for(lambda s: s.stage_done == "backward" and not s.playing, WAIT_SECS)
         done = everything(engine).fields[BACKWARD]
-    first = find_regions(done, "sdf").first[0]
+    regions = find_regions(done, "sdf")
+    first = regions.first[0]
+    assert regions.counts["bad parameter"] == 1  # and no other
     assert first.reason == "bad parameter" and first.n_voxels == 1 and list(first.worst) == planted.tolist()
 
 
