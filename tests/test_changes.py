@@ -28,7 +28,7 @@ from sparseflex.voxels import CORNER_OFFSETS, SparseVoxels
 from workbench import actions, cli, products
 from workbench.change_report import summary, table_of, text_of, write_lists
 from workbench.change_state import COMPARED, FIELDS, State, faces_of, voxels_around
-from workbench.change_view import BEFORE, FORGET_BYTES, ITERATION, KEPT_STATE, PANEL
+from workbench.change_view import BEFORE, FORGET_BYTES, ITERATION, KEPT_STATE, MAX_THRESHOLD, PANEL
 from workbench.changes import (
     CHANGED,
     HEALED,
@@ -672,6 +672,9 @@ def test_the_panel_tells_what_changed(view: ViewState, steps: list[Snapshot]) ->
                        "##changes same": False}), view, steps[1])
     own = view.changes
     assert own.threshold == 0.0 and own.kept is own.b and own.listed == "moved" and own.layers["same"] is False
+    for typed, known in ((7.0, MAX_THRESHOLD), (-1.0, 0.0)):
+        panel.draw(FakeUi({"##moved by": typed}), view, steps[1])
+        assert own.threshold == known
     ui = FakeUi({"Drop A (0 MB)": True, "Export the lists (.csv)": False})
     panel.draw(ui, view, steps[1])
     assert ui.says(f"VOXEL {ijk[0]}, {ijk[1]}, {ijk[2]}") and ui.says("in both") and own.kept is None

@@ -176,7 +176,7 @@ def _draw_voxels(ui: Ui, view: ViewState, found: Changes) -> None:
             "moved: from %.3g voxel widths", int(ui.im.ImGuiSliderFlags_Logarithmic))
         ui.tip("What counts as moved, or as an SDF changed, in voxel widths; at the left end everything that differs")
         if changed:
-            own.threshold = 0.0 if value <= MIN_THRESHOLD * 1.01 else float(value)
+            own.threshold = 0.0 if value <= MIN_THRESHOLD * 1.01 else min(float(value), MAX_THRESHOLD)  # if typed
     shown = ("born", "pruned", "flipped", "moved", "same") if found.one_lattice else ("born", "pruned", "same")
     for part in PARTS:
         if counts[part] or part in shown:
