@@ -485,6 +485,21 @@ def test_large_sets_are_counted_beside_the_window_and_let_go_with_the_tab(view: 
     assert view.coverage.summary is None and view.worker.result("coverage") is None
 
 
+def test_a_count_that_fails_says_why(view: ViewState, monkeypatch) -> None:
+    def fails(*_) -> None:
+        raise MemoryError("no room for 1e9 voxels")
+
+    monkeypatch.setattr(coverage_view, "INLINE_VOXELS", 0)
+    monkeypatch.setattr(coverage_view, "summarise", fails)
+    snapshot, ui = seen_from_outside(), FakeUi()
+    view.frustum.background = True
+    view.coverage.update(view, snapshot)
+    view.worker.wait_for("coverage", WAIT_SECS)
+    view.coverage.update(view, snapshot)
+    panel.draw(ui, view, snapshot)
+    assert ui.says("no room for 1e9 voxels") and not ui.says("Counting")
+
+
 def test_a_recording_shows_the_same(view: ViewState, tmp_path: Path) -> None:
     run = shell_fit()
     builder = RunBuilder(tmp_path / "run.h5", run)

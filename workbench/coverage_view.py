@@ -85,7 +85,7 @@ class CoverageView:
     """shown: the scene shows it in place of the voxels' own layers, while the tab is in front; mode: of SCENE_MODES;
     quantity: of QUANTITIES; mark: NEVER, or the source whose own voxels are marked; within: voxels count as seen only
     where that was in so many of the last iterations, 0: ever (a surface that is still noise lets one see through);
-    chosen: which suggestion is drawn.
+    chosen: which suggestion is drawn; failure: why the last count ended without one.
     """
 
     KEPT: ClassVar[tuple[str, ...]] = ("shown", "mode", "quantity")
@@ -100,6 +100,7 @@ class CoverageView:
     added: list[Camera] = dataclasses.field(default_factory=list)
     wanting: bool = False
     summary: Summary | None = None
+    failure: str = ""
     _token: tuple = ()
     _suggested_at: int = -1
     _asked: tuple = ()
@@ -169,6 +170,8 @@ class CoverageView:
         share = FOLLOW_SHARE if snapshot.playing else 1.0
         view.worker.ask(_COUNTS, token, lambda: summarise(voxels, arrays, seen, name, mark), share)
         found = view.worker.result(_COUNTS)
+        failed = found is not None and isinstance(found[1], WorkFailed) and same_token(found[0], token)
+        self.failure = found[1].message if failed else ""
         if found is not None and isinstance(found[1], Summary) and found[1].voxels is voxels:
             self._token, self.summary = found
         elif self.summary is not None and self.summary.voxels is not voxels:
