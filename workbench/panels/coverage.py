@@ -54,7 +54,8 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     found = own.summary
     ui.heading("Coverage", "" if found is None else f"{count(found.voxels.n_voxels)} voxels")
     if found is None:
-        ui.wrapped(own.failure or ("Counting …" if snapshot.iteration else "No camera has seen anything yet."), theme.MUTED)
+        waiting = "Counting …" if snapshot.iteration else "No camera has seen anything yet."
+        ui.wrapped(own.failure or waiting, theme.MUTED)
         return []
     _draw_counts(ui, own, found, snapshot)
     _draw_scene(ui, view, snapshot, found)
