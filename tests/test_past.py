@@ -11,6 +11,7 @@ from fake_run import FakeRun
 from test_engine import WAIT_SECS, StartEngine, ask, at_rest, start  # noqa: F401 - start is a fixture
 from test_fit import everything, small_run
 
+from workbench import past
 from workbench.commands import ChangeSetting, GoTo, NextIteration, NextStage, Pause, Play, RunIterations, StepBack
 from workbench.engine import Engine
 from workbench.past import Past
@@ -77,6 +78,21 @@ def test_two_steps_back_at_once_are_two(start: StartEngine) -> None:  # noqa: F8
     engine.send(StepBack())
     at_rest(engine, 2)
     assert float(run.radius) == pytest.approx(0.4 - 0.2 * 0.9**2)
+
+
+def test_after_the_first_step_back_the_next_ones_are_at_hand(start: StartEngine, monkeypatch) -> None:  # noqa: F811
+    monkeypatch.setattr(past, "COST_SHARE", 0.0)  # of what was played the start alone is kept
+    run, ran = FakeRun(), []
+    run_stage = run.run_stage
+    run.run_stage = lambda stage: (ran.append(run.iteration), run_stage(stage))[1]
+    engine = start(run)
+    engine.send(RunIterations(30))
+    at_rest(engine, 30)
+    for iteration in range(29, 21, -1):
+        ran.clear()
+        engine.send(StepBack())
+        at_rest(engine, iteration)
+        assert len(set(ran)) == (29 if iteration == 29 else 1), iteration
 
 
 def test_the_start_is_as_far_as_it_goes(start: StartEngine) -> None:  # noqa: F811

@@ -11,6 +11,10 @@ Place = tuple[int, int]
 """Iterations that have ended, and stages of the next one that have run."""
 
 
+NEAR = 10
+"""So many iterations before the place that a run is sent to, every state is kept."""
+
+
 @dataclasses.dataclass
 class Course:
     """until: the iteration to run up to. stages: single stages still to run, whatever the iteration. then: stages to
@@ -26,8 +30,9 @@ class Course:
         return self.stages > 0 or iteration < self.until
 
     def steps(self, iteration: int) -> bool:
-        """Whether it goes by single stages or a single iteration."""
-        return self.stages > 0 or self.until - iteration == 1
+        """Whether it goes by single stages or a single iteration, or nears where it was sent: who steps back will
+        likely do so again, and each state on the way there saves running it all once more."""
+        return self.stages > 0 or self.until - iteration <= (1 if self.target is None else NEAR)
 
     def hold(self) -> None:
         """Comes to rest."""
