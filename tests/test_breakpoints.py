@@ -28,6 +28,7 @@ from workbench.breakpoints import Breakpoints, Watch, changed
 from workbench.commands import (
     GoTo,
     NextIteration,
+    NextStage,
     Play,
     RemoveBreakpoint,
     RunIterations,
@@ -352,6 +353,22 @@ def test_the_tab_of_scalars_has_both_and_plots_mark_hits(start: StartEngine) -> 
     ui = FakeUi()
     plots.draw(ui, ViewState(), snapshot)
     assert ("PlotToPixels", 3.0, 1.0) in ui.calls
+
+
+def test_within_an_iteration_scalars_still_to_be_set_are_muted(start: StartEngine) -> None:  # noqa: F811
+    plan = {number: {"a": {"active": 100.0 + number}} for number in (1, 2, 3)}
+    engine = start(Planted(plan))
+    engine.send(RunIterations(2))
+    snapshot = at_rest(engine, 2, "a")
+    assert scalars.of_the_last_iteration(snapshot) == set()
+    engine.send(NextStage())
+    snapshot = at_rest(engine, 2, "b")
+    assert snapshot.scalars["active"] == 103 and scalars.of_the_last_iteration(snapshot) == {"loss"}
+    ui = FakeUi()
+    scalars.draw(ui, ViewState(), snapshot)
+    assert ui.says("grey: still of iteration 2")
+    engine.send(NextStage())
+    assert scalars.of_the_last_iteration(at_rest(engine, 2, "c")) == set()
 
 
 def test_the_words_of_a_hit() -> None:

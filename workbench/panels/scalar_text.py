@@ -6,7 +6,7 @@ from sparseflex.training.measure import BYTES_PREFIX, SECS_PREFIX
 from workbench.ui import count, megabytes, milliseconds
 
 WHOLE = ("iteration", "voxels", "active", "section", "vertices", "faces", "work_voxels", "points",
-         "latent_voxels", "open_edges")
+         "latent_voxels", "open_edges", "never_seen")
 
 WHOLE_BY_LEVEL = ("children_", "kept_", "wrongly_kept_", "wrongly_pruned_", "points_")
 

@@ -30,12 +30,23 @@ def draw_values(ui: Ui, snapshot: Snapshot) -> None:
     names = [name for name in snapshot.scalars if name not in SHOWN_ELSEWHERE]
     if not names:
         return
-    ui.heading("Scalars")
+    old = of_the_last_iteration(snapshot)
+    ui.heading("Scalars", f"grey: still of iteration {snapshot.iteration:,}" if old.intersection(names) else "")
     n_columns = 1 if max(map(len, names)) > WIDE else 2
     if not ui.im.BeginTable("scalars", n_columns, int(ui.im.ImGuiTableFlags_SizingStretchSame)):
         return
     for name in names:
         ui.im.TableNextColumn()
         ui.text(name, theme.MUTED, size=0.8)
-        ui.text_right(shown(name, snapshot.scalars[name]))
+        ui.text_right(shown(name, snapshot.scalars[name]), theme.MUTED if name in old else None)
     ui.im.EndTable()
+
+
+def of_the_last_iteration(snapshot: Snapshot) -> set[str]:
+    """Where an iteration is under way: the scalars that only a stage still to come will set."""
+    if not snapshot.iteration_under_way:
+        return set()
+    at = snapshot.stages.index(snapshot.stage_next)
+    done, to_come = ({name for stage in part for name in snapshot.made.get(stage, ())}
+                     for part in (snapshot.stages[:at], snapshot.stages[at:]))
+    return to_come - done
