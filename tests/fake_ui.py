@@ -45,7 +45,7 @@ class FakeModule:
             self._calls.append((name, *arguments))
             if name == "GetStyle":
                 return self._style
-            if name in ("GetWindowDrawList", "GetPlotDrawList", "GetIO"):
+            if name in ("GetWindowDrawList", "GetBackgroundDrawList", "GetPlotDrawList", "GetIO"):
                 return self
             if name in ("Button", "InvisibleButton", "Selectable"):
                 return self._uses.get(arguments[0], False)

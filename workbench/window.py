@@ -21,7 +21,7 @@ from workbench.graphics import default_size, start_polyscope
 from workbench.input_watch import InputWatch
 from workbench.layout import Layout, scale_for
 from workbench.pacing import Pacer
-from workbench.panels import pair as pair_panel
+from workbench.panels import captions
 from workbench.preferences import Preferences
 from workbench.snapshot import Snapshot
 from workbench.source import Source
@@ -286,8 +286,8 @@ class Window:
         if view.cameras.look_through is not None:
             self.look_through(view.cameras.look_through)
             view.cameras.look_through = None
-        if view.pair is not None:
-            pair_panel.draw_labels(self.ui, view, self.snapshot, layout.free, self.scene.places, self._screen_place)
+        centres, _ = self.scene.places(view, layout.free[2] / max(layout.free[3], 1.0))
+        captions.draw(self.ui, view, self.snapshot, layout.free, centres, self._screen_place)
         chosen = panes.draw_overlays(self.ui, view, layout.free)
         for action in actions.ACTIONS:
             if action.name == chosen:

@@ -1,0 +1,40 @@
+"""Captions: each place of the scene by what stands in it, none where there is one place, or where it is out of view."""
+
+from __future__ import annotations
+
+import pytest
+from fake_ui import FakeUi
+
+from workbench.panels import captions
+from workbench.snapshot import Snapshot
+from workbench.view_state import ViewState
+
+FREE = (300.0, 10.0, 600.0, 500.0)
+KINDS = {"voxels": "voxels", "mesh": "mesh", "surface": "mesh", "target": "mesh"}
+
+
+def drawn(view: ViewState, centres: dict[int, tuple[float, float]], zoom: float = 200.0, **state) -> list[str]:
+    ui = FakeUi()
+    snapshot = Snapshot(**{"field_kinds": KINDS, "iteration": 3, **state})
+    captions.draw(ui, view, snapshot, FREE, centres, lambda right, up: (600 + zoom * right, 200 - zoom * up))
+    return ui.texts
+
+
+def test_places_are_named_by_what_stands_there() -> None:
+    view = ViewState()
+    places = {0: (-1.0, 0.0), 1: (1.0, 0.5), 2: (1.0, -0.5)}
+    assert drawn(view, places) == ["voxels", "surface", "target"]
+    view.section_only = True
+    assert drawn(view, places) == ["voxels", "section", "target"]
+    assert drawn(view, places, field_kinds={"mesh": "mesh", "points": "points"}) == ["voxels", "surface", "input"]
+    view.of_mesh = True
+    assert drawn(view, {0: (-1.0, 0.0), 1: (1.0, 0.5)}, iteration=0) == ["voxels", "target"]
+
+
+@pytest.mark.parametrize("centres", [{}, {0: (0.0, 0.0)}, {slot: (0.0, 0.0) for slot in range(3)}])
+def test_one_place_needs_no_name(centres: dict[int, tuple[float, float]]) -> None:
+    assert drawn(ViewState(), centres) == []
+
+
+def test_what_is_out_of_view_has_no_caption() -> None:
+    assert drawn(ViewState(), {0: (0.0, 0.0), 1: (9.0, 0.0), 2: (0.0, -9.0)}) == ["voxels"]
