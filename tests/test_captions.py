@@ -24,7 +24,9 @@ def test_places_are_named_by_what_stands_there() -> None:
     view = ViewState()
     places = {0: (-1.0, 0.0), 1: (1.0, 0.5), 2: (1.0, -0.5)}
     assert drawn(view, places) == ["voxels", "surface", "target"]
-    view.section_only = True
+    view.layers |= dict.fromkeys(view.layers, False) | {"slice": True, "target": True}
+    assert drawn(view, places) == ["field", "surface", "target"]
+    view.layers["active"] = view.section_only = True
     assert drawn(view, places) == ["voxels", "section", "target"]
     assert drawn(view, places, field_kinds={"mesh": "mesh", "points": "points"}) == ["voxels", "surface", "input"]
     view.of_mesh = True

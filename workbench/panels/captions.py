@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 
 from workbench import theme
 from workbench.layout import Rect
+from workbench.pruning_view import KINDS
 from workbench.snapshot import Snapshot
+from workbench.split import CATEGORIES
 from workbench.ui import Ui, count, packed
 from workbench.view_state import ViewState
 
@@ -19,11 +21,13 @@ ToScreen = Callable[[float, float], tuple[float, float]]
 
 def place_names(view: ViewState, snapshot: Snapshot) -> tuple[str, str, str]:
     """What a run's places show, in their order."""
+    voxels = view.finding or any(view.layers[name] for name in (*CATEGORIES, *KINDS))
+    first = "field" if not voxels and (view.layers["slice"] or view.layers["sdf"]) else "voxels"
     if view.what_ifs.with_meshes:
-        return "voxels", "section of A", "section of B"
+        return first, "section of A", "section of B"
     whole = view.field_of("mesh", snapshot) != "mesh" or "surface" not in snapshot.field_kinds
     mesh = "target" if view.shows_target(snapshot) else "surface" if whole else "section"
-    return "voxels", mesh, "target" if view.layers["target"] and "target" in snapshot.field_kinds else "input"
+    return first, mesh, "target" if view.layers["target"] and "target" in snapshot.field_kinds else "input"
 
 
 def draw(ui: Ui, view: ViewState, snapshot: Snapshot, free: Rect, centres: Centres, to_screen: ToScreen) -> None:
