@@ -18,6 +18,8 @@ ANSWERS = {
     "GetTextLineHeight": lambda: 15.0,
     "GetFrameHeight": lambda: 23.0,
     "GetItemRectMin": lambda: (10.0, 10.0),
+    "GetWindowPos": lambda: (5.0, 5.0),
+    "GetWindowSize": lambda: (300.0, 600.0),
     "GetMousePos": lambda: (100.0, 50.0),
     "GetItemRectMax": lambda: (290.0, 33.0),
     "GetPlotPos": lambda: (10.0, 10.0),

@@ -325,10 +325,13 @@ def test_a_reopened_checkpoint_shows_the_same_numbers(tmp_path: Path) -> None:
         assert np.array_equal(a, b, equal_nan=True)
 
 
-def test_tooltips_at_the_foot_leave_the_status_line_alone() -> None:
+@pytest.mark.parametrize("tall, low", [(900.0, False), (15.0, True)])
+@pytest.mark.parametrize("left, x, at_right", [(5.0, 305.0 + 18, 0.0), (900.0, 900.0 - 18, 1.0)])
+def test_tooltips_cover_no_control(left, x, at_right, tall, low) -> None:
     ui, snapshot = FakeUi(), Engine(FakeRun(4)).snapshots.latest()
     ui.im.IsItemHovered = lambda: True
-    ui.im.GetIO = lambda: SimpleNamespace(DisplaySize=(160.0, 90.0))
+    ui.im.GetIO = lambda: SimpleNamespace(DisplaySize=(1280.0, tall))
+    ui.im.GetWindowPos = lambda: (left, 5.0)
     panes.draw(ui, ViewState(), snapshot, layout.Layout.of(1280, 720, 1.0))
     foot = next(n for n, call in enumerate(ui.calls) if call[:2] == ("Begin", "bar"))
     columns, bar = ui.calls[:foot], ui.calls[foot:]
@@ -336,6 +339,9 @@ def test_tooltips_at_the_foot_leave_the_status_line_alone() -> None:
     assert len(said) > 5
     for n in said:  # ending above the item, towards the middle of the window
         place, pivot = [call for call in bar[:n] if call[0] == "SetNextWindowPos"][-1][1::2]
-        assert place == (100.0, 10.0 - 0.3 * ui.em) and pivot == (1.0, 1.0)
-    names = [call[0] for call in columns]
-    assert names.count("SetNextWindowPos") == 3 < names.count("SetTooltip")  # those of the panes alone
+        assert place == (100.0, 10.0 - 0.3 * ui.em) and pivot == (0.0, 1.0)
+    said = [n for n, call in enumerate(columns) if call[0] == "SetTooltip"]
+    assert len(said) > 5
+    for n in said:  # beside the column, from the item's top downwards, or in the lower half from its foot upwards
+        place, pivot = [call for call in columns[:n] if call[0] == "SetNextWindowPos"][-1][1::2]
+        assert place == (x, 33.0 if low else 10.0) and pivot == (at_right, float(low))

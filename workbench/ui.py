@@ -149,14 +149,25 @@ class Ui:
     def tip(self, text: str) -> None:
         """Explains the item before, while the mouse is over it."""
         if text and self.im.IsItemHovered():
-            if self.tips_above:
-                mouse, whole = self.im.GetMousePos()[0], self.im.GetIO().DisplaySize[0]
-                place = (mouse, self.im.GetItemRectMin()[1] - 0.3 * self.em)
-                self.im.SetNextWindowPos(place, int(self.im.ImGuiCond_Always), (float(mouse > whole / 2), 1.0))
+            place, pivot = self._tip_place()
+            self.im.SetNextWindowPos(place, int(self.im.ImGuiCond_Always), pivot)
             self.im.SetTooltip(text)
             if self._font_scales:  # a tooltip is a window, on whose end ImGui takes the style's scale for the font's
                 self.im.PopFont()
                 self._push_font()
+
+    def _tip_place(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Where a tooltip covers no control: above the bar at the foot, else beside the item's column; and which
+        of its corners that is."""
+        wide, tall = self.im.GetIO().DisplaySize
+        top, bottom = self.im.GetItemRectMin()[1], self.im.GetItemRectMax()[1]
+        if self.tips_above:
+            mouse = self.im.GetMousePos()[0]
+            return (mouse, top - 0.3 * self.em), (float(mouse > wide / 2), 1.0)
+        left, width = self.im.GetWindowPos()[0], self.im.GetWindowSize()[0]
+        at_left, low = left + width / 2 < wide / 2, top > tall / 2
+        x = left + width + 1.2 * self.em if at_left else left - 1.2 * self.em
+        return (x, bottom if low else top), (float(not at_left), float(low))
 
     def pair(self, label: str, value: str) -> None:
         """A muted label at the left and its value at the right."""
