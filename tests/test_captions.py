@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
 import pytest
 from fake_ui import FakeUi
 
@@ -40,3 +43,18 @@ def test_one_place_needs_no_name(centres: dict[int, tuple[float, float]]) -> Non
 
 def test_what_is_out_of_view_has_no_caption() -> None:
     assert drawn(ViewState(), {0: (0.0, 0.0), 1: (9.0, 0.0), 2: (0.0, -9.0)}) == ["voxels"]
+
+
+def test_a_frame_has_the_twelve_edges_of_its_box() -> None:
+    low, high = np.array([-0.1, -0.2, -0.3]), np.array([0.4, 0.5, 0.6])
+    corners = captions.box_corners(low, high)
+    assert {tuple(corner) for corner in corners.tolist()} == set(itertools.product(*zip(low, high, strict=True)))
+    ui = FakeUi()
+    captions.draw_frame(ui, [(100 * x + 10 * z, 100 * y + 7 * z) for x, y, z in corners])
+    lines = [call[1:3] for call in ui.calls if call[0] == "AddLine"]
+    assert len({frozenset(line) for line in lines}) == 12
+    flat = {(100 * x + 10 * z, 100 * y + 7 * z): number for number, (x, y, z) in enumerate(corners.tolist())}
+    assert all((corners[flat[a]] != corners[flat[b]]).sum() == 1 for a, b in lines)
+    behind = FakeUi()
+    captions.draw_frame(behind, [(1e9, 0.0)] * 8)
+    assert not behind.calls

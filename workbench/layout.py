@@ -14,6 +14,8 @@ Rect = tuple[float, float, float, float]  # x, y, width, height in pixels
 
 MIN_SCALE, MAX_SCALE = 0.8, 3.0
 
+N_PLACES, MESH_PLACE = 3, 1
+"""Places of one run in the scene: voxels with all that is drawn into them, the mesh, the target."""
 
 MIN_WIDTH_EM, MIN_HEIGHT_EM = 84.0, 44.0
 """The room that the bar and the columns need, in font sizes: text is enlarged only as far as they still fit."""

@@ -12,7 +12,7 @@ import polyscope as ps
 
 from workbench import check_view, theme
 from workbench.check_view import KINDS as KINDS_OF_CHECK
-from workbench.layout import Rect, arranged, paired, view_axes
+from workbench.layout import MESH_PLACE, N_PLACES, Rect, arranged, paired, view_axes
 from workbench.normals import normal_colours
 from workbench.pair import PREFIX
 from workbench.pruning_view import KINDS
@@ -33,9 +33,6 @@ ALONE, WITH_FRUSTUM = 1.3, 1.7
 FOV_DEGREES = 28.0
 PAIR_FOV_DEGREES = 12.0
 """Of two runs: narrow, so that what is to be compared is seen from about the same side in every place."""
-
-N_PLACES = 3
-"""Places of one run: voxels with all that is drawn into them, the mesh, the target."""
 
 OF_PARTS, OF_MESHES = {part: f"what-if {part}" for part in PARTS}, {name: f"what-if mesh {name}" for name in NAMES}
 OF_CHECK = {kind: f"check {kind}" for kind in KINDS_OF_CHECK}
@@ -132,7 +129,7 @@ class SceneView:
     def _update_surfaces(self, snapshot: Snapshot, view: ViewState) -> None:
         shades, mesh, target = view.shades, view.surfaces.mesh, snapshot.fields.get("target")
         target = None if view.layers["mesh"] and view.shows_target(snapshot) else target  # once is enough
-        for slot, name, shown in ((1, "mesh", mesh), (2, "target", target)):
+        for slot, name, shown in ((MESH_PLACE, "mesh", mesh), (2, "target", target)):
             key = None if shown is None or len(shown.faces) == 0 else (shown,)
             colour = shades.colour(name)
             draw = lambda full, n=name, s=shown, c=colour: surfaces.draw_mesh(full, s, c, n == "target")  # noqa: E731
@@ -239,12 +236,12 @@ class SceneView:
         for kind in KINDS_OF_CHECK:
             regions = None if found is None else getattr(found, kind)
             self._keep(OF_CHECK[kind], regions and (regions,), lambda full, shown=regions: cubes.draw_set(
-                full, shown.voxels), 1, True)  # where the mesh is: they fill its holes
+                full, shown.voxels), MESH_PLACE, True)  # where the mesh is: they fill its holes
             self._style(OF_CHECK[kind], cubes.style_voxels, "active", check_view.COLOURS[kind], check_view.SIZES[kind],
                         None, not view.layers["slice"])
         chosen = view.check.chosen if found is not None else None
         self._keep("region of check", chosen and (chosen, theme.TEXT), lambda full: marks.draw_box(
-            full, *chosen.box_world, max(0.15 / chosen.resolution, 0.0035), theme.TEXT), 1, True)
+            full, *chosen.box_world, max(0.15 / chosen.resolution, 0.0035), theme.TEXT), MESH_PLACE, True)
 
     def _update_mark(self, view: ViewState) -> None:
         """The probed point, in each place that shows something."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Float
 
 from sparseflex.camera import Camera
 from sparseflex.training.run import Run
@@ -19,7 +20,7 @@ from workbench.commands import Command, Pause, RequestFields
 from workbench.figure.capture import Figures, Screen
 from workbench.graphics import default_size, start_polyscope
 from workbench.input_watch import InputWatch
-from workbench.layout import Layout, scale_for
+from workbench.layout import MESH_PLACE, Layout, scale_for
 from workbench.pacing import Pacer
 from workbench.panels import captions
 from workbench.preferences import Preferences
@@ -288,6 +289,9 @@ class Window:
             view.cameras.look_through = None
         centres, _ = self.scene.places(view, layout.free[2] / max(layout.free[3], 1.0))
         captions.draw(self.ui, view, self.snapshot, layout.free, centres, self._screen_place)
+        if view.check.in_scene(view) is not None and view.check.chosen is not None:
+            corners = self._centre(MESH_PLACE) + captions.box_corners(*view.check.chosen.box_world)
+            captions.draw_frame(self.ui, [self._on_screen(corner) for corner in corners])
         chosen = panes.draw_overlays(self.ui, view, layout.free)
         for action in actions.ACTIONS:
             if action.name == chosen:
@@ -310,8 +314,13 @@ class Window:
 
     def _screen_place(self, right: float, up: float) -> tuple[float, float]:
         """Where on the window lies what is so far right of and above the origin, across the view."""
+        across = np.asarray(self._ps.get_camera_view_matrix(), np.float64)[:2, :3]
+        return self._on_screen(right * across[0] + up * across[1])
+
+    def _on_screen(self, world: Float[np.ndarray, "3"]) -> tuple[float, float]:
+        """Where on the window lies a point of Polyscope's world; far outside of it where that is behind the eye."""
         matrix = np.asarray(self._ps.get_camera_view_matrix(), np.float64)
-        x, y, z = matrix[:3, :3] @ (right * matrix[0, :3] + up * matrix[1, :3]) + matrix[:3, 3]
+        x, y, z = matrix[:3, :3] @ world + matrix[:3, 3]
         width, height = self._ps.get_window_size()
         fov = self._ps.get_view_camera_parameters().get_fov_vertical_deg()
         pixels = height / 2 / math.tan(math.radians(fov) / 2) / max(-z, 1e-6)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
 
 from workbench import theme
-from workbench.layout import Rect
+from workbench.layout import N_PLACES, Rect
 from workbench.pruning_view import KINDS
 from workbench.snapshot import Snapshot
 from workbench.split import CATEGORIES
 from workbench.ui import Ui, count, packed
 from workbench.view_state import ViewState
 
-N_PLACES = 3
+_FAR_OUTSIDE = 1e5  # pixels; also of what is behind the eye
 _HALF = 0.6  # world units from a place's middle to where its label stands
 
 Centres = Mapping[int, tuple[float, float]]
@@ -46,6 +49,23 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot, free: Rect, centres: Centr
         if own:
             right, up = min(x for x, _ in own) - _HALF, max(y for _, y in own) + _HALF
             _label(ui, free, to_screen(right, up), letter, f"{title}, iteration {count(state.iteration)}")
+
+
+def box_corners(low: Float[np.ndarray, "3"], high: Float[np.ndarray, "3"]) -> Float[np.ndarray, "8 3"]:
+    """Corner n is at the high end of x, y and z where bit 0, 1 and 2 of n is set."""
+    return np.where(np.arange(8)[:, None] >> np.arange(3) & 1, high, low)
+
+
+def draw_frame(ui: Ui, corners: Sequence[tuple[float, float]]) -> None:
+    """The edges of a box over all of the scene, faintly: it finds what lies behind a wall. corners: on the window,
+    ordered as box_corners gives them; nothing where one is far outside."""
+    if max(abs(part) for corner in corners for part in corner) > _FAR_OUTSIDE:
+        return
+    draw = ui.im.GetBackgroundDrawList()
+    for bit in (1, 2, 4):
+        for number in range(8):
+            if not number & bit:
+                draw.AddLine(corners[number], corners[number | bit], packed(theme.TEXT, 0.5), 1.0)
 
 
 def _label(ui: Ui, free: Rect, at: tuple[float, float], letter: str, text: str) -> None:
