@@ -149,7 +149,7 @@ def test_fixtures_catch_what_they_should(tmp_path):
     """In a process of its own: a leaked thread and a picture unlike its golden fail, a joined thread does not."""
     suite = tmp_path / "tests"
     suite.mkdir()
-    for name in ("conftest.py", "goldens.py", "typecheck.py"):
+    for name in ("accelerator.py", "conftest.py", "goldens.py", "typecheck.py"):
         (suite / name).write_text((Path(__file__).parent / name).read_text())
     hasty = (suite / "conftest.py").read_text().replace("GRACE_SECS = 3.0", "GRACE_SECS = 0.1")
     (suite / "conftest.py").write_text(hasty)
