@@ -35,6 +35,8 @@ ANSWERS = {
 class FakeModule:
     """Any function exists, does nothing and is recorded in calls; controls answer as `uses` says, by their label."""
 
+    DisplaySize = (1280.0, 720.0)
+
     def __init__(self, uses: dict[str, Any], calls: list[tuple]) -> None:
         self._uses, self._calls = uses, calls
         self._style = type("Style", (), {"FontScaleMain": 1.0, "GrabMinSize": 12.0})()
