@@ -245,6 +245,18 @@ def test_the_field_matches_its_golden(scene: Any, fitted: Snapshot, assert_match
     assert_matches_golden(ps.screenshot_to_buffer(transparent_bg=False), "field")
 
 
+@pytest.mark.parametrize("name", ["dark", "light"])
+def test_the_background_is_the_themes_own(scene: Any, name: str) -> None:
+    before = theme.current().name
+    theme.use(name)
+    try:
+        ps.set_background_color(theme.linear(theme.BACKGROUND))
+        corner = ps.screenshot_to_buffer(transparent_bg=False)[0, 0, :3].astype(int)
+        assert np.abs(corner - np.round(255 * np.array(theme.BACKGROUND))).max() <= 1
+    finally:
+        theme.use(before)
+
+
 def test_side_by_side_faces_the_view_and_in_one_place_is_the_origin(scene: Any, fitted: Snapshot) -> None:
     view = ViewState()
     show(scene, fitted, view)

@@ -98,9 +98,12 @@ LEFT_EM, RIGHT_EM, BAR_EM = 19.5, 20.5, 6.1
 """Widths of the two columns and height of the bar at the bottom, in font sizes."""
 
 
+_EXPOSURE = 1.1  # measured: a background of v is drawn as 255 (1.1 v)^(1/2.2)
+
+
 def linear(colour: Colour) -> Colour:
-    """The colour as Polyscope's background wants it: linear light."""
-    return tuple(channel**2.2 for channel in colour)
+    """The colour as Polyscope's background wants it: linear light, before its exposure."""
+    return tuple(channel**2.2 / _EXPOSURE for channel in colour)
 
 
 def font_scale(scale: float) -> float:
