@@ -247,7 +247,7 @@ def test_the_field_matches_its_golden(scene: Any, fitted: Snapshot, assert_match
 
 @pytest.mark.parametrize("name", ["dark", "light"])
 def test_the_background_is_the_themes_own(scene: Any, name: str) -> None:
-    before = theme.current().name
+    before, background = theme.current().name, ps.get_background_color()
     theme.use(name)
     try:
         ps.set_background_color(theme.linear(theme.BACKGROUND))
@@ -255,6 +255,7 @@ def test_the_background_is_the_themes_own(scene: Any, name: str) -> None:
         assert np.abs(corner - np.round(255 * np.array(theme.BACKGROUND))).max() <= 1
     finally:
         theme.use(before)
+        ps.set_background_color(background[:3])
 
 
 def test_side_by_side_faces_the_view_and_in_one_place_is_the_origin(scene: Any, fitted: Snapshot) -> None:
