@@ -11,7 +11,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 from fake_run import FakeRun, icosphere_like
-from fake_ui import FakeUi
+from fake_ui import ANSWERS, FakeUi
 
 from sparseflex.checkpoint import load_run, save_checkpoint
 from sparseflex.training.config import FitConfig
@@ -195,6 +195,17 @@ def test_scalars_name_every_number_of_the_run(fitted: Snapshot, view: ViewState)
     assert ui.says("loss_depth") and ui.says(f"{fitted.scalars['loss']:.3g}")
     assert scalars.shown("faces", 12345.0) == "12,345" and scalars.shown("peak_bytes", 2e9) == "2,000 MB"
     assert scalars.shown("stage_secs", 0.0421) == "42 ms" and scalars.shown("loss", float("nan")) == "nan"
+
+
+def test_a_scalar_without_room_loses_its_name_before_its_value(fitted: Snapshot, monkeypatch: pytest.MonkeyPatch
+                                                              ) -> None:
+    monkeypatch.setitem(ANSWERS, "GetContentRegionAvail", lambda: (120.0, 20.0))
+    monkeypatch.setitem(ANSWERS, "IsItemHovered", lambda: True)
+    ui = FakeUi()
+    scalars.draw_values(ui, dataclasses.replace(fitted, scalars={"loss": 2.0, "secs_sample_cameras": 0.00125}))
+    assert "1.25 ms" in ui.texts and not ui.says("secs_sample_cameras") and ui.says("secs_sa")
+    assert all(7.0 * len(text) <= 120.0 for text in ui.texts)
+    assert ("SetTooltip", "secs_sample_cameras") in ui.calls and ("SetTooltip", "loss") not in ui.calls
 
 
 def test_status_line(fitted: Snapshot) -> None:

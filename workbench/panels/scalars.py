@@ -13,6 +13,7 @@ from workbench.view_state import ViewState
 WIDE = 22
 """Longer names than these have lines of their own."""
 
+NAME_SIZE = 0.8
 SHOWN_ELSEWHERE = ("iteration", "near", "far")
 
 
@@ -37,9 +38,19 @@ def draw_values(ui: Ui, snapshot: Snapshot) -> None:
         return
     for name in names:
         ui.im.TableNextColumn()
-        ui.text(name, theme.MUTED, size=0.8)
-        ui.text_right(shown(name, snapshot.scalars[name]), theme.MUTED if name in old else None)
+        _draw_value(ui, name, shown(name, snapshot.scalars[name]), theme.MUTED if name in old else None)
     ui.im.EndTable()
+
+
+def _draw_value(ui: Ui, name: str, value: str, colour: theme.Colour | None) -> None:
+    """Where there isn't room for both, the name is cut and not the value."""
+    room = ui.width - ui.im.CalcTextSize(value)[0] - 0.6 * ui.em
+    with ui.sized(NAME_SIZE):
+        short = ui.shortened(name, room)
+        ui.text(short, theme.MUTED)
+    if short != name:
+        ui.tip(name)
+    ui.text_right(value, colour)
 
 
 def of_the_last_iteration(snapshot: Snapshot) -> set[str]:
