@@ -257,6 +257,28 @@ def test_noise_alone_is_no_change(noise: float) -> None:
     assert changes(driven(Costly(noise), 150)) == (None, None)
 
 
+@pytest.mark.parametrize("n", [16, 17, 30, 64, 200])
+def test_iterations_before_which_memory_was_given_back_are_no_change(n: int) -> None:
+    """As a fit's on the CPU: while the heap is given back before an iteration, its peaks begin lower."""
+    iterations = np.arange(1.0, n + 1)
+    measured = np.isin(iterations, [*range(2, 10), *range(17, n + 1, 16)])
+    peaks = 4e8 + np.outer(measured, [0.0, -1e8, -9e7, -3e7, 0.0])
+    random = np.random.default_rng(3)
+    work = np.maximum.accumulate(np.where(measured, iterations, 0.0)) * 1e6 + 5e7
+    names = ("iteration", "work_bytes", "work_voxels", *(f"bytes_{stage}" for stage in STAGES))
+    table = np.column_stack([iterations, np.where(iterations > 1, work, math.nan), work, peaks])
+    table[:, 3:] += 1e4 * random.standard_normal((n, 1))
+    view, shown = CostView(), Snapshot(history=History(names, table), stages=STAGES)
+    assert view.change(view.peaks(shown), "bytes_", playing=False) is None
+    if n < 64:
+        return
+    table = table.copy()
+    table[40:, 5:] += 5e7 * np.array([1.0, 0.0, 0.0])  # one that is no artefact still is named
+    view, shown = CostView(), Snapshot(history=History(names, table), stages=STAGES)
+    found = view.change(view.peaks(shown), "bytes_", playing=False)
+    assert n > 64 or (found.stage, found.iteration, found.kind) == ("render", 41, "more")
+
+
 def test_what_has_passed_is_no_change_any_more() -> None:
     random = np.random.default_rng(2)
     secs = 0.01 * np.exp(0.1 * random.standard_normal((200, 3)))

@@ -15,6 +15,7 @@ from sparseflex.training.measure import BYTES_PREFIX, SECS_PREFIX
 from workbench import profiling
 from workbench.commands import ProfileIteration
 from workbench.cost_changes import NEAR, Change, columns_of_most, memory_change, time_change
+from workbench.memory_view import fresh_rows
 from workbench.snapshot import History, Snapshot
 from workbench.ui import megabytes, milliseconds
 
@@ -34,11 +35,13 @@ _MUCH_MORE = 1.2
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StageValues:
-    """A number of every stage in every iteration: iterations (n,), values (n, S), NaN where it wasn't measured."""
+    """A number of every stage in every iteration: iterations (n,), values (n, S), NaN where it wasn't measured.
+    settled: the iterations before which freed memory was given back, where not all are: their peaks start lower."""
 
     stages: tuple[str, ...]
     iterations: Float[np.ndarray, "n"]
     values: Float[np.ndarray, "n S"]
+    settled: Float[np.ndarray, "m"] = dataclasses.field(default_factory=lambda: np.zeros(0))
 
     @classmethod
     def of(cls, history: History, prefix: str, stages: Sequence[str]) -> StageValues:
@@ -51,7 +54,14 @@ class StageValues:
             return cls((), np.zeros(0), np.zeros((0, 0)))
         values = history.table[:, columns]
         there = np.isfinite(values).any(axis=1)
-        return cls(tuple(order), iterations[there], values[there])
+        settled = iterations[fresh_rows(history)] if prefix == BYTES_PREFIX else iterations[:0]
+        if 2 * len(settled) > there.sum():  # on CUDA, which has nothing to give back
+            settled = iterations[:0]
+        return cls(tuple(order), iterations[there], values[there], settled)
+
+    def alike(self) -> Float[np.ndarray, "n S"]:
+        """The values that can be compared with each other, NaN in settled iterations."""
+        return np.where(np.isin(self.iterations, self.settled)[:, None], np.nan, self.values)
 
     @property
     def n_rows(self) -> int:
@@ -286,7 +296,7 @@ class CostView:
             return known[1]
         if known is None or known[0] != end:
             find = time_change if prefix == SECS_PREFIX else memory_change
-            known = self._changes[prefix] = end, find(values.iterations, values.values, values.stages)
+            known = self._changes[prefix] = end, find(values.iterations, values.alike(), values.stages)
         return known[1]
 
     def forget(self) -> None:

@@ -56,7 +56,7 @@ def measured_work(history: History) -> Work | None:
     """
     if any(history.column(name) is None for name in ("work_bytes", "work_voxels")):
         return None
-    rows = _fresh(history)[-_MAX_PAIRS:]
+    rows = fresh_rows(history)[-_MAX_PAIRS:]
     voxels, measured = history.column("work_voxels")[rows], history.column("work_bytes")[rows]
     if len(rows) < 3 or not voxels.max() > _LEAST_SPREAD * voxels.min():
         return None
@@ -67,8 +67,10 @@ def measured_work(history: History) -> Work | None:
     return Work(fixed, slope, voxels, measured)
 
 
-def _fresh(history: History) -> np.ndarray:
-    """The rows in which a measurement is new: it stays until the next one."""
+def fresh_rows(history: History) -> np.ndarray:
+    """The rows in which a measurement is new: it stays until the next one. None where the run measures none."""
+    if any(history.column(name) is None for name in ("work_bytes", "work_voxels")):
+        return np.zeros(0, np.int64)
     pairs = np.stack([history.column("work_voxels"), history.column("work_bytes")], axis=1)
     known = np.isfinite(pairs).all(axis=1)
     changed = np.ones(len(pairs), dtype=bool)
@@ -84,7 +86,7 @@ def curves(history: History) -> MemoryCurves | None:
     if work is None:
         return None
     iterations, resident = history.column("iteration"), history.column("resident_bytes")
-    fresh = _fresh(history)
+    fresh = fresh_rows(history)
     return MemoryCurves(
         iterations, resident + work.at(history.column("section")), resident + work.at(history.column("voxels")),
         iterations[fresh], (resident + history.column("work_bytes"))[fresh], work,
@@ -100,7 +102,7 @@ def work_by_stage(history: History) -> tuple[int, dict[str, float]] | None:
                if name.startswith(BYTES_PREFIX)}
     if any(history.column(name) is None for name in ("work_bytes", "work_voxels")) or len(columns) < 2:
         return None
-    rows = _fresh(history)
+    rows = fresh_rows(history)
     if not len(rows):
         return None
     row = int(rows[-1])
