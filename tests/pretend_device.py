@@ -17,8 +17,10 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 NAME = "pretend"
 _CPU = torch.device("cpu")
-MAY_MIX = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_", "aten::copy_",
-           "aten::_to_copy"}
+COPIES = {"aten::copy_", "aten::_to_copy"}
+INDEXED = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
+NO_LONE_NUMBERS = ("aten::index_", "aten::gather", "aten::scatter", "aten::searchsorted", "aten::bucketize")
+"""What takes not even a number of the CPU."""
 MAKERS = ("arange", "linspace", "logspace", "eye", "full", "ones", "zeros", "rand", "randn", "randint", "randperm",
           "scalar_tensor", "tril_indices", "triu_indices", "empty", "empty_strided", "copy_", "_copy_from", "_to_copy")
 
@@ -55,20 +57,35 @@ def _run(operation: Any, *args: Any, **kwargs: Any) -> Any:
     name = operation._schema.name
     tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, torch.Tensor)]
     some_here = any(isinstance(tensor, PretendTensor) for tensor in tensors)
-    stranger = next((tensor for tensor in tensors if not isinstance(tensor, PretendTensor) and tensor.ndim), None)
-    if some_here and stranger is not None and name not in MAY_MIX:
+    stranger = _stranger(operation, args, tensors) if some_here and name not in COPIES else None
+    if stranger is not None:
         raise RuntimeError(f"{name}: expected all tensors on {NAME}, got {tuple(stranger.shape)} on the CPU")
     if name == "aten::copy_":
         _inner(args[0]).copy_(_inner(args[1]))
         return args[0]
     wanted = kwargs.get("device")
     stays = some_here if wanted is None else torch.device(wanted).type == NAME
+    if stays and kwargs.get("generator") is not None:
+        raise RuntimeError(f"{name}: expected a generator on {NAME}, got one on the CPU")
     if wanted is not None:
         kwargs["device"] = _CPU
     result = operation(*tree_map(_inner, args), **tree_map(_inner, kwargs))
     if operation._schema.is_mutable and name.endswith("_") and some_here:
         return args[0]
     return tree_map(lambda value: PretendTensor(value) if stays and isinstance(value, torch.Tensor) else value, result)
+
+
+def _stranger(operation: Any, args: tuple, tensors: list[torch.Tensor]) -> torch.Tensor | None:
+    """The first tensor of the CPU that CUDA would not take beside its own."""
+    name = operation._schema.name
+    if name in INDEXED:  # the places may lie on the CPU, but neither what is read or written nor new values
+        suspects = [args[0], *(value for value in args[2:3] if value.ndim)]
+    elif name.startswith(NO_LONE_NUMBERS):
+        suspects = tensors
+    else:
+        changed = args[:1] if operation._schema.is_mutable and name.endswith("_") else ()
+        suspects = [*changed, *(tensor for tensor in tensors if tensor.ndim)]
+    return next((one for one in suspects if isinstance(one, torch.Tensor) and not isinstance(one, PretendTensor)), None)
 
 
 def _inner(value: Any) -> Any:

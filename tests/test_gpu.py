@@ -25,6 +25,18 @@ def test_tensors_of_two_devices_do_not_meet():
     with pytest.raises(TypeError, match="can't convert"):
         there.numpy()
     assert (there + torch.tensor(1.0)).cpu().tolist() == [2, 2, 2]
+    assert there[torch.tensor([0, 2])].cpu().tolist() == [1, 1]
+    here, rows = torch.zeros(3), torch.zeros(2, dtype=torch.long, device=DEVICE)
+    with pytest.raises(RuntimeError):
+        here[rows]
+    with pytest.raises(RuntimeError):
+        there[rows] = torch.ones(2)
+    with pytest.raises(RuntimeError):
+        here[0].add_(there[0])
+    with pytest.raises(RuntimeError):
+        torch.searchsorted(there, torch.tensor(0.5))
+    with pytest.raises(RuntimeError):
+        torch.rand(3, device=DEVICE, generator=torch.Generator())
 
 
 def random_flex(device: str, n: int = 16) -> tuple[sf.SparseFlex, list[torch.Tensor]]:
