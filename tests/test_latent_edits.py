@@ -225,3 +225,11 @@ def test_colours_lie_within_0_and_1_whatever_comes() -> None:
     assert torch.equal(principal_colours(torch.full((6, 4), 1e6)), torch.full((6, 3), 0.5))
     assert bool(principal_colours(torch.full((6, 4), float("inf"))).isnan().all())
     assert principal_colours(torch.randn(50, 256, generator=generator).bfloat16()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("channels", [8, 256])
+def test_colours_of_what_is_huge_or_tiny_are_those_of_the_same_at_another_scale(channels) -> None:
+    features = torch.randn(500, channels, generator=torch.Generator().manual_seed(0))
+    wanted = principal_colours(features)
+    for exponent in (-90, 62, 124):
+        assert torch.allclose(principal_colours(features * 2.0**exponent), wanted, atol=1e-4)

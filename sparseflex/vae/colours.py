@@ -33,8 +33,11 @@ def principal_colours(features: Float[Tensor, "rows channels"]) -> Float[Tensor,
         sample = sample[torch.isfinite(sample).all(dim=1)]
     if len(sample) == 0:
         return torch.full((n, 3), torch.nan, device=features.device)
+    # a power of two: it changes no digit, and keeps squares of what is huge from going beyond any number
+    scale = sample.abs().amax().clamp(min=1e-30).log2().floor().exp2()
+    sample = sample / scale
     axes = principal_axes(sample)
-    found = features.float() @ axes
+    found = features.float() @ (axes / scale)
     low, high = torch.quantile(sample @ axes, torch.tensor(_SHARES, device=sample.device), dim=0)
     # what is no more than rounding is no variation
     flat = high - low <= 1e-5 * sample.abs().amax().clamp(min=1e-30)
