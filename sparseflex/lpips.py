@@ -27,6 +27,7 @@ _SOURCES = (
 # what torch.load raises on files of any other kind: its unpickler checks nothing before it looks things up
 _UNREADABLE = (
     pickle.UnpicklingError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError, OSError,
+    AssertionError,
 )  # fmt: skip
 
 

@@ -35,10 +35,12 @@ def estimated_bytes(target: Mesh, resolution: int, visibility_ratio: float = 1.0
 
 
 def available_bytes(device: torch.device | str = "cpu") -> float:
-    """Memory that is free now: the device's, or the machine's within the limit of its control group."""
+    """Memory that is free now: the device's, with what torch keeps of it for later, or the machine's within the limit
+    of its control group."""
     device = torch.device(device)
     if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
+        kept_for_later = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return float(torch.cuda.mem_get_info(device)[0] + kept_for_later)
     found = [float("inf")]
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():

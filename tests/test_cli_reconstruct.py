@@ -17,6 +17,7 @@ from PIL import Image
 
 from sparseflex.camera import Camera
 from sparseflex.data import load_mesh, save_mesh, transform_mesh
+from sparseflex.memory import available_bytes
 from sparseflex.mesh import Mesh
 from sparseflex.quality import voxel_hull
 from sparseflex.shapes import solids
@@ -486,6 +487,17 @@ def test_memory_is_estimated_before_and_says_what_helps(files, capsys, monkeypat
     assert said.startswith("resolution 130 would take about") and "with --chunk-voxels 4096 it would take" in said
     monkeypatch.setattr(vae_memory, "available_bytes", lambda device: 1e5)
     assert "a lower --resolution takes less" in refused(capsys, *flags)
+    # a file may ask for any number of points: they are not even sampled then
+    monkeypatch.setattr(vae_memory, "available_bytes", lambda device: 1e9)
+    monkeypatch.setattr("workbench.reconstruction.sample_points", None)
+    said = refused(capsys, *flags, "--points", "100000000")
+    assert said.startswith("resolution 8 would take about") and "for 100,000,000 points" in said
+
+
+def test_memory_that_torch_keeps_of_a_device_counts_as_free(monkeypatch):
+    for name, found in (("mem_get_info", (5, 100)), ("memory_reserved", 40), ("memory_allocated", 10)):
+        monkeypatch.setattr(torch.cuda, name, lambda device, found=found: found)
+    assert available_bytes("cuda") == 35
 
 
 def test_running_out_of_memory_is_one_line_and_code_1(files, figures, monkeypatch, capsys):

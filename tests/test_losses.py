@@ -272,3 +272,9 @@ def test_lpips_errors_name_file_and_key(lpips_weights, tmp_path):
         with pytest.raises(ValueError, match=f"{name} can't be read") as error:
             losses.load_lpips(tmp_path / name)
         assert "\n" not in str(error.value)
+    few = {"a": torch.ones(3)}
+    torch.save(few, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    key = str(few["a"].untyped_storage()._cdata).encode()
+    (tmp_path / "old.pt").write_bytes(b"x".join((tmp_path / "old.pt").read_bytes().rsplit(key, 1)))
+    with pytest.raises(ValueError, match=r"old.pt can't be read"):
+        losses.load_lpips(tmp_path / "old.pt")

@@ -252,6 +252,12 @@ def test_code_in_a_pt_is_never_executed(tmp_path, monkeypatch, weights):
     torch.save(weights, tmp_path / "cut.pt")
     (tmp_path / "cut.pt").write_bytes((tmp_path / "cut.pt").read_bytes()[:100_000])
     assert "can't be read as weights" in refusal(tmp_path / "cut.pt")
+    few = {"a": torch.ones(3), "b": torch.ones(2)}
+    torch.save(few, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    key = str(few["a"].untyped_storage()._cdata).encode()
+    start, end = (tmp_path / "old.pt").read_bytes().rsplit(key, 1)
+    (tmp_path / "old.pt").write_bytes(start + b"x" * len(key) + end)
+    assert "can't be read as weights" in refusal(tmp_path / "old.pt")
     torch.save([1, 2], tmp_path / "list.pt")
     assert "must hold a state dict" in refusal(tmp_path / "list.pt")
 
@@ -262,6 +268,10 @@ def test_code_in_a_pt_is_never_executed(tmp_path, monkeypatch, weights):
     ({"model_channels": 100, "n_heads": 4}, "model_channels must be a multiple of 256, got 100"),
     ({"n_heads": 7}, "n_heads must divide model_channels 768, got 7"),
     ({"prune": 1}, "prune must be true or false, got 1"),
+    ({"n_points": 10**9}, "n_points must be at most 100000000, got 1000000000"),
+    ({"window_size": 10**30}, "window_size must be at most 1048576, got 1000"),
+    *(({name: 2**62}, f"{name} must be at most 1048576, got 4611686018427387904") for name in (
+        "hidden_channels", "point_channels", "model_channels", "latent_channels", "mlp_ratio")),
     ({"n_points": 2.5}, "n_points must be a whole number"),
 ])
 def test_sizes_are_checked(sizes, said):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -14,15 +14,15 @@ from torch import Tensor
 from sparseflex.mesh import Mesh
 from sparseflex.point_clouds import READABLE_POINTS, is_point_cloud, load_points, pick_points
 from sparseflex.scene import ViewConfig, load_scene
-from sparseflex.vae.memory import check_memory
+from sparseflex.vae.config import MAX_POINTS
+from sparseflex.vae.memory import check_memory, expected_voxels
 from sparseflex.vae.preprocess import check_resolution, input_voxels, into_box, sample_points
 from workbench.inputs import InputError, Opened, input_errors, scene_folders
 
 if TYPE_CHECKING:
     from sparseflex.point_clouds import PointCloud
     from sparseflex.vae import SparseFlexVAE
-
-MAX_POINTS = 100_000_000
+    from sparseflex.vae.config import VAEConfig
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,10 +91,9 @@ def open_reconstruction(
     settings = {"prune": float(model.config.prune), **(settings or {})}
     parts = [part for part in (shape, second) if part is not None]
     with input_errors():
-        given = [part.points(n_points or model.config.n_points, seed) for part in parts]
-        for part, (points, _) in zip(parts, given, strict=True):
-            check_memory(model.config, points, part.mesh, prune=bool(settings["prune"]),
-                         chunk_voxels=int(settings.get("chunk_voxels", 0)), device=network.device)
+        room = {"prune": bool(settings["prune"]), "chunk_voxels": int(settings.get("chunk_voxels", 0)),
+                "device": network.device}
+        given = [_points_that_fit(part, model.config, n_points or model.config.n_points, seed, room) for part in parts]
         other_voxels = None if second is None else input_voxels(given[1][0], model.config.resolution, second.mesh)
         run = ReconstructRun(model, *given[0], target=shape.mesh, other=None if second is None else given[1],
                              other_voxels=other_voxels, seed=seed, checkpoint=CheckpointRef.of(network.checkpoint))
@@ -102,6 +101,16 @@ def open_reconstruction(
             run.change_setting(name, value)
     warnings = (*shape.warnings, *(second.warnings if second is not None else ()))
     return Opened(run, shape.name, f"{shape.title}, reconstructed", shape.view, shape.input_from_normalized, warnings)
+
+
+def _points_that_fit(
+    shape: Shape, config: VAEConfig, n_points: int, seed: int, room: Mapping[str, Any]
+) -> tuple[Float[Tensor, "P 3"], Float[Tensor, "P 3"]]:
+    """shape.points; a mesh is not even sampled where there is too little memory, as check_memory of `room` says."""
+    given = None if shape.mesh is not None else shape.points(n_points, seed)
+    n_voxels = expected_voxels(shape.mesh if given is None else given[0], config.resolution)
+    check_memory(config, n_points if given is None else len(given[0]), n_voxels, **room)
+    return shape.points(n_points, seed) if given is None else given
 
 
 def open_shape(what: str, up: str | None) -> Shape:

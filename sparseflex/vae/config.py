@@ -17,6 +17,8 @@ UPSCALE = 4
 """Two upsamplings: latents at resolution R give a surface at 4R."""
 
 MAX_LATENT_RESOLUTION = MAX_RESOLUTION // UPSCALE
+MAX_POINTS = 100_000_000
+_MAX_SIZE = 1 << 20  # of all else: what tensors have, in bytes too, then fits 64 bits
 _MAX_YAML_BYTES = 100_000
 # what a scalar raises that claims a tag it isn't of, and what is nested too deep
 _UNREADABLE = (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError)
@@ -56,6 +58,8 @@ class VAEConfig:
             elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 got = reprlib.repr(value)  # of a file: it may be of any length
                 raise ValueError(f"{field.name} must be a whole number of at least 1, got {got}")
+            elif value > (most := MAX_POINTS if field.name == "n_points" else _MAX_SIZE):
+                raise ValueError(f"{field.name} must be at most {most}, got {reprlib.repr(value)}")
         if self.resolution > MAX_LATENT_RESOLUTION:
             raise ValueError(f"resolution must be at most {MAX_LATENT_RESOLUTION}, so that keys of the voxels at "
                              f"{UPSCALE} times that fit 64 bits, got {reprlib.repr(self.resolution)}")

@@ -15,6 +15,7 @@ from sparseflex.voxels import lattice_keys
 # measured on a sphere at 32³ and 64³ with the tiny widths, in numbers of 4 bytes
 _FLOATS_PER_POINT = 3  # of the point encoder, for each hidden channel
 _FLOATS_PER_POINT_AT_WORK = 13  # and of those that go through its layers at once
+_BYTES_PER_SAMPLE = 250  # of a mesh, in double precision
 _FLOATS_IN_BLOCK = 10  # of a transformer block, for each voxel and channel
 _FLOATS_IN_LEVEL = 6  # of an upsampling, for each child and channel
 _FLOATS_KEPT = 2  # of the same, while it goes in chunks of parents
@@ -31,10 +32,11 @@ _HELD_BYTES = 1e9
 """What the blocks' results may take that are kept to be looked at."""
 
 
-def expected_voxels(points_world: Float[Tensor, "P 3"], resolution: int, mesh: Mesh | None = None) -> float:
-    """About how many voxels the input has, without making them."""
-    if mesh is not None:
-        return min(VOXELS_PER_AREA * surface_area(mesh) * resolution**2, float(resolution) ** 3)
+def expected_voxels(shape: Mesh | Float[Tensor, "P 3"], resolution: int) -> float:
+    """About how many voxels a mesh or points have, without making them."""
+    if isinstance(shape, Mesh):
+        return min(VOXELS_PER_AREA * surface_area(shape) * resolution**2, float(resolution) ** 3)
+    points_world = shape
     cell = ((points_world + 0.5) * resolution).floor().clamp(0, resolution - 1).long()
     return _VOXELS_PER_CELL * len(torch.unique(lattice_keys(cell, resolution)))
 
@@ -46,7 +48,8 @@ def expected_bytes(
     blocks = config.n_encoder_blocks + config.n_decoder_blocks
     each = 4 * n_voxels * config.model_channels
     at_work = _FLOATS_PER_POINT_AT_WORK * min(n_points, POINTS_AT_ONCE)
-    peaks = [4 * config.hidden_channels * (_FLOATS_PER_POINT * n_points + at_work), _FLOATS_IN_BLOCK * each]
+    encoder = 4 * config.hidden_channels * (_FLOATS_PER_POINT * n_points + at_work)
+    peaks = [_BYTES_PER_SAMPLE * n_points, encoder, _FLOATS_IN_BLOCK * each]
     parents = n_voxels
     for channels, kept in zip(config.level_channels, _KEPT, strict=True):
         at_once = min(_CHUNK_AND_RING * chunk_voxels, parents) if chunk_voxels else parents
@@ -58,12 +61,11 @@ def expected_bytes(
 
 
 def check_memory(
-    config: VAEConfig, points_world: Float[Tensor, "P 3"], mesh: Mesh | None = None, *, prune: bool = True,
-    chunk_voxels: int = 0, device: torch.device | str = "cpu",
+    config: VAEConfig, n_points: int, n_voxels: float, *, prune: bool = True, chunk_voxels: int = 0,
+    device: torch.device | str = "cpu",
 ) -> None:
     """Raises ValueError that says the memory a pass would take, where it is more than there is, and what helps."""
-    n_points, there = len(points_world), available_bytes(device)
-    n_voxels = expected_voxels(points_world, config.resolution, mesh)
+    there = available_bytes(device)
 
     def wanted(points: int, chunk: int) -> float:
         return expected_bytes(config, points, n_voxels, prune=prune, chunk_voxels=chunk)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import pickle
 import re
+import struct
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -95,7 +96,8 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
         met = re.search(r"(?:Can only build|Unsupported|Trying to) [^\n]*?(?=\. |\.?\n|\.?$| was not)", str(error))
         reason = f": {met[0][:120]}" if met else ""
         raise ValueError(f"{path}: holds more than weights, which is never executed{reason}") from None
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError, ValueError, AttributeError) as error:
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, LookupError, ValueError, ArithmeticError,
+            TypeError, AttributeError, AssertionError, ImportError, MemoryError, struct.error) as error:
         reason = " ".join(str(error).split())[:160]
         raise ValueError(f"{path}: can't be read as weights, cut off or no such file: {reason}") from None
     for key in ("state_dict", "model", "module"):
