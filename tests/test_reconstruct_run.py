@@ -572,3 +572,14 @@ def test_on_the_device_all_of_it_runs_and_goes_through_a_state(few, ball, weight
     again = ReconstructRun.from_state_dict(run.state_dict(), DEVICE)
     assert again.device.type == DEVICE and again.iteration == run.iteration
     assert again.read_field("voxels").n_voxels == run.read_field("voxels").n_voxels
+
+
+@pytest.mark.gpu
+def test_voxels_of_a_users_own_may_lie_on_either_device(few, weights) -> None:
+    model, cpu_model = (SparseFlexVAE.from_checkpoint(weights.path, device=device) for device in (DEVICE, "cpu"))
+    voxels = input_voxels(few[0], model.config.resolution)
+    for here, there in ((voxels, voxels.to(DEVICE)), (voxels.to(DEVICE), voxels)):
+        run = ReconstructRun(model, *few, voxels=here)
+        run.load_state_dict(ReconstructRun(model, *few, voxels=there).state_dict())
+        run.load_state_dict(ReconstructRun(cpu_model, *few, voxels=there.to("cpu")).state_dict())
+        assert run.state_dict()["input"]["voxel_ijk"].device.type == DEVICE

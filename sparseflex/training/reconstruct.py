@@ -99,6 +99,7 @@ class ReconstructRun:
         if voxels is not None and voxels.resolution != resolution:
             raise ValueError(f"voxels must be of the network's resolution {resolution}, got {voxels.resolution}")
         mesh = None if mesh is None else mesh.detach().to(self.device, torch.float32)
+        voxels = None if voxels is None else voxels.to(self.device)
         return Shape(points.to(self.device), normals.to(self.device), mesh, voxels)
 
     @property
