@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -467,6 +471,49 @@ def test_spconv_gives_what_our_own_gives(dtype, atol):
             for ours, theirs in zip(found["torch"], found[name], strict=True):
                 assert theirs.dtype == dtype
                 torch.testing.assert_close(theirs, ours, atol=atol, rtol=1e-2)
+
+
+class FakeSites(SimpleNamespace):
+    def __init__(self, features, indices, side, n_shapes, indice_dict):
+        super().__init__(features=features, indice_dict=indice_dict)
+
+
+class FakeLayer(torch.nn.Module):
+    """Writes down which device is current while spconv's kernels would be started."""
+
+    current: ClassVar[list[object]] = []
+    ran_on: ClassVar[list[object]] = []
+
+    def __init__(self, inside, out, *_, **__):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(out, 3, 3, 3, inside))
+
+    def forward(self, sites):
+        self.ran_on.append(self.current[-1])
+        return SimpleNamespace(features=sites.features @ self.weight[:, 1, 1, 1].T, indice_dict={})
+
+
+def test_spconv_runs_on_the_device_of_the_features(monkeypatch):
+    """Its kernels go to the stream of the device that is current, which need not be that of the tensors."""
+
+    @contextlib.contextmanager
+    def device(chosen):
+        FakeLayer.current.append(chosen)
+        yield
+        FakeLayer.current.pop()
+
+    fake = SimpleNamespace(SparseConvTensor=FakeSites, SubMConv3d=FakeLayer)
+    monkeypatch.setitem(sys.modules, "spconv", SimpleNamespace(pytorch=fake))
+    monkeypatch.setitem(sys.modules, "spconv.pytorch", fake)
+    monkeypatch.setattr(spconv_backend, "is_usable", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device", device)
+    spconv_backend._layer.cache_clear()
+    monkeypatch.setattr(FakeLayer, "current", ["the first device"])
+    some = VoxelBatch((random_set(20, 8, 0),))
+    x, w = randn(20, 4).detach().float(), randn(3, 3, 3, 3, 4).detach().float()
+    out = spconv_backend.spconv_conv(x[: some.n_voxels], w, None, some)
+    spconv_backend._layer.cache_clear()
+    assert FakeLayer.ran_on == [x.device] and torch.equal(out, x[: some.n_voxels] @ w[:, 1, 1, 1].T)
 
 
 @pytest.mark.gpu

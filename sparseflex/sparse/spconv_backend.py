@@ -70,8 +70,8 @@ def spconv_conv(
         features.contiguous(), kept["indices"], side, batch.n_shapes, indice_dict=kept.get("found", {})
     )
     layer = _layer(weight.shape[4], weight.shape[0], threading.get_ident())
-    # under autocast it would cast to float16 on its own
-    with torch.autocast(features.device.type, enabled=False):
+    # its kernels go to the stream of the device that is current; under autocast it would cast to float16 on its own
+    with torch.cuda.device(features.device), torch.autocast(features.device.type, enabled=False):
         out = torch.func.functional_call(layer, {"weight": weight}, (sites,))
     kept["found"] = out.indice_dict
     return out.features if bias is None else out.features + bias
