@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import copy
+import dataclasses
 import math
 
 import numpy as np
@@ -388,7 +390,7 @@ def test_bad_settings_are_told_with_name_rule_and_value(make_run) -> None:
     for name, value, told in (
         ("threshold_1", 11, r"threshold_1 must be in \[-10, 10\], got 11"),
         ("prune", 0.5, r"prune must be a whole number in \[0, 1\], got 0.5"),
-        ("attended_voxel", -2, r"attended_voxel must be a whole number in \[-1, 2147483647\], got -2"),
+        ("attended_voxel", -2, r"attended_voxel must be a whole number in \[-1, 9007199254740992\], got -2"),
         ("noise", math.nan, r"noise must be in \[0, 4\], got nan"),
         ("chunk_voxels", math.inf, r"chunk_voxels must be a whole number in \[0, 2147483647\], got inf"),
         ("replace", 3, "replace 3 needs another shape, none is given"),
@@ -572,6 +574,16 @@ def test_on_the_device_all_of_it_runs_and_goes_through_a_state(few, ball, weight
     again = ReconstructRun.from_state_dict(run.state_dict(), DEVICE)
     assert again.device.type == DEVICE and again.iteration == run.iteration
     assert again.read_field("voxels").n_voxels == run.read_field("voxels").n_voxels
+
+
+def test_a_voxel_of_a_fine_grid_can_be_attended(model) -> None:
+    """Its key doesn't fit 32 bits."""
+    fine = copy.copy(model)
+    fine.config = dataclasses.replace(model.config, resolution=100_000)
+    run = ReconstructRun(fine, torch.tensor([[0.4, 0.1, 0.2]]), torch.tensor([[0.0, 0.0, 1.0]]))
+    run.change_setting("attended_voxel", float(key_of(run, 0)))
+    run.run_pass()
+    assert float(run.read_field("trunk 1/attention")[0].nansum()) > 0
 
 
 @pytest.mark.gpu

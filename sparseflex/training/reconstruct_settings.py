@@ -26,7 +26,7 @@ _RULES = {
     "region_y": Setting(0, -0.5, 0.5, _REGION),
     "region_z": Setting(0, -0.5, 0.5, _REGION),
     "region_radius": Setting(0, 0, 2, "radius of the region that latent edits stay within; 0 is everywhere"),
-    "attended_voxel": Setting(-1, -1, 2**31 - 1, "key (x·R + y)·R + z of the latent voxel whose attention is shown; "
+    "attended_voxel": Setting(-1, -1, 2**53, "key (x·R + y)·R + z of the latent voxel whose attention is shown; "
                                                "-1 is none"),
     "chunk_voxels": Setting(0, 0, 2**31 - 1, "voxels that are upsampled at once, with equal results and less memory; "
                                              "0 is all"),
