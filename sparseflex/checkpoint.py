@@ -96,7 +96,7 @@ def load_run(path: str | Path, device: torch.device | str = "cpu") -> Run:
         raise ValueError(f"{path} lacks {error} in its state") from None
     except torch.cuda.OutOfMemoryError:  # a RuntimeError too, but not the file's fault
         raise
-    except (ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+    except (ValueError, TypeError, AttributeError, IndexError, ArithmeticError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} does not hold a run of this version: {reason}") from None
 

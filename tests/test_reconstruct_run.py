@@ -12,6 +12,7 @@ import pytest
 import torch
 from accelerator import DEVICE, needs_cuda
 
+from sparseflex.checkpoint import load_run, save_checkpoint
 from sparseflex.sparse import VoxelBatch
 from sparseflex.training.occupancy import PruneReason
 from sparseflex.training.reconstruct import CheckpointRef, ReconstructRun
@@ -574,6 +575,18 @@ def test_on_the_device_all_of_it_runs_and_goes_through_a_state(few, ball, weight
     again = ReconstructRun.from_state_dict(run.state_dict(), DEVICE)
     assert again.device.type == DEVICE and again.iteration == run.iteration
     assert again.read_field("voxels").n_voxels == run.read_field("voxels").n_voxels
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("kept_bytes", {}), ("kept_bytes", "x"), ("scalars", {"a": 10**400})])
+def test_a_spoilt_state_is_one_line(make_run, weights, tmp_path, monkeypatch, name, value) -> None:
+    run = make_run(checkpoint=weights)
+    state = {**run.state_dict(), name: value}
+    monkeypatch.setattr(run, "state_dict", lambda: state)
+    save_checkpoint(tmp_path / "c.safetensors", run)
+    with pytest.raises(ValueError, match=r"c.safetensors does not hold a run of this .*: (kept_bytes|int)") as said:
+        load_run(tmp_path / "c.safetensors")
+    assert "\n" not in str(said.value)
 
 
 def test_a_voxel_of_a_fine_grid_can_be_attended(model) -> None:

@@ -291,8 +291,10 @@ class ReconstructRun:
         checkpoint = CheckpointRef(**state["weights"]) if state["weights"] else None
         if model is None:
             model = _reopened(checkpoint, VAEConfig(**state["config"]), state["dtype"], device)
-        given = state["input"]
-        run = cls(model, given["points"], given["normals"], checkpoint=checkpoint, kept_bytes=state["kept_bytes"])
+        given, kept_bytes = state["input"], state["kept_bytes"]
+        if not isinstance(kept_bytes, int | float):
+            raise ValueError(f"kept_bytes must be a number, got {str(kept_bytes)[:40]!r}")
+        run = cls(model, given["points"], given["normals"], checkpoint=checkpoint, kept_bytes=kept_bytes)
         run.load_state_dict(state)
         return run
 
