@@ -65,7 +65,8 @@ def is_point_cloud(path: str | Path) -> bool:
     except (ValueError, OSError):
         return False
     count = {element.name: element.count for element in header.elements}
-    return count.get("vertex", 0) > 0 and not any(count.get(name) for name in ("face", "tristrips"))
+    named = "vertex" in count and (count["vertex"] > 0 or "face" not in count)
+    return named and not any(count.get(name) for name in ("face", "tristrips"))
 
 
 def load_points(path: str | Path, up: str = "y") -> PointCloud:

@@ -32,6 +32,10 @@ def test_places_are_named_by_what_stands_there() -> None:
     view.layers["active"] = view.section_only = True
     assert drawn(view, places) == ["voxels", "section", "target"]
     assert drawn(view, places, field_kinds={"mesh": "mesh", "points": "points"}) == ["voxels", "surface", "input"]
+    view.what_ifs.shown, view.what_ifs.difference, view.what_ifs.category = True, object(), "near_cut"
+    assert drawn(view, places) == ["near-cut in A and B", "section", "target"]
+    view.what_ifs.shown = False
+    assert drawn(view, places) == ["voxels", "section", "target"]
     view.of_mesh = True
     assert drawn(view, {0: (-1.0, 0.0), 1: (1.0, 0.5)}, iteration=0) == ["voxels", "target"]
 

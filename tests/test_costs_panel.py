@@ -123,6 +123,7 @@ def test_the_panel_says_what_sections_save() -> None:
                  "1,000 bytes", "peak of the process", "400 MB", "256 MB of 1 GB", "states in memory", "4",
                  "keyframes in the recording", "2 in 1,300 MB", "3 to 9"):
         assert ui.says(text), text
+    assert "PEAK" in ui.texts and not ui.says("PEAK ABOVE ITS START")  # no stage's own was measured
     drawn = {call[1]: call[2:] for call in ui.calls if call[0] in ("PlotLine", "PlotScatter")}
     assert set(drawn) == {"##without", "##with", "##measured"} and len(drawn["##measured"][0]) == 3
     assert costs in COLUMNS["right"].values()
@@ -270,6 +271,9 @@ def test_iterations_before_which_memory_was_given_back_are_no_change(n: int) -> 
     table[:, 3:] += 1e4 * random.standard_normal((n, 1))
     view, shown = CostView(), Snapshot(history=History(names, table), stages=STAGES)
     assert view.change(view.peaks(shown), "bytes_", playing=False) is None
+    ui = FakeUi()
+    costs.draw(ui, of_memory(), shown)
+    assert ui.says("PEAK ABOVE ITS START") and not ui.says("since iteration")
     if n < 64:
         return
     table = table.copy()

@@ -134,12 +134,14 @@ def test_what_is_a_point_cloud(tmp_path):
     (tmp_path / "broken.ply").write_bytes(b"ply\nformat ascii 1.0\nelement vertex many\n")
     (tmp_path / "none.ply").write_bytes(b"ply\nformat ascii 1.0\nend_header\n")
     write_ply(tmp_path / "cloud.ply", rows)
+    write_ply(tmp_path / "empty.ply", rows[:0])
+    save_mesh(tmp_path / "empty_mesh.ply", sf.Mesh(mesh.vertices[:0], mesh.faces[:0]))
     # faces after points that aren't all there: the header decides, nothing else is read
     write_ply(tmp_path / "faces.ply", rows, before=("element face 5", "property list uchar int vertex_indices"))
     (tmp_path / "folder.ply").mkdir()
     found = {path.name: is_point_cloud(path) for path in sorted(tmp_path.iterdir())}
-    assert found == {"broken.ply": False, "cloud.ply": True, "faces.ply": False, "folder.ply": False, "mesh.obj": False,
-                     "mesh.ply": False, "none.ply": False, "points_only.ply": True}
+    assert {name for name, holds in found.items() if holds} == {"cloud.ply", "empty.ply", "points_only.ply"}
+    assert len(found) == 10
     assert not is_point_cloud(tmp_path / "absent.npz") and not is_point_cloud("absent.ply")
 
 

@@ -214,7 +214,7 @@ def write_scalars(history: History, path: Path) -> str:
     writer.writerow(names)
     writer.writerows([_number(value) for value in row] for row in zip(*columns, strict=True))
     _write(path, text.getvalue().encode())
-    return f"{len(names)} scalars of {history.n_rows:,} iterations"
+    return f"{len(names)} scalars of {history.n_rows:,} iteration" + "s" * (history.n_rows != 1)
 
 
 def _number(value: float) -> str:

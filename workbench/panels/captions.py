@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from workbench import theme
 from workbench.layout import N_PLACES, Rect
+from workbench.panels.what_if import CATEGORY_LABELS
 from workbench.pruning_view import KINDS
 from workbench.snapshot import Snapshot
 from workbench.split import CATEGORIES
@@ -26,6 +27,8 @@ def place_names(view: ViewState, snapshot: Snapshot) -> tuple[str, str, str]:
     """What a run's places show, in their order."""
     voxels = view.finding or any(view.layers[name] for name in (*CATEGORIES, *KINDS))
     first = "field" if not voxels and (view.layers["slice"] or view.layers["sdf"]) else "voxels"
+    if view.what_ifs.in_scene is not None:
+        first = f"{CATEGORY_LABELS[view.what_ifs.category]} in A and B"
     if view.what_ifs.with_meshes:
         return first, "section of A", "section of B"
     whole = view.field_of("mesh", snapshot) != "mesh" or "surface" not in snapshot.field_kinds

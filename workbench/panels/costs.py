@@ -148,7 +148,7 @@ def _draw_stages(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
     known = [value for value in snapshot.stage_peak_bytes.values() if value == value]
     on_cuda = snapshot.device.startswith("cuda")
     found = view.memory.stages_of(snapshot.history)
-    ui.heading("Peak above its start", f"iteration {count(found[0])}" if found else "")
+    ui.heading(*(("Peak above its start", f"iteration {count(found[0])}") if found else ("Peak",)))
     if found:
         most = max(found[1].values())
         for stage, value in found[1].items():
