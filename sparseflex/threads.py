@@ -38,6 +38,19 @@ def one_thread(when: bool) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def with_own_threads(work: Callable[[], None]) -> Callable[[], None]:
+    """work, for a new thread: there torch's CPU operations use as many threads as on the one that calls this. Else it
+    would be what any thread set last, for good: 1, where another one was within one_thread just then."""
+    wanted = torch.get_num_threads()
+
+    def call() -> None:
+        torch.get_num_threads()  # a thread's first look takes over what was set last, and forgets its own
+        torch.set_num_threads(wanted)
+        work()
+
+    return call
+
+
 def small_scans_on_one_thread(function: Callable[..., Any]) -> Callable[..., Any]:
     """For functions whose first argument is a SparseVoxels: fewer than SMALL_SCAN of them run on one thread."""
 

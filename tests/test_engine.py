@@ -13,6 +13,7 @@ import pytest
 import torch
 from fake_run import FakeRun
 
+from sparseflex.threads import one_thread
 from sparseflex.training.measure import StageCost, StageMeter, WorkMeter
 from sparseflex.training.run import Run
 from workbench.commands import (
@@ -305,6 +306,39 @@ def test_stop_does_not_wait_for_a_stage_without_end() -> None:
     engine.send(Stop())
     release.set()
     assert engine.stop()
+
+
+def test_a_run_that_is_opened_while_other_work_has_one_thread_keeps_its_threads() -> None:
+    """What has another number of threads adds in another order: it is no longer the same bit by bit."""
+    inside, leave, before = threading.Event(), threading.Event(), torch.get_num_threads()
+    found: list[int] = []
+
+    class Counts(FakeRun):
+        def run_stage(self, stage: str) -> None:
+            found.append(torch.get_num_threads())
+            super().run_stage(stage)
+
+    def work() -> None:
+        with one_thread(True):
+            inside.set()
+            leave.wait()
+
+    torch.set_num_threads(2)
+    worker = threading.Thread(target=work)
+    try:
+        assert torch.get_num_threads() == 2
+        worker.start()
+        assert inside.wait(WAIT_SECS)
+        engine = Engine(Counts())
+        engine.start()
+        engine.send(RunIterations(1))
+        at_rest(engine, 1)
+        assert engine.stop()
+    finally:
+        leave.set()
+        worker.join()
+        torch.set_num_threads(before)
+    assert set(found) == {2}
 
 
 def test_a_run_with_scalars_only(start: StartEngine) -> None:

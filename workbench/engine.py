@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sparseflex.threads import with_own_threads
 from sparseflex.training.run import Run
 from workbench.breakpoints import Breakpoints
 from workbench.commands import (
@@ -85,7 +86,7 @@ class Engine:
         self._staging = Staging(run)
         parts = Parts(self._past, self._cameras, self._breakpoints, self._staging, self._recorder)
         self._showing = Showing(run, parts, self._history.view())
-        self._thread = threading.Thread(target=self._serve, name="sparseflex-engine", daemon=True)
+        self._thread = threading.Thread(target=with_own_threads(self._serve), name="sparseflex-engine", daemon=True)
 
     # What others call
 
