@@ -130,8 +130,7 @@ def _draw_headers(ui: Ui, cameras: CameraView) -> None:
         if im.Selectable(f"##sort {name}", False):
             cameras.descending = not cameras.descending if sorted_by else name != "kind"
             cameras.sorted_by = name
-        if im.IsItemHovered():
-            im.SetTooltip(f"{_TIPS[name]}.\nClick to sort")
+        ui.tip(f"{_TIPS[name]}.\nClick to sort")
         draw, text_width = im.GetWindowDrawList(), im.CalcTextSize(name)[0]
         at = x if name == "kind" else x + max(width - text_width, 0.0)
         draw.AddText((at, y), packed(theme.ACCENT if sorted_by else theme.MUTED), name)
@@ -148,8 +147,7 @@ def _draw_row(ui: Ui, view: ViewState, snapshot: Snapshot, number: int, seen: Ru
     im.TableNextColumn()
     if snapshot.own_cameras is not None:
         changed, on = im.Checkbox(f"##check {number}", cameras.is_checked(seen))
-        if im.IsItemHovered():
-            im.SetTooltip("One of those to lock the run to")
+        ui.tip("One of those to lock the run to")
         if changed:
             cameras.notice = ""
             commands += cameras.check(seen, on, snapshot)
@@ -165,8 +163,8 @@ def _draw_row(ui: Ui, view: ViewState, snapshot: Snapshot, number: int, seen: Ru
     if im.Selectable(f"{seen.kind}##row {number}", here, flags):
         view.pinned = seen
     im.PopStyleColor(1)
-    if aside and im.IsItemHovered():
-        im.SetTooltip("Set aside while the run is locked to others")
+    if aside:
+        ui.tip("Set aside while the run is locked to others")
     shade = theme.MUTED if aside or seen.iteration is None else theme.TEXT
     for text in (_number(seen.loss, ".3g"), "–" if seen.n_active is None else count(seen.n_active),
                  f"{seen.camera.near:.2f}", f"{seen.camera.far:.2f}",
@@ -213,8 +211,7 @@ def _draw_lock(ui: Ui, cameras: CameraView, snapshot: Snapshot) -> list[Command]
         return []
     label = f"Draw only the {len(cameras.checked)} checked" if cameras.checked else "Draw only the checked"
     changed, on = ui.im.Checkbox(f"{label}##lock", snapshot.cameras_locked)
-    if ui.im.IsItemHovered():
-        ui.im.SetTooltip("Locks the run's sampler: from the next iteration on it draws from the checked cameras alone")
+    ui.tip("Locks the run's sampler: from the next iteration on it draws from the checked cameras alone")
     if not changed:
         return []
     cameras.notice = ""

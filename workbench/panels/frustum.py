@@ -108,8 +108,7 @@ def _draw_camera(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
     if ui.button(">", arrow, bool(snapshot.cameras), tip="Next camera: ]"):
         view.step_camera(snapshot, 1)
     changed, follow = ui.im.Checkbox("Follow the run", view.pinned is None)
-    if ui.im.IsItemHovered():
-        ui.im.SetTooltip("Look at the camera that the run uses now, whichever it is")
+    ui.tip("Look at the camera that the run uses now, whichever it is")
     if changed:
         view.pinned = None if follow else selected
     ui.im.SameLine()
@@ -117,8 +116,7 @@ def _draw_camera(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
     ui.im.BeginDisabled(not able)
     changed, own = ui.im.Checkbox("The view itself", FrustumView.of_view(view.pinned))
     ui.im.EndDisabled()
-    if ui.im.IsItemHovered():
-        ui.im.SetTooltip("Look at the frustum of your own view of the voxels; it follows when you move and rest")
+    ui.tip("Look at the frustum of your own view of the voxels; it follows when you move and rest")
     if changed and own and able:
         view.frustum.look_at_view(view)
     elif changed:

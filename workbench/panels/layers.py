@@ -75,8 +75,7 @@ def _draw_layer(ui: Ui, view: ViewState, snapshot: Snapshot, name: str) -> None:
     ui.im.SameLine(0.0, 0.5 * em)
     ui.im.AlignTextToFramePadding()
     ui.text(LAYER_LABELS[number - 1])
-    if ui.im.IsItemHovered():
-        ui.im.SetTooltip(f"{LAYER_TIPS[number - 1]}{'. Key ' + _key(number) if _key(number) else ''}")
+    ui.tip(f"{LAYER_TIPS[number - 1]}{'. Key ' + _key(number) if _key(number) else ''}")
     if name in view.shades.sizes:
         ui.im.SameLine()
         ui.im.SetCursorPosX(left + width - 6.2 * em)

@@ -213,9 +213,8 @@ def _draw_notes(ui: Ui, view: ViewState, maps: MapSet, marked: np.ndarray | None
         entries.append((f"rim {count(int(marked.sum()))}", rim_colour()))
     ui.legend(entries)
     changed, marks = ui.im.Checkbox("Mark rim pixels", view.frustum.rim_marks and view.frustum.rim)
-    if ui.im.IsItemHovered():
-        ui.im.SetTooltip("Pixels that the section renders otherwise than the whole surface would:\n"
-                         "quads at the rim of the active set lack voxels")
+    ui.tip("Pixels that the section renders otherwise than the whole surface would:\n"
+           "quads at the rim of the active set lack voxels")
     if changed:
         view.frustum.rim_marks = marks
         view.frustum.rim = view.frustum.rim or marks
@@ -223,8 +222,7 @@ def _draw_notes(ui: Ui, view: ViewState, maps: MapSet, marked: np.ndarray | None
     ui.im.SetNextItemWidth(ui.width)
     chosen = known.index(view.maps.large) if view.maps.large in known else 0
     changed, index = ui.im.Combo("##large", chosen, known)
-    if ui.im.IsItemHovered():
-        ui.im.SetTooltip(f"{width} x {height} pixels. A double click on a map shows it large, too; Escape closes it")
+    ui.tip(f"{width} x {height} pixels. A double click on a map shows it large, too; Escape closes it")
     if changed:
         view.maps.large = known[index] if index else ""
 

@@ -115,7 +115,7 @@ def _draw_stage(ui: Ui, view: ViewState, snapshot: Snapshot, place: int, stage: 
         fill = packed(theme.RAISED if looked_at else theme.RAISED_HOVER, 1.0 if looked_at else 0.5)
         draw.AddRectFilled((left, y), (left + width, y + tall), fill, 0.25 * em)
     if im.IsItemHovered():
-        im.SetTooltip(_tip(snapshot, stage, done))
+        ui.tip(_tip(snapshot, stage, done))
     if looked_at:
         draw.AddRectFilled((left, y), (left + 0.18 * em, y + tall), packed(theme.ACCENT), 0.0)
         if view.network.in_sight != stage:
