@@ -577,6 +577,9 @@ def test_a_recording_gives_any_two_iterations(view: ViewState, tmp_path: Path) -
             own.update(view, shown)
             assert own.found.a.iteration == expected and own.found.b.iteration == 8 and own.note == ""
             assert own.a.label == {6: "iteration 6", 2: "iteration 3, fields of 2", 0: "iteration 0"}[expected]
+            if mode == BEFORE:  # the slider begins at what A was
+                panel.draw(FakeUi({"Iteration": True}), view, shown)
+                assert (own.mode, own.iteration) == (ITERATION, 6)
         assert replay.snapshots.latest().iteration == 8  # nothing that is shown has moved
         own.keep()
         assert own.requests(shown) == []

@@ -101,7 +101,7 @@ def _draw_states(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
         chosen = names[ui.choice([modes[name][0] for name in names], at, tips=[modes[name][1] for name in names])]
     if chosen != own.mode:
         own.mode = chosen
-        own.iteration = own.iteration or snapshot.iteration
+        own.iteration = own.iteration or (snapshot.iteration if own.a is None else own.a.iteration)
     if chosen == ITERATION and snapshot.past.oldest is not None:
         low, high = snapshot.past.oldest, max(snapshot.past.reached, snapshot.past.oldest)
         ui.im.SetNextItemWidth(ui.width)
