@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 import struct
@@ -97,7 +98,7 @@ def test_yaml_of_another_size_names_the_tensors(tmp_path, checkpoint):
     (tmp_path / "c.yaml").write_text(TINY_YAML.read_text().replace("num_blocks: 2", "num_blocks: 3"))
     text = refusal(checkpoint, tmp_path / "c.yaml")
     assert "missing (encoder.blocks.2.attn.to_qkv.weight" in text and "tiny.safetensors" in text
-    (tmp_path / "c.yaml").write_text(TINY_YAML.read_text().replace("num_blocks: 2", "num_blocks: 2000000000"))
+    (tmp_path / "c.yaml").write_text(TINY_YAML.read_text().replace("num_blocks: 2", "num_blocks: 1000000"))
     assert "n_encoder_blocks must be 2 as in the weights" in refusal(checkpoint, tmp_path / "c.yaml")
 
 
@@ -260,6 +261,13 @@ def test_code_in_a_pt_is_never_executed(tmp_path, monkeypatch, weights):
     assert "can't be read as weights" in refusal(tmp_path / "old.pt")
     torch.save([1, 2], tmp_path / "list.pt")
     assert "must hold a state dict" in refusal(tmp_path / "list.pt")
+
+
+def test_the_largest_sizes_are_those_of_tensors_that_can_be(tmp_path, weights):
+    names = ("hidden_channels", "point_channels", "model_channels", "latent_channels", "mlp_ratio")
+    sizes = dict.fromkeys(names, 1 << 20)
+    save_file(weights, tmp_path / "own.safetensors")
+    assert "of another shape" in refusal(tmp_path / "own.safetensors", dataclasses.replace(TINY, **sizes))
 
 
 @pytest.mark.parametrize(("sizes", "said"), [
