@@ -12,7 +12,7 @@ from sparseflex.scene import ViewConfig
 from sparseflex.training.config import from_table
 from sparseflex.training.run import Run
 from workbench.commands import ChangeSetting
-from workbench.inputs import Opened, choose_device, input_errors, open_what
+from workbench.inputs import InputError, Opened, choose_device, input_errors, open_what
 from workbench.own_cameras import OwnCameras
 from workbench.recording.reader import Recording
 from workbench.recording.values import Changed
@@ -120,7 +120,10 @@ def open_branch(recording: Recording, iteration: int | None, device: str | None 
     """The run that goes on from an iteration of a recording, its last where None; code: my_run.py:make_run where it is
     of the user's own kind; iterations: how far a fit shall go. Raises InputError."""
     fresh = open_what(code).run if code else None
-    at = int(recording.iterations[-1]) if iteration is None else iteration
+    last = int(recording.iterations[-1])
+    at = last if iteration is None else iteration
+    if iterations is not None and iterations <= at <= last:  # before all of them are run again
+        raise InputError(f"--iterations must be above {at}, where the branch begins, got {iterations}")
     with input_errors():
         run = branch_off(recording, at, say, device, fresh)
         if iterations is not None and dataclasses.is_dataclass(getattr(run, "config", None)):
