@@ -448,6 +448,13 @@ def test_view_refuses_what_does_not_go_together(files, capsys):
         assert said == f"{weights} holds the weights of a VAE: name a shape to reconstruct with --mesh"
     assert "--mesh goes with the weights of a VAE, got ball.obj" in refused(
         capsys, "view", "ball.obj", "--mesh", "ball.obj", "--headless")
+    Path("cut.safetensors").write_bytes(Path("vae.safetensors").read_bytes()[:-9])
+    for weights, why in (("cut.safetensors", "which holds none or is cut off"), ("no.safetensors", "no such file")):
+        said = refused(capsys, "view", weights, "--mesh", "ball.obj", "--headless")
+        assert said.startswith(f"--mesh goes with the weights of a VAE, got {weights}, ") and why in said
+    np.savez("cloud.npz", points=np.eye(3), normals=np.eye(3))
+    for command in (("view", "cloud.npz", "--headless"), ("fit", "cloud.npz", "--headless")):
+        assert "cloud.npz: holds points, and a fit needs a mesh; `workbench reconstruct" in refused(capsys, *command)
     for flag in (["--other", "a"], ["--config", "a"], ["--points", "9"], ["--dtype", "float16"]):
         assert f"{flag[0]} goes with the weights of a VAE" in refused(capsys, "view", "house", *flag, "--headless")
     assert "can't be shown beside anything" in refused(capsys, "view", "vae.safetensors", "house", "--mesh", "ball.obj")

@@ -148,7 +148,10 @@ def asks_for_network(view: View) -> bool:
         given = {"mesh": view.mesh, "other": view.other_shape, "config": view.config, "points": view.points,
                  "dtype": view.dtype != "float32"}
         for name in (name for name, value in given.items() if value):
-            raise InputError(f"--{name} goes with the weights of a VAE, got {view.what}")
+            why = ""
+            if view.what.lower().endswith(".safetensors"):
+                why = ", which holds none or is cut off" if Path(view.what).is_file() else ", and there is no such file"
+            raise InputError(f"--{name} goes with the weights of a VAE, got {view.what}{why}")
         return False
     if view.beside:
         raise InputError(f"{view.what} holds the weights of a VAE, which can't be shown beside anything; a second "

@@ -146,10 +146,14 @@ def refuse(overrides: Mapping[str, Any], up: str | None, kind: str) -> None:
 
 def _open_scene(what: str, device: str, up: str | None, overrides: Mapping[str, Any]) -> Opened:
     from sparseflex.data import winding_report
+    from sparseflex.point_clouds import is_point_cloud
     from sparseflex.scene import load_scene
     from sparseflex.training.fit import FitRun
     from workbench.snapshot import Breakpoint
 
+    if is_point_cloud(what):
+        raise InputError(f"{what}: holds points, and a fit needs a mesh; `workbench reconstruct {what} --checkpoint "
+                         "tiny_vae` takes points with normals")
     with input_errors():
         scene = load_scene(what, scene_folders(), up, overrides, device)
         run = FitRun(scene.target, scene.fit, device, fixed_cameras=scene.cameras, faults=scene.faults)
