@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import weakref
-
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from live_bytes import LiveBytes
 
 from sparseflex.vae import VAEConfig, point_encoder
 from sparseflex.vae.point_encoder import PointEncoder
@@ -33,25 +31,6 @@ def test_parts_give_what_the_whole_gives(monkeypatch, n_points, at_once):
     for whole, parts in zip(*found, strict=True):
         torch.testing.assert_close(parts, whole, atol=2e-5, rtol=1e-4)
     assert bool((found[1][0][20] == 0).all())  # a voxel without a point
-
-
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors alive at a time; those of the process include what it keeps from before."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now, self.peak = 0, 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        if isinstance(result, torch.Tensor) and not result._is_view():
-            self._add(result.nbytes)
-            weakref.finalize(result, self._add, -result.nbytes)
-        return result
-
-    def _add(self, n_bytes: int) -> None:
-        self.now += n_bytes
-        self.peak = max(self.peak, self.now)
 
 
 def test_memory_is_bounded_by_the_parts(monkeypatch):

@@ -1,6 +1,6 @@
 """Operations for networks on sparse voxels: convolution, windowed attention, norms, position embedding."""
 
-from sparseflex.sparse.attention import WindowPlan, attention_of_row, windowed_attention
+from sparseflex.sparse.attention import WindowPlan, attention_by_parts, attention_of_row, windowed_attention
 from sparseflex.sparse.backends import backend_name
 from sparseflex.sparse.batch import VoxelBatch
 from sparseflex.sparse.conv import SubMConv3d, child_conv, submanifold_conv
@@ -13,6 +13,7 @@ __all__ = [
     "SubMConv3d",
     "VoxelBatch",
     "WindowPlan",
+    "attention_by_parts",
     "attention_of_row",
     "backend_name",
     "child_conv",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -100,6 +100,22 @@ def windowed_attention(qkv: Float[Tensor, "N 3 H D"], plan: WindowPlan) -> Float
     """
     _check_qkv(qkv, plan)
     return _WindowedAttention.apply(qkv.to(working_dtype(qkv)), plan)
+
+
+def attention_by_parts(
+    qkv_of: Callable[[Int[Tensor, "places"]], Float[Tensor, "places 3 H D"]], plan: WindowPlan, device: torch.device,
+    row_numbers: int,
+) -> Iterator[tuple[Int[Tensor, "places"], Int[Tensor, "places"], Float[Tensor, "places H D"]]]:
+    """windowed_attention without ever having qkv of all voxels, and without gradients: some windows at a time.
+
+    qkv_of: makes it of these rows; row_numbers: how many numbers of it a row has. Gives the rows, some of them twice,
+    where each one's result goes (n_voxels where it is not to be used), and the results.
+    """
+    for bucket in plan.chunks(device, row_numbers):
+        rows = bucket.rows.reshape(-1)
+        qkv = qkv_of(rows)
+        qkv = qkv.to(working_dtype(qkv)).unflatten(0, bucket.rows.shape).permute(2, 0, 3, 1, 4)
+        yield rows, _targets(bucket, plan.n_voxels), _attend(*qkv.unbind(0), bucket)
 
 
 def _gather(qkv: Float[Tensor, "N 3 H D"], bucket: Bucket) -> tuple[Tensor, ...]:

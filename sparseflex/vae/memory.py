@@ -16,7 +16,7 @@ from sparseflex.voxels import lattice_keys
 _FLOATS_PER_POINT = 3  # of the point encoder, for each hidden channel
 _FLOATS_PER_POINT_AT_WORK = 13  # and of those that go through its layers at once
 _BYTES_PER_SAMPLE = 250  # of a mesh, in double precision
-_FLOATS_IN_BLOCK = 10  # of a transformer block, for each voxel and channel
+_FLOATS_IN_TRUNK = 4  # of encoder and decoder, for each voxel and channel: 3 before the first block, 2 in blocks
 _FLOATS_IN_LEVEL = 6  # of an upsampling, for each child and channel
 _FLOATS_KEPT = 2  # of the same, while it goes in chunks of parents
 _BYTES_PER_SURFACE_VOXEL = 1_300
@@ -49,7 +49,7 @@ def expected_bytes(
     each = 4 * n_voxels * config.model_channels
     at_work = _FLOATS_PER_POINT_AT_WORK * min(n_points, POINTS_AT_ONCE)
     encoder = 4 * config.hidden_channels * (_FLOATS_PER_POINT * n_points + at_work)
-    peaks = [_BYTES_PER_SAMPLE * n_points, encoder, _FLOATS_IN_BLOCK * each]
+    peaks = [_BYTES_PER_SAMPLE * n_points, encoder, _FLOATS_IN_TRUNK * each]
     parents = n_voxels
     for channels, kept in zip(config.level_channels, _KEPT, strict=True):
         at_once = min(_CHUNK_AND_RING * chunk_voxels, parents) if chunk_voxels else parents

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sparseflex.sparse import VoxelBatch, WindowPlan, position_embedding, windowed_attention
+from sparseflex.sparse import VoxelBatch, WindowPlan, attention_by_parts, position_embedding, windowed_attention
 from sparseflex.vae.config import VAEConfig
 
 _NORM_EPS = 1e-6
@@ -39,9 +39,12 @@ class FeedForward(nn.Module):
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, out))
 
+    def rows_at_once(self, device: torch.device) -> int:
+        """How many rows go through it together."""
+        return max(64, HIDDEN_NUMBERS.get(device.type, HIDDEN_NUMBERS["cuda"]) // self.mlp[0].out_features)
+
     def forward(self, x: Float[Tensor, "voxels channels"]) -> Float[Tensor, "voxels out"]:
-        limit = HIDDEN_NUMBERS.get(x.device.type, HIDDEN_NUMBERS["cuda"])
-        rows = max(64, limit // self.mlp[0].out_features)
+        rows = self.rows_at_once(x.device)
         return self.mlp(x) if len(x) <= rows else torch.cat([self.mlp(part) for part in x.split(rows)])
 
 
@@ -62,8 +65,22 @@ class Block(nn.Module):
         return self.attn.qkv(_norm(x))
 
     def forward(self, x: Float[Tensor, "voxels channels"], batch: VoxelBatch) -> Float[Tensor, "voxels channels"]:
+        if not torch.is_grad_enabled():
+            return self._by_parts(x, batch)
         x = x + self.attn(_norm(x), self.plan(batch))
         return x + self.mlp(_norm(x))
+
+    def _by_parts(self, x: Float[Tensor, "voxels channels"], batch: VoxelBatch) -> Float[Tensor, "voxels channels"]:
+        """The same without gradients: beside what comes and what goes there are only parts."""
+        out = x.new_empty(len(x) + 1, x.shape[1])
+        attended = attention_by_parts(lambda rows: self.attention_qkv(x.index_select(0, rows)), self.plan(batch),
+                                      x.device, 3 * x.shape[1])
+        for rows, targets, values in attended:
+            out.index_copy_(0, targets, x.index_select(0, rows).add_(self.attn.to_out(values.flatten(1))))
+        out = out[:-1]
+        for part in out.split(self.mlp.rows_at_once(x.device)):
+            part.add_(self.mlp(_norm(part)))
+        return out
 
 
 def _norm(x: Float[Tensor, "voxels channels"]) -> Float[Tensor, "voxels channels"]:
