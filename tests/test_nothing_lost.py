@@ -208,3 +208,13 @@ def test_scene_folders_are_found_in_a_checkout():
 def test_input_errors_are_one_line():
     with pytest.raises(InputError, match="^a b$"), inputs.input_errors():
         raise ValueError("a\n  b")
+
+
+def test_a_look_leaves_what_another_saved_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = inputs.view_folder("ball")
+    assert first == inputs.view_folder("ball") == Path("recordings/view/ball")  # nothing saved there yet
+    (first / CHECKPOINT).touch()
+    second = inputs.view_folder("ball")
+    assert second == Path("recordings/view/ball-2") and second.is_dir()
+    assert inputs.free_folder(first, [second]) == Path("recordings/view/ball-3")

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 # before torch is imported: OpenMP reads it once, and idle threads that spin slow the window and each other down
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -28,7 +27,17 @@ from workbench.cli_reconstruct import Reconstruct, ShapeOptions, asks_for_networ
 from workbench.cli_record import HeadlessRecordOptions, RecordOptions
 from workbench.cli_replay import BranchOptions, ReplayRun, is_recording, open_recording, view_recording
 from workbench.cli_video import Video
-from workbench.inputs import InputError, Opened, choose_device, open_what, refuse, scene_folders, writable_folder
+from workbench.inputs import (
+    InputError,
+    Opened,
+    choose_device,
+    free_folder,
+    open_what,
+    refuse,
+    scene_folders,
+    view_folder,
+    writable_folder,
+)
 
 if TYPE_CHECKING:
     from sparseflex.training.run import Run
@@ -36,7 +45,6 @@ if TYPE_CHECKING:
 
 DEMO_SCENE = "house"
 DEMO_OUT = Path("recordings/demo")
-VIEW_OUT = Path("recordings/view")
 Up = Literal["y", "z"]
 
 
@@ -55,7 +63,7 @@ class View(ShapeOptions, RecordOptions):
     headless: bool = False
     """No window: load, write figure.png and metrics.json, end."""
     out: Path | None = None
-    """Folder for what is written; recordings/view/NAME where not given, so that no fit's files are replaced."""
+    """Folder for what is written; recordings/view/NAME where not given; NAME-2 and so on where that holds a run."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; auto takes CUDA where there is one."""
     seed: int | None = None
@@ -84,7 +92,7 @@ class View(ShapeOptions, RecordOptions):
         opened = (open_for_view(self) if network
                   else open_what(self.what, device=device, up=self.up, overrides=overrides))
         require_graphics(display=not self.headless)  # what can't be opened is told first
-        out = out or writable_folder(VIEW_OUT / opened.name)
+        out = out or view_folder(opened.name)
         warn(opened)
         if self.headless:
             from workbench.headless import view_headless
@@ -305,23 +313,23 @@ def show(opened: Opened, out: Path, paused: bool, input_frame: bool = False, fol
     visits, options = [Visit.of(opened, out)], options or RecordOptions()
     record = options.recorder(opened, out, parent=parent)
 
-    def open_dropped(path: str) -> Subject:
+    def another(find: Callable[[], Opened]) -> tuple[Opened, Path]:
         try:
-            found = opened_recording(open_recording(path)) if is_recording(path) else open_what(path)
-            folder = writable_folder(free_folder(out.parent / found.name, [visit.out for visit in visits]))
+            found = find()
+            return found, writable_folder(free_folder(out.parent / found.name, [visit.out for visit in visits]))
         except InputError as error:
             raise ValueError(str(error)) from None
+
+    def open_dropped(path: str) -> Subject:
+        found, folder = another(
+            lambda: opened_recording(open_recording(path)) if is_recording(path) else open_what(path))
         visits.append(Visit.of(found, folder))
         return Subject(found.run, found.title, folder, found.view.camera(), record=options.recorder(found, folder),
                        breakpoints=found.breakpoints)
 
     def open_branch(run: Run) -> Subject:
         """A run that has branched off the recording shown last."""
-        found = branch_of(visits[-1].opened, run)
-        try:
-            folder = writable_folder(free_folder(visits[-1].out.parent / found.name, [visit.out for visit in visits]))
-        except InputError as error:
-            raise ValueError(str(error)) from None
+        found, folder = another(lambda: branch_of(visits[-1].opened, run))
         parent = parent_of(visits[-1].opened.run, run.iteration)
         visits.append(Visit.of(found, folder))
         return Subject(found.run, found.title, folder, found.view.camera(),
@@ -337,12 +345,6 @@ def show(opened: Opened, out: Path, paused: bool, input_frame: bool = False, fol
         print(f"workbench: {error}", file=sys.stderr)
         return 1
     return max([code, *(write_what_was_made(visit, input_frame) for visit in visits)])
-
-
-def free_folder(wanted: Path, taken: list[Path]) -> Path:
-    """The folder, or the first of NAME-2, NAME-3 and so on that isn't taken."""
-    return next(folder for number in itertools.count(1)
-                if (folder := wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")) not in taken)
 
 
 def write_what_was_made(visit: Visit, input_frame: bool) -> int:
@@ -371,11 +373,9 @@ def parse(arguments: list[str] | None) -> View | Fit | Demo | Eval | Bench | Sce
     commands = tuple(
         Annotated[command, tyro.conf.subcommand(name, prefix_name=False)] for name, command in COMMANDS.items()
     )
-    union = commands[0]
-    for command in commands[1:]:
-        union = union | command
     return tyro.cli(
-        union, prog="workbench", args=arguments, config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
+        Union[commands],  # noqa: UP007 - of a tuple
+        prog="workbench", args=arguments, config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
         description="A viewer and debugging workbench for sparse-voxel 3D models (SparseFlex), with live training.",
     )
 

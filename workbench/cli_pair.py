@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.cli_replay import is_recording, open_recording
-from workbench.inputs import InputError, open_what, read_metrics, writable_folder
+from workbench.inputs import InputError, open_what, read_metrics, view_folder, writable_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,7 +92,7 @@ def _no_branch(run: Run) -> Subject:
 def view_pair(view: View) -> int:
     """The window on both. What is trained is recorded, and saved on closing: B in the folder B within A's."""
     from workbench.app import StageDidNotEnd, open_window
-    from workbench.cli import VIEW_OUT, choose_device, require_graphics
+    from workbench.cli import choose_device, require_graphics
     from workbench.graphics import NoGraphics
     from workbench.headless import CHECKPOINT, save_state
 
@@ -106,7 +106,7 @@ def view_pair(view: View) -> int:
     if a.opened.title == b.opened.title:
         a, b = (side.titled(f"{side.opened.title}, {what}") for side, what in ((a, view.what), (b, view.beside)))
     require_graphics(display=True)
-    out = writable_folder(view.out or VIEW_OUT / a.opened.name)
+    out = writable_folder(view.out) if view.out else view_folder(a.opened.name)
     records = [None if side.recorded else _recorder(view, side, folder) for side, folder in ((a, out), (b, out / "B"))]
     pair = make_pair(a, b, records[1])
     try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from workbench.inputs import InputError, Opened, input_errors, writable_folder
+from workbench.inputs import InputError, Opened, input_errors, view_folder, writable_folder
 
 if TYPE_CHECKING:
     from sparseflex.training.run import Run
@@ -33,7 +33,7 @@ class ReplayRun:
     follow: bool = False
     """It is being written by another process: keep up with it."""
     out: Path | None = None
-    """Folder for what is written; recordings/view/NAME where not given."""
+    """Folder for what is written; recordings/view/NAME where not given; NAME-2 and so on where that holds a run."""
 
     def run(self) -> int:
         return verify(self.path) if self.headless else view_recording(self.path, self.out, self.follow)
@@ -65,13 +65,13 @@ def verify(path: Path) -> int:
 def view_recording(path: Path | str, out: Path | None, follow: bool) -> int:
     """Opens the window on the past, or on what is being written."""
     from workbench.branch import opened_recording
-    from workbench.cli import VIEW_OUT, require_graphics, show
+    from workbench.cli import require_graphics, show
 
     out = None if out is None else writable_folder(out)
     with open_recording(path) as recording:
         require_graphics(display=True)
         opened = opened_recording(recording)
-        return show(opened, out or writable_folder(VIEW_OUT / opened.name), paused=not follow, follow=follow)
+        return show(opened, out or view_folder(opened.name), paused=not follow, follow=follow)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -24,10 +24,10 @@ from sparseflex.training.run import Run
 from workbench.breakpoints import Watch
 from workbench.cli_break import HIT_CODE, stopped_by
 from workbench.cli_profile import LoopProfile
-from workbench.inputs import InputError, Opened, read_metrics, target_size
+from workbench.inputs import CHECKPOINT, InputError, Opened, read_metrics, target_size
 from workbench.recording.recorder import LateRecorder, StartRecorder
 
-MESH, FIGURE, METRICS, CHECKPOINT = "mesh.ply", "figure.png", "metrics.json", "checkpoint.safetensors"
+MESH, FIGURE, METRICS = "mesh.ply", "figure.png", "metrics.json"
 
 
 @dataclasses.dataclass

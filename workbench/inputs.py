@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
+import itertools
 import json
 import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from sparseflex.scene import ViewConfig
     from sparseflex.training.run import Run
     from workbench.snapshot import Breakpoint
+
+VIEW_OUT = Path("recordings/view")
+CHECKPOINT = "checkpoint.safetensors"
+"""What a window, or a headless run, saves its run as."""
 
 RUN_METHODS = ("run_stage", "scalars", "read_field", "cameras", "change_setting", "state_dict", "load_state_dict")
 RUN_ATTRIBUTES = ("name", "stages", "iteration", "fields", "settings", *RUN_METHODS)
@@ -98,6 +103,18 @@ def writable_folder(path: Path) -> Path:
     except OSError as error:
         raise InputError(f"--out {path}: can't be written to ({error.strerror})") from None
     return path
+
+
+def free_folder(wanted: Path, taken: Collection[Path] = ()) -> Path:
+    """The folder, or the first of NAME-2, NAME-3 and so on that isn't taken and where no run has been saved."""
+    return next(folder for number in itertools.count(1)
+                if (folder := wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")) not in taken
+                and not (folder / CHECKPOINT).exists())
+
+
+def view_folder(name: str) -> Path:
+    """Where a look at something leaves its files if it isn't told: recordings/view/NAME, if that is free."""
+    return writable_folder(free_folder(VIEW_OUT / name))
 
 
 def open_what(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sparseflex.camera import Camera
 from sparseflex.training.run import Run
+from workbench.inputs import CHECKPOINT
 from workbench.recording.reader import Recording
 from workbench.recording.recorder import StartRecorder
 from workbench.snapshot import Breakpoint
@@ -30,7 +31,7 @@ class Subject:
 
     @property
     def checkpoint_path(self) -> Path:
-        return self.out_dir / "checkpoint.safetensors"
+        return self.out_dir / CHECKPOINT
 
 
 Opener = Callable[[str], Subject]
