@@ -373,6 +373,9 @@ def test_f_takes_the_screens_picture_while_a_tab_shows_what_it_found(tmp_path, m
     assert [picture.size for picture in kept] == 5 * [(500, 350)]
     assert all(picture.getcolors() == [(500 * 350, (255, 0, 0))] for picture in kept)
     assert not source.sent and not list(tmp_path.glob("*.toml"))
+    no_room = dataclasses.replace(screen, free=(800.0, 450.0, 0.0, 0.0))
+    assert "saved" in Figures().save(view, Snapshot(run_name="own"), source, no_room, shot)
+    assert Image.open(shot.paths[-1]).size == (800, 450)
     assert view.finding == ""
 
 

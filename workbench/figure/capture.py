@@ -132,7 +132,8 @@ def _crop(picture: Path, screen: Screen) -> None:
         wide, tall = (pixels / side for pixels, side in zip(whole.size, screen.window, strict=True))
         x, y, width, height = screen.free
         part = whole.crop((round(wide * x), round(tall * y), round(wide * (x + width)), round(tall * (y + height))))
-    part.save(picture)
+    if all(part.size):  # else panels leave no room: the whole will do
+        part.save(picture)
 
 
 def _free_stem(folder: Path, name: str) -> Path:
