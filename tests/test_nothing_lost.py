@@ -218,3 +218,15 @@ def test_a_look_leaves_what_another_saved_alone(tmp_path, monkeypatch):
     second = inputs.view_folder("ball")
     assert second == Path("recordings/view/ball-2") and second.is_dir()
     assert inputs.free_folder(first, [second]) == Path("recordings/view/ball-3")
+
+
+def test_a_folder_that_nothing_was_written_to_goes_again(tmp_path, monkeypatch):
+    (tmp_path / "there").mkdir()
+    at_exit = []
+    monkeypatch.setattr("atexit.register", lambda *call: at_exit.append(call))
+    for name in ("there", "empty", "used"):
+        inputs.writable_folder(tmp_path / name)
+    (tmp_path / "used" / "file").touch()
+    for function, *arguments in at_exit:
+        function(*arguments)
+    assert {path.name for path in tmp_path.iterdir()} == {"there", "used"}

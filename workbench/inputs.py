@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import importlib.util
@@ -95,14 +96,23 @@ def choose_device(name: str) -> str:
 
 
 def writable_folder(path: Path) -> Path:
-    """The folder, made if missing, once a file could really be written there."""
+    """The folder, made if missing, once a file could really be written there. At the end of the process one that was
+    made and is still empty goes again."""
+    missing = not path.exists()
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path, prefix=".writable-"):
             pass
     except OSError as error:
         raise InputError(f"--out {path}: can't be written to ({error.strerror})") from None
+    if missing:
+        atexit.register(_drop_if_empty, path.absolute())
     return path
+
+
+def _drop_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def free_folder(wanted: Path, taken: Collection[Path] = ()) -> Path:
