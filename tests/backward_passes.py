@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -38,6 +38,18 @@ def ball(resolution: int = 8, radius: float = 0.3, seed: int = 0) -> tuple[Spars
     leaves = {"sdf": sdf[corners] * resolution + 0.03 * noise(voxels.n_corners),
               "deform": 0.2 * noise(voxels.n_corners, 3), "weights": 0.2 * noise(voxels.n_voxels, 21)}
     return voxels, leaves
+
+
+def deeper_at(pixels: Iterable[tuple[int, int]]) -> Changes:
+    """A target that is farther away at these pixels, (row, column), and else as it was rendered."""
+
+    def wanted(maps: Maps) -> Maps:
+        depth = maps.depth.clone()
+        for row, column in pixels:
+            depth[row, column] += 0.05
+        return Maps(depth, maps.normal, maps.mask, maps.triangle_id)
+
+    return wanted
 
 
 def section_of(voxels: SparseVoxels, leaves: dict[str, Tensor]) -> FitSection:

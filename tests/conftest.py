@@ -24,7 +24,7 @@ from accelerator import AVAILABLE
 from goldens import GoldenPictures
 
 # their asserts are told like those of the tests
-pytest.register_assert_rewrite("cli_fixtures", "same_mesh", "vae_goldens")
+pytest.register_assert_rewrite("change_states", "cli_fixtures", "same_mesh", "vae_goldens")
 
 # SPARSEFLEX_TYPECHECK=0 switches the shape checks off, to see what they cost
 if os.environ.get("SPARSEFLEX_TYPECHECK", "1") != "0":

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerator import DEVICE, needs_cuda
-from backward_passes import FRONT, as_it_is, ball, busiest, noisy, pass_of, section_of
+from backward_passes import FRONT, as_it_is, ball, busiest, deeper_at, noisy, pass_of, section_of
 from fake_run import icosphere_like
 from fit_snapshots import small_fit
 from torch import Tensor
@@ -200,14 +200,7 @@ def test_in_a_run_they_sum_up_too_with_cameras_that_share_it_and_a_part_of_the_v
 
 def test_three_planted_pixels_are_the_ones_that_pull():
     planted = {(9, 10), (10, 10), (10, 11)}
-
-    def wanted(maps: Maps) -> Maps:
-        depth = maps.depth.clone()
-        for row, column in planted:
-            depth[row, column] += 0.05
-        return Maps(depth, maps.normal, maps.mask, maps.triangle_id)
-
-    done = pass_of(*ball(), wanted, sign_weight=0.0, sign_weight_end=0.0, dev_weight=0.0)
+    done = pass_of(*ball(), deeper_at(planted), sign_weight=0.0, sign_weight_end=0.0, dev_weight=0.0)
     pulls: dict[tuple[int, ...], set[str]] = {}
     gradients = map_gradients(done)
     felt = torch.stack([done.voxel_norms(name) > 1e-9 for name in PARAMETERS]).any(0)

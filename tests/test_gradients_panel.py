@@ -7,13 +7,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from backward_passes import FRONT, as_it_is, ball, busiest, noisy, pass_of
+from backward_passes import FRONT, as_it_is, ball, busiest, deeper_at, noisy, pass_of
 from fake_run import FakeRun
 from fake_ui import FakeUi
 from fit_snapshots import small_fit, snapshot_of, with_fields
 
 from sparseflex.camera import Camera
-from sparseflex.render import Maps
 from sparseflex.training.backward_pass import BACKWARD, BackwardPass
 from workbench import quantities
 from workbench.commands import NextIteration, NextStage, StepBack
@@ -153,14 +152,7 @@ def test_a_pass_is_let_go_that_is_looked_into_when_the_tab_is_left(view):
 
 def test_planted_pixels_are_listed_for_the_voxel_that_they_pull_on(view):
     planted = {(9, 10), (10, 10), (10, 11)}
-
-    def wanted(maps: Maps) -> Maps:
-        depth = maps.depth.clone()
-        for row, column in planted:
-            depth[row, column] += 0.05
-        return Maps(depth, maps.normal, maps.mask, maps.triangle_id)
-
-    done = pass_of(*ball(), wanted, sign_weight=0.0, sign_weight_end=0.0, dev_weight=0.0)
+    done = pass_of(*ball(), deeper_at(planted), sign_weight=0.0, sign_weight_end=0.0, dev_weight=0.0)
     view.network.picked = Picked(busiest(done), 8)
     ui, _ = drawn(view, snapshot_with(done), "voxel")
     pull = view.gradients.pull
