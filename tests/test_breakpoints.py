@@ -42,6 +42,7 @@ from workbench.engine import Engine
 from workbench.expressions import ExpressionError
 from workbench.headless import CHECKPOINT, FIGURE, MESH, METRICS
 from workbench.inputs import network_file
+from workbench.mailbox import Mailbox
 from workbench.panels import breakpoints as panel
 from workbench.panels import plots, scalars, status
 from workbench.reconstruction import Network, open_reconstruction
@@ -104,6 +105,22 @@ def test_a_planted_fault_stops_the_run_at_its_place(start: StartEngine, text: st
     assert snapshot.marks["hits"].tolist() == [iteration]
     words, _ = status.line(snapshot)
     assert words.startswith(f"Stopped by breakpoint {text!r} after {stage}, iteration {iteration} (")
+
+
+def test_a_hit_is_never_shown_before_its_state(start: StartEngine, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """Nor on the way back to where it was hit before: whoever waits for it reads what belongs to it."""
+    shown: list[Snapshot] = []
+    put = Mailbox.put
+    monkeypatch.setattr(Mailbox, "put", lambda box, snapshot: (shown.append(snapshot), put(box, snapshot))[1])
+    engine = start(Planted({}), breakpoints=[Breakpoint("iteration == 6")])
+    engine.send(Play())
+    hit_of(engine)
+    engine.send(RunTo(9))
+    at_rest(engine, 9, "a")
+    engine.send(GoTo(6))
+    at_rest(engine, 6, "a")
+    hits = [snapshot for snapshot in shown if snapshot.hits]
+    assert hits and {(snapshot.iteration, snapshot.stage_done) for snapshot in hits} == {(6, "c")}
 
 
 def test_nan_stays_one_hit_an_iteration_and_goes_on(start: StartEngine) -> None:  # noqa: F811

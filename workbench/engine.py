@@ -232,11 +232,12 @@ class Engine:
 
     def _arrive(self) -> None:
         """Has come to rest; where the state came from stays to be read."""
+        changes = {}
         if self._way is not None:
             (words, kept), self._way = self._way, None
             words += kept.words(self._run.iteration - kept.iteration, done=True)
-            self._showing.publish(playing=False, notice=words.removesuffix("; "))
-        self._showing.come_to_a_stop()
+            changes["notice"] = words.removesuffix("; ")
+        self._showing.come_to_a_stop(**changes)
 
     def _restore(self, kept: Kept | Keyframe) -> None:
         self._past.restore(kept)
@@ -350,7 +351,7 @@ class Engine:
         self._course.hold()
         if getattr(self._run, "state_is_of_start", True):
             self._past.keep(self._run.iteration, self._history.view, True)
-        self._showing.publish_watched(playing=False, notice="", hits=hits)
+        self._showing.stop_at(hits)
 
     def _answer(self) -> None:
         """Starts, or completes, the snapshot that was asked for."""

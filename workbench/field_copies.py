@@ -80,7 +80,7 @@ class FieldCopies:
     def start(self, names: Iterable[str], moment: int) -> None:
         """Begins copying the named fields; moment is a number that grows with every stage run."""
         kinds = askable(self._run)
-        self._pending, self._arrived = {}, None
+        self._pending = {}  # not _arrived: what was begun and dropped stays in the cache, and may be on its way still
         # nobody may ask for it again: a backward pass takes as much as its section several times over
         self._cache = {name: known for name, known in self._cache.items()
                        if known.source is not None or known.moment == moment}

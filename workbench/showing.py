@@ -16,7 +16,7 @@ from workbench.mailbox import Mailbox
 from workbench.own_cameras import OwnCameras
 from workbench.past import Past
 from workbench.recording.recorder import LateRecorder
-from workbench.snapshot import Failure, History, Snapshot, frozen
+from workbench.snapshot import Failure, History, Hit, Snapshot, frozen
 from workbench.staging import Staging
 
 MID_ITERATION_PUBLISH_SECS = 0.25
@@ -128,8 +128,15 @@ class Showing:
             self._watching = frozenset(self._asked_at)
             self._run.watch(self._watching)
 
-    def come_to_a_stop(self) -> None:
-        """Has the state shown in full at which the run came to rest, whether or not anybody asks."""
+    def stop_at(self, hits: tuple[Hit, ...]) -> None:
+        """Has the run come to a stop by breakpoints, and that it was by them."""
+        self.come_to_a_stop(notice="", hits=hits, **self._watched())
+
+    def come_to_a_stop(self, **changes: Any) -> None:
+        """Has the state shown in full at which the run came to rest, whether or not anybody asks; `changes` with it,
+        not before."""
+        self._shown = dataclasses.replace(self._shown, **changes)
+        self.drop_coming()
         self._ended_at.clear()
         self._asked = self._names if self._asked is None else self._asked
 
