@@ -486,6 +486,7 @@ def test_memory_is_estimated_before_and_says_what_helps(files, capsys, monkeypat
     assert small < large < 1e11
     assert vae_memory.expected_bytes(model.config, 5000, 1e5, chunk_voxels=4096) < large
     assert vae_memory.expected_bytes(model.config, 5000, 1e5, prune=False) > large
+    assert 0.5 * large <= vae_memory.expected_bytes(model.config, 5000, 1e5, half=True) < 0.8 * large
     voxels = input_voxels(cloud, 8).n_voxels
     assert 0.3 < vae_memory.expected_voxels(cloud, 8) / voxels < 3
     monkeypatch.setattr(vae_memory, "available_bytes", lambda device: 2.2e9)

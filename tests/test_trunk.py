@@ -7,8 +7,10 @@ import torch
 from live_bytes import LiveBytes
 
 from sparseflex.sparse import VoxelBatch, attention
-from sparseflex.vae import VAEConfig, transformer
+from sparseflex.vae import VAEConfig, memory, transformer
+from sparseflex.vae.decoding import upsample_and_prune
 from sparseflex.vae.transformer import Block, Trunk
+from sparseflex.vae.upsampling import Upsampling
 from sparseflex.voxels import SparseVoxels
 
 SIZES = VAEConfig(resolution=32, model_channels=256, n_heads=4, window_size=8)
@@ -53,3 +55,22 @@ def test_memory_is_that_of_a_few_copies_of_the_features(small_parts: None) -> No
             peaks[name, grad] = live.peak / x.nbytes
     assert peaks["block", False] < 1.3 and peaks["trunk", False] < 3.3, peaks
     assert peaks["block", True] > 4, peaks
+
+
+def test_half_precision_takes_of_trunk_and_level_what_the_estimate_says() -> None:
+    """Counted, on the CPU."""
+    torch.manual_seed(0)
+    trunk, batch = Trunk(SIZES, 8, 2).requires_grad_(False), some_voxels(2_000)
+    level = Upsampling(SIZES.model_channels, 64, 4).requires_grad_(False)
+    x, inputs, peaks = torch.randn(2_000, SIZES.model_channels), torch.randn(2_000, 8), {}
+    for dtype in (torch.float32, torch.bfloat16):
+        trunk, level, x, inputs = trunk.to(dtype), level.to(dtype), x.to(dtype), inputs.to(dtype)
+        with torch.no_grad(), LiveBytes() as of_trunk:
+            trunk.run(inputs, batch)
+        with torch.no_grad(), LiveBytes() as of_level:
+            upsample_and_prune(level, x, batch, prune=True, threshold=0.0)
+        peaks[dtype] = of_trunk.peak, of_level.peak
+    pairs = zip(peaks[torch.bfloat16], peaks[torch.float32], strict=True)
+    trunk_share, level_share = (half / full for half, full in pairs)
+    assert 0.4 < trunk_share <= 1.05 * memory._BYTES_IN_TRUNK[True] / 4, trunk_share
+    assert 0.4 < level_share <= memory._BYTES_IN_LEVEL[True] / 4, level_share

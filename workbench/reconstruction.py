@@ -92,7 +92,7 @@ def open_reconstruction(
     parts = [part for part in (shape, second) if part is not None]
     with input_errors():
         room = {"prune": bool(settings["prune"]), "chunk_voxels": int(settings.get("chunk_voxels", 0)),
-                "device": network.device}
+                "half": model.dtype != torch.float32, "device": network.device}
         given = [_points_that_fit(part, model.config, n_points or model.config.n_points, seed, room) for part in parts]
         other_voxels = None if second is None else input_voxels(given[1][0], model.config.resolution, second.mesh)
         run = ReconstructRun(model, *given[0], target=shape.mesh, other=None if second is None else given[1],

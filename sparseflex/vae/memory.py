@@ -12,7 +12,7 @@ from sparseflex.vae.config import VAEConfig
 from sparseflex.vae.point_encoder import POINTS_AT_ONCE
 from sparseflex.voxels import lattice_keys
 
-# measured on a sphere at 32³ and 64³ with the tiny widths, in numbers of 4 bytes
+# measured on a sphere at 32³ and 64³ with the tiny widths
 _FLOATS_PER_POINT = 3  # of the point encoder, for each hidden channel
 _FLOATS_PER_POINT_AT_WORK = 13  # and of those that go through its layers at once
 _BYTES_PER_SAMPLE = 250  # of a mesh, in double precision
@@ -20,6 +20,8 @@ _FLOATS_IN_TRUNK = 4  # of encoder and decoder, for each voxel and channel: 3 be
 _FLOATS_IN_LEVEL = 6  # of an upsampling, for each child and channel
 _FLOATS_KEPT = 2  # of the same, while it goes in chunks of parents
 _BYTES_PER_SURFACE_VOXEL = 1_300
+_BYTES_IN_TRUNK = {False: 4, True: 2}  # of a number, in half precision or not; of the point encoder, too
+_BYTES_IN_LEVEL = {False: 4, True: 3}  # whose sums stay float32
 _CHUNK_AND_RING = 2  # a chunk is worked on with the voxels that touch it
 
 _VOXELS_PER_CELL = 2  # voxels in or next to the points, for each that holds one
@@ -42,19 +44,23 @@ def expected_voxels(shape: Mesh | Float[Tensor, "P 3"], resolution: int) -> floa
 
 
 def expected_bytes(
-    config: VAEConfig, n_points: int, n_voxels: float, *, prune: bool = True, chunk_voxels: int = 0
+    config: VAEConfig, n_points: int, n_voxels: float, *, prune: bool = True, chunk_voxels: int = 0, half: bool = False
 ) -> float:
-    """About how many bytes a pass takes at its peak, weights left out. chunk_voxels: 0 where it decodes whole."""
+    """About how many bytes a pass takes at its peak, weights left out.
+
+    chunk_voxels: 0 where it decodes whole. half: whether the networks compute in half precision.
+    """
     blocks = config.n_encoder_blocks + config.n_decoder_blocks
-    each = 4 * n_voxels * config.model_channels
+    number = _BYTES_IN_TRUNK[half]
+    each = number * n_voxels * config.model_channels
     at_work = _FLOATS_PER_POINT_AT_WORK * min(n_points, POINTS_AT_ONCE)
-    encoder = 4 * config.hidden_channels * (_FLOATS_PER_POINT * n_points + at_work)
+    encoder = number * config.hidden_channels * (_FLOATS_PER_POINT * n_points + at_work)
     peaks = [_BYTES_PER_SAMPLE * n_points, encoder, _FLOATS_IN_TRUNK * each]
     parents = n_voxels
     for channels, kept in zip(config.level_channels, _KEPT, strict=True):
         at_once = min(_CHUNK_AND_RING * chunk_voxels, parents) if chunk_voxels else parents
         held = _FLOATS_KEPT * parents if at_once < parents else 0
-        peaks.append(4 * 8 * channels * (_FLOATS_IN_LEVEL * at_once + held))
+        peaks.append(_BYTES_IN_LEVEL[half] * 8 * channels * (_FLOATS_IN_LEVEL * at_once + held))
         parents *= kept if prune else 8
     peaks.append(_BYTES_PER_SURFACE_VOXEL * parents)
     return max(peaks) + min(blocks * each, _HELD_BYTES)
@@ -62,13 +68,13 @@ def expected_bytes(
 
 def check_memory(
     config: VAEConfig, n_points: int, n_voxels: float, *, prune: bool = True, chunk_voxels: int = 0,
-    device: torch.device | str = "cpu",
+    half: bool = False, device: torch.device | str = "cpu",
 ) -> None:
     """Raises ValueError that says the memory a pass would take, where it is more than there is, and what helps."""
     there = available_bytes(device)
 
     def wanted(points: int, chunk: int) -> float:
-        return expected_bytes(config, points, n_voxels, prune=prune, chunk_voxels=chunk)
+        return expected_bytes(config, points, n_voxels, prune=prune, chunk_voxels=chunk, half=half)
 
     if wanted(n_points, chunk_voxels) <= there:
         return
