@@ -14,6 +14,7 @@ from vae_goldens import TOLERANCE, Golden, compare_part_of_mesh, follow, golden,
 import sparseflex as sf
 import sparseflex.vae.release_chunks
 from sparseflex.sparse import VoxelBatch
+from sparseflex.training.reconstruct_release import Judgement, ReleasePass
 from sparseflex.vae import SparseFlexVAE
 from sparseflex.vae.decoding import Level
 from sparseflex.vae.release_chunks import (
@@ -218,3 +219,15 @@ def test_half_precision_stays_in_the_levels():
     decoded = decode_in_release_chunks(half, features.bfloat16(), batch, prune=False)
     assert {level.features.dtype for level in decoded.levels} == {torch.bfloat16}
     assert decoded.features.dtype == decoded.occupancy_logits.dtype == torch.float32
+
+
+def test_a_chunk_that_gives_a_childs_logit_as_nan_leaves_the_word_to_the_others() -> None:
+    def said(ijk: list[list[int]], logits: list[float]) -> Judgement:
+        return Judgement(torch.tensor(ijk, dtype=torch.int32), torch.tensor(logits))
+
+    children = sf.SparseVoxels(torch.tensor([[0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0]]), 8)
+    a, b, c, _ = children.voxel_ijk.tolist()
+    judged = (said([a, b, c], [np.nan, 1.0, np.nan]), said([a, b], [-2.0, 3.0]))
+    nothing = sf.SparseFlex.merging_duplicates(children.voxel_ijk[:0], 8, torch.zeros(0, 53))
+    found = ReleasePass(nothing, (judged, ())).logits(1, children)
+    torch.testing.assert_close(found, torch.tensor([-2.0, 3.0, np.nan, np.nan]), equal_nan=True)

@@ -36,13 +36,13 @@ class ReleasePass:
     judged: tuple[tuple[Judgement, ...], ...]
 
     def logits(self, level: int, children: SparseVoxels) -> Float[Tensor, "children"]:
-        """The highest logit that any chunk gave each child, as a voxel stays where any chunk keeps it; NaN where none
-        has it in its share."""
+        """The highest logit that any chunk gave each child, as a voxel stays where any chunk keeps it; NaN where no
+        chunk that has it in its share gives a number."""
         found = torch.full((children.n_voxels,), -torch.inf, device=children.device)
         seen = torch.zeros(children.n_voxels, dtype=torch.bool, device=children.device)
         for ijk, logits in self.judged[level - 1]:
             rows = children.find(ijk)
-            there = rows >= 0
+            there = (rows >= 0) & ~logits.isnan()
             found.scatter_reduce_(0, rows[there], logits[there], "amax")
             seen[rows[there]] = True
         return torch.where(seen, found, torch.nan)
