@@ -25,7 +25,7 @@ from sparseflex.voxels import SparseVoxels
 from workbench import actions, cli, products
 from workbench.change_report import summary, write_lists
 from workbench.change_state import COMPARED, FIELDS, State
-from workbench.change_view import BEFORE, FORGET_BYTES, ITERATION, KEPT_STATE, MAX_THRESHOLD, PANEL
+from workbench.change_view import BEFORE, FORGET_BYTES, ITERATION, KEPT_STATE, LABELS, MAX_THRESHOLD, PANEL
 from workbench.changes import CHANGED, PARTS, compare
 from workbench.commands import ChangeSetting, NextIteration, RunIterations
 from workbench.look_up import LookUpFields
@@ -293,7 +293,7 @@ def test_the_panel_tells_what_changed(view: ViewState, steps: list[Snapshot]) ->
         assert f"{number:,}" in ui.texts
     assert ui.says(f"{found.n_corners_of[CHANGED]:,} of {len(found.flags):,} touched")
     part, rows = view.changes.top()
-    assert counts[part] and ui.says(f"{panel.LABELS[part].upper()}, THE MOST")
+    assert counts[part] and ui.says(f"{LABELS[part].upper()}, THE MOST")
     ijk = rows[0][0]
     panel.draw(FakeUi({f"{ijk[0]}, {ijk[1]}, {ijk[2]}##changed": True}), view, steps[1])
     assert view.network.picked == Picked(ijk, 16)

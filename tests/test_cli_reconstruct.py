@@ -422,7 +422,8 @@ def test_a_recipe_names_a_network_and_its_settings(files, figures, capsys):
     Path("r.toml").write_text('[source]\npath = "ball.obj"\nnetwork = "vae.safetensors"\n'
                               '[[panels]]\n[[panels]]\n[panels.source]\nsettings = {threshold_2 = 0.2}\n')
     recipe = open_recipe(Path("r.toml"))
-    snapshots = gather(recipe.panels, Path("."), lambda number, snapshot: frozenset({"mesh", "prune 2/voxels"}))
+    snapshots = gather([panel.source for panel in recipe.panels], Path("."),
+                       lambda number, snapshot: frozenset({"mesh", "prune 2/voxels"}))
     assert reconstruct("ball.obj", "--out", "o", "--threshold", "0", "0.2") == 0
     n_faces = [len(snapshot.fields["mesh"].faces) for snapshot in snapshots]
     assert n_faces[1] == metrics_in("o")["scalars"]["faces"] != n_faces[0]

@@ -33,6 +33,12 @@ COLOURS = {
 SIZES = {"born": 0.92, "pruned": 0.86, "spoiled": 0.96, "flipped": 0.82, "moved": 0.6, "sdf": 0.4, "same": 0.2}
 """Edges of the drawn cubes in voxel widths."""
 
+LABELS = {
+    "born": "born", "pruned": "pruned", "spoiled": "became NaN", "flipped": "sign flipped", "moved": "moved",
+    "sdf": "SDF changed", "same": "as before", "outward": "now outside", "inward": "now inside", "gained": "gained",
+    "lost": "lost", "turned": "turned over",
+}
+
 MIN_THRESHOLD, MAX_THRESHOLD = 1e-5, 0.5
 FOLLOW_VOXELS = 100_000
 """Larger sets are compared only while the run stands still."""
@@ -191,10 +197,7 @@ class ChangeView:
 
     def _state_of(self, snapshot: Snapshot) -> State:
         """The snapshot as a state; the same object as long as its arrays are the same."""
-        known = known_fields(snapshot.field_kinds)
-        arrays = {name: snapshot.fields[name] for name in FIELDS if name in known and name in snapshot.fields}
-        iteration = _date(snapshot)
-        made = State(snapshot.fields["voxels"], arrays, iteration, _label(snapshot, iteration))
+        made = state_of(snapshot)
         for known in (self.b, *self._stops.get(snapshot.products.stage, ())):
             if known is not None and made.label == known.label and same_token(made.token, known.token):
                 return known
@@ -310,6 +313,19 @@ class ChangeView:
             rows = self.found.top(part, self.threshold, N_LISTED)
             self._listed = token, [(tuple(voxels.voxel_ijk[row].tolist()), *sizes) for row, *sizes in rows]
         return part, self._listed[1]
+
+
+def label_of(name: str, found: Changes | None) -> str:
+    """What one of LAYERS is called; between two resolutions nothing can be as before."""
+    return "in both" if name == "same" and found is not None and not found.one_lattice else LABELS[name]
+
+
+def state_of(snapshot: Snapshot) -> State:
+    """The state that a snapshot shows, which must hold `voxels`."""
+    known = known_fields(snapshot.field_kinds)
+    arrays = {name: snapshot.fields[name] for name in FIELDS if name in known and name in snapshot.fields}
+    iteration = _date(snapshot)
+    return State(snapshot.fields["voxels"], arrays, iteration, _label(snapshot, iteration))
 
 
 def changed_faces(found: Changes) -> dict[str, MeshArrays]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 PANEL = "Surface"
 SDF, TARGET = "corner_sdf", "target"
 KINDS = ("holes", "turned", "bad")
+TITLES = {"holes": "Holes", "turned": "Inside out", "bad": "Not a number"}
 COLOURS = {"holes": theme.PRUNED, "turned": theme.FAR_CUT, "bad": theme.NOT_A_NUMBER}
 SIZES = {"holes": 0.9, "turned": 1.0, "bad": 1.0}
 """Edges of the drawn cubes in voxel widths."""
@@ -103,10 +104,11 @@ def free_look(points: Float[np.ndarray, "N 3"], region: Region, ahead: Float[np.
 
 @dataclasses.dataclass
 class CheckView:
-    """shown: the scene shows the regions; chosen: the one that has a frame. Derived: found, None where nothing is known
-    yet; waiting: what is found is of before; note: why nothing is found."""
+    """shown: the scene shows the regions, of the kinds in `parts`; chosen: the one that has a frame. Derived: found,
+    None where nothing is known yet; waiting: what is found is of before; note: why nothing is found."""
 
     shown: bool = True
+    parts: dict[str, bool] = dataclasses.field(default_factory=lambda: dict.fromkeys(KINDS, True))
     chosen: Region | None = None
     found: SurfaceCheck | None = None
     waiting: bool = False

@@ -36,8 +36,9 @@ PAIR_FOV_DEGREES = 12.0
 
 OF_PARTS, OF_MESHES = {part: f"what-if {part}" for part in PARTS}, {name: f"what-if mesh {name}" for name in NAMES}
 OF_CHECK = {kind: f"check {kind}" for kind in KINDS_OF_CHECK}
-CAN_BE_CUT = {*CATEGORIES, *KINDS, "mesh", "target", "sdf", "points", *OF_PARTS.values(), *OF_MESHES.values(),
-              *changes.NAMES.values(), *coverage.NAMES, *gradients.NAMES, *OF_CHECK.values()}
+OF_BESIDE = "beside"  # active voxels that what they are coloured by doesn't concern
+CAN_BE_CUT = {*CATEGORIES, OF_BESIDE, *KINDS, "mesh", "target", "sdf", "points", *OF_PARTS.values(),
+              *OF_MESHES.values(), *changes.NAMES.values(), *coverage.NAMES, *gradients.NAMES, *OF_CHECK.values()}
 
 Style = Callable[..., None]
 
@@ -106,25 +107,33 @@ class SceneView:
         self._update_check(view)
 
     def _update_voxels(self, view: ViewState) -> None:
-        split, shades = view.split, view.shades
+        """Voxels by category, the active ones in a field's colours; those that it doesn't concern are dots then."""
         colours = view.field.colours("voxel") if view.field.voxels_coloured else None
-        if colours is not None and len(colours) != split.n_voxels:
+        if colours is not None and len(colours) != view.split.n_voxels:
             colours = None
+        concerned, beside = (None, None) if colours is None else view.field.concerned
         for name in CATEGORIES:
-            key = None if split.voxels is None else (split.voxels, split.camera)
-            self._keep(name, key, lambda full, name=name: cubes.draw_voxels(full, name, split), 0,
-                       view.layers[name] and view.what_ifs.in_scene is None and view.changes.in_scene(view) is None
-                       and view.coverage.in_scene(view) is None and view.gradients.region_voxels(view) is None
-                       and not view.check.alone(view))
-            own = colours if name == "active" else None
+            of_active = (concerned, colours) if name == "active" else (None, None)
+            self._update_category(view, name, *of_active)
+        self._update_category(view, OF_BESIDE, beside)
 
-            def style(grid: Any, name: str, colour: theme.Colour, size: float, own: Any, whole: bool) -> None:
-                some = own is not None and grid.n_cells() != len(own)
-                painted = np.compress(split.rows(name), own, axis=0) if some else own
-                cubes.style_voxels(grid, name, colour, size, painted, whole)
+    def _update_category(self, view: ViewState, name: str, among: Any, colours: Any = None) -> None:
+        """The voxels of a category, or those among these rows; in one colour, or one a row of the whole set."""
+        split, beside = view.split, name == OF_BESIDE
+        category, look = ("active", "outside") if beside else (name, name)
+        nothing = split.voxels is None or beside and among is None
+        self._keep(name, None if nothing else (split.voxels, split.camera, among),
+                   lambda full: cubes.draw_voxels(full, category, split, among), 0,
+                   view.layers[category] and view.shows_layers_of_voxels)
 
-            # through the cubes where the slice closes them
-            self._style(name, style, name, shades.colour(name), shades.size(name), own, not view.layers["slice"])
+        def style(grid: Any, colour: theme.Colour, size: float, own: Any, whole: bool) -> None:
+            some = own is not None and grid.n_cells() != len(own)
+            painted = np.compress(split.rows(category, among), own, axis=0) if some else own
+            cubes.style_voxels(grid, look, colour, size, painted, whole)
+
+        colour = theme.faint() if beside else view.shades.colour(name)
+        # through the cubes where the slice closes them
+        self._style(name, style, colour, view.shades.size(look), colours, not view.layers["slice"])
 
     def _update_surfaces(self, snapshot: Snapshot, view: ViewState) -> None:
         shades, mesh, target = view.shades, view.surfaces.mesh, snapshot.fields.get("target")
@@ -234,7 +243,7 @@ class SceneView:
         """Voxels that lack, are turned inside out or hold NaN, and a frame around the chosen region."""
         found = view.check.in_scene(view)
         for kind in KINDS_OF_CHECK:
-            regions = None if found is None else getattr(found, kind)
+            regions = None if found is None or not view.check.parts[kind] else getattr(found, kind)
             self._keep(OF_CHECK[kind], regions and (regions,), lambda full, shown=regions: cubes.draw_set(
                 full, shown.voxels), MESH_PLACE, True)  # where the mesh is: they fill its holes
             self._style(OF_CHECK[kind], cubes.style_voxels, "active", check_view.COLOURS[kind], check_view.SIZES[kind],

@@ -195,12 +195,22 @@ class ViewState:
         return self.show_panels and tab in self.tabs.values()
 
     @property
-    def finding(self) -> str:
-        """What the scene shows besides layers, cut and frustum, by its tab's name; "" where nothing."""
+    def findings(self) -> tuple[str, ...]:
+        """What the scene shows besides layers, cut and frustum, by their tabs' names."""
         shown = {"what-ifs": self.what_ifs.in_scene, "Changes": self.changes.in_scene(self),
                  "Coverage": self.coverage.in_scene(self), "Gradients": self.gradients.region_voxels(self),
                  "Surface": self.check.in_scene(self)}
-        return next((name for name, value in shown.items() if value is not None), "")
+        return tuple(name for name, value in shown.items() if value is not None)
+
+    @property
+    def finding(self) -> str:
+        """The first of them; "" where there is none."""
+        return next(iter(self.findings), "")
+
+    @property
+    def shows_layers_of_voxels(self) -> bool:
+        """Whether the voxels' own layers are drawn: what is found of voxels stands in their place."""
+        return not {"what-ifs", "Changes", "Coverage", "Gradients"} & {*self.findings} and not self.check.alone(self)
 
     def toggle_layer(self, name: str) -> None:
         self.layers[name] = not self.layers[name]

@@ -11,15 +11,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
 from PIL import Image
 
 from sparseflex.camera import Camera
-from workbench import theme
+from workbench import products, theme
+from workbench.change_state import State
+from workbench.changes import Changes
 from workbench.commands import SaveCheckpoint
+from workbench.figure.findings import PANELS
 from workbench.figure.recipe import MAX_PIXELS, CameraTable, Page, Recipe, SourceTable
 from workbench.figure.recipe_file import recipe_text
 from workbench.figure.view import panel_of
 from workbench.layout import Rect
+from workbench.moment import Moment, of_recording
+from workbench.recording.reader import Recording
 from workbench.snapshot import Snapshot
 from workbench.view_state import ViewState
 
@@ -72,21 +79,19 @@ class Figures:
         """Begins a figure beside the checkpoint; gives what to tell the user.
 
         shoot writes the screen's own picture: all that there can be where nothing keeps the run's state, and where the
-        scene shows what a tab has found, for a recipe holds no such thing.
+        scene shows what no recipe can hold.
         """
         folder = view.checkpoint_path.parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
             stem = _free_stem(folder, f"figure_{snapshot.iteration:06d}")
-            table, checkpoint = _source_of(snapshot, source, stem)
+            table, checkpoint, reason = _source_of(view, snapshot, source, stem)
             recipe = stem.with_suffix(".toml")
-            if table is None or view.finding:
+            if table is None:
                 picture = stem.with_suffix(".png")
                 picture.touch()  # Polyscope says nothing where it can't write
                 shoot(picture)
                 _crop(picture, screen)
-                reason = (f"none holds what the scene shows of {view.finding}" if view.finding
-                          else "a run of this kind must be recorded for that")
                 return f"saved {picture} without a recipe: {reason}"
             recipe.write_text(recipe_text(recipe_of_screen(view, table, screen, snapshot.products.stage)), "utf-8")
         except (OSError, ValueError) as error:
@@ -143,20 +148,53 @@ def _free_stem(folder: Path, name: str) -> Path:
         (folder / f"{one}{suffix}").exists() for suffix in (".toml", ".png")))
 
 
-def _source_of(snapshot: Snapshot, source: Source, stem: Path) -> tuple[SourceTable | None, Path | None]:
+def _source_of(
+    view: ViewState, snapshot: Snapshot, source: Source, stem: Path
+) -> tuple[SourceTable | None, Path | None, str]:
     """Where the figure's data comes from: the recording that is shown, or a checkpoint that is to be saved first. None
-    where neither is."""
+    where neither is, or where they don't hold what the scene shows, and why."""
+    for name in view.findings:
+        if name not in PANELS.values():
+            return None, None, f"none holds what the scene shows of {name}"
+    if view.coverage.ghost(view) is not None:
+        return None, None, "none holds the camera that Coverage suggests"
+    changes = view.changes.in_scene(view)
     shown = getattr(source, "recording_path", None)
     if shown is not None:
-        return SourceTable(os.path.relpath(shown, stem.parent), snapshot.iteration), None
-    if snapshot.run_name == FIT:
+        table = SourceTable(os.path.relpath(shown, stem.parent), snapshot.iteration)
+        return (table, None, "") if changes is None else _holding(changes, snapshot, shown, table)
+    if snapshot.run_name == FIT and changes is None:
         checkpoint = stem.with_suffix(".safetensors")
-        return SourceTable(checkpoint.name), checkpoint
+        return SourceTable(checkpoint.name), checkpoint, ""
     recording = getattr(source, "recording", None) or snapshot.recording  # the snapshot's is of when it was made
     if recording is not None and recording.iteration >= 0:
         at = min(recording.iteration, snapshot.iteration)
-        return SourceTable(os.path.relpath(recording.path, stem.parent), at), None
-    return None, None
+        table = SourceTable(os.path.relpath(recording.path, stem.parent), at)
+        return (table, None, "") if changes is None else _holding(changes, snapshot, recording.path, table)
+    if changes is not None:
+        return None, None, "Changes compares two states, and a checkpoint holds one: record the run"
+    return None, None, "a run of this kind must be recorded for that"
+
+
+def _holding(
+    changes: Changes, snapshot: Snapshot, path: Path, table: SourceTable
+) -> tuple[SourceTable | None, None, str]:
+    """The table where the recording has both states that are compared, to the bit."""
+    states = ((changes.a, changes.a.iteration), (changes.b, table.iteration))
+    with Recording(path, cache_bytes=0) as recording:
+        for state, iteration in states:
+            if iteration not in recording.iterations or not _same(state, of_recording(recording, iteration), snapshot):
+                return None, None, f"the recording doesn't hold {state.label} as Changes compares it"
+    return table, None, ""
+
+
+def _same(state: State, moment: Moment, snapshot: Snapshot) -> bool:
+    """Whether the moment has the state's voxels and arrays; snapshot: one that tells what the run calls them."""
+    own = {name: moment.field(next(iter(products.run_names(snapshot, (name,))))) for name in ("voxels", *state.arrays)}
+    voxels = own.pop("voxels")
+    return (voxels is not None and voxels.resolution == state.voxels.resolution
+            and torch.equal(voxels.voxel_ijk, state.voxels.voxel_ijk)
+            and all(np.array_equal(own[name], array, equal_nan=True) for name, array in state.arrays.items()))
 
 
 def recipe_of_screen(view: ViewState, source: SourceTable, screen: Screen, stage: str = "") -> Recipe:

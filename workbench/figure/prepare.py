@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from jaxtyping import Float
 
 from workbench import products, quantities, theme
 from workbench.colour_maps import Scale
+from workbench.figure import findings
 from workbench.figure.recipe import CameraTable, Panel, Recipe
-from workbench.figure.subject import gather
+from workbench.figure.subject import earlier, gather
 from workbench.figure.view import aim_frustum, view_of
 from workbench.inputs import InputError
 from workbench.layout import view_axes
@@ -82,7 +84,7 @@ class Ready:
         """Voxels by kind, with their numbers; and what isn't a number."""
         view, found = self.view, []
         if self.panel.legend:
-            for name in CATEGORIES:
+            for name in CATEGORIES if view.shows_layers_of_voxels else ():
                 count = view.split.counts[name]
                 coloured = name == "active" and view.field.voxels_coloured
                 if view.layers[name] and count and not coloured:
@@ -95,21 +97,25 @@ class Ready:
             causes = view.points.counts(self.snapshot) if view.points.shown is not None else {}
             found += [Entry(f"{LOOKS[code].label} {number:,}", LOOKS[code].colour or view.shades.colour("points"))
                       for code, number in causes.items() if number and code in LOOKS]
+            found += [Entry(*entry) for entry in findings.legend(view)]
         bad = sum(quantity.n_bad for quantity in shown_quantities(view))
         return tuple(found + ([Entry(f"not a number {bad:,}", theme.NOT_A_NUMBER)] if bad else []))
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Why something that the panel asks for is not in the picture."""
-        return tuple(note for note in (self.view.field.note, self.view.surfaces.note) if note)
+        return tuple(note for note in (self.view.field.note, self.view.surfaces.note, *findings.notes(self.view))
+                     if note)
 
 
 def shown_quantities(view: ViewState) -> list[Quantity]:
     """The quantities that give something in the scene its colours."""
     field, layers = view.field, view.layers
     found = [field.corner if layers["sdf"] or layers["slice"] else None,
-             field.voxel if field.voxels_coloured or (view.mesh_colour == "field" and layers["mesh"]) else None,
-             view.surfaces.distance if view.mesh_colour == "distance" and layers["mesh"] else None]
+             field.voxel if field.voxels_coloured and view.shows_layers_of_voxels
+             or view.mesh_colour == "field" and layers["mesh"] else None,
+             view.surfaces.distance if view.mesh_colour == "distance" and layers["mesh"] else None,
+             findings.quantity(view)]
     return [quantity for quantity in found if quantity is not None]
 
 
@@ -123,27 +129,46 @@ def _bar(view: ViewState, quantity: Quantity) -> Bar:
 def prepare(recipe: Recipe, folder: Path) -> list[Ready]:
     """The panels with what they show; folder: what their sources are relative to. Raises InputError."""
     views = [view_of(panel) for panel in recipe.panels]
-
-    def names_for(number: int, snapshot: Snapshot) -> frozenset[str]:
-        if recipe.panels[number].plot is not None:
-            return frozenset()
-        panel, where = recipe.panels[number], f"panel {number + 1}"
-        _check_stage(panel, snapshot, where)
-        shown = products.seen(snapshot, panel.stage)
-        _check_names(panel, shown, where)
-        return products.run_names(shown, views[number].scene_fields(shown))
-
-    snapshots = [products.seen(snapshot, panel.stage)
-                 for snapshot, panel in zip(gather(recipe.panels, folder, names_for), recipe.panels, strict=True)]
+    snapshots, before = _snapshots(recipe, folder, views)
     ready = [Ready(*parts) for parts in zip(recipe.panels, snapshots, views, strict=True)]
-    for one in ready:
+    for number, one in enumerate(ready):
         if one.panel.plot is None:
             aim_frustum(one.view, one.panel.frustum, one.snapshot)
             one.view.field.update(one.view, one.snapshot)
             one.view.surfaces.update(one.view, one.snapshot)
             one.view.points.update(one.view, one.snapshot)
+            findings.find(one.view, one.snapshot, one.panel, before.get(number), f"panel {number + 1}")
     _settle_ranges(ready, recipe.page.shared_ranges)
     return ready
+
+
+def _snapshots(
+    recipe: Recipe, folder: Path, views: Sequence[ViewState]
+) -> tuple[list[Snapshot], dict[int, Snapshot]]:
+    """What each panel shows; and, by panel, what it is to be compared with."""
+    panels = list(recipe.panels)
+    compared = [number for number, panel in enumerate(panels) if panel.changes is not None and panel.plot is None]
+    sources = [panel.source for panel in panels]
+    for number in compared:
+        sources.append(earlier(panels[number], folder, f"panel {number + 1}"))
+    numbers = [*range(len(panels)), *compared]
+
+    def names_for(place: int, snapshot: Snapshot) -> frozenset[str]:
+        number = numbers[place]
+        panel, where = panels[number], f"panel {number + 1}"
+        if panel.plot is not None:
+            return frozenset()
+        _check_stage(panel, snapshot, where)
+        shown = products.seen(snapshot, panel.stage)
+        if place >= len(panels):
+            return products.run_names(shown, findings.fields_of_state(shown))
+        _check_names(panel, shown, where)
+        findings.check(panel, shown, where)
+        return products.run_names(shown, views[number].scene_fields(shown))
+
+    found = [products.seen(snapshot, panels[number].stage)
+             for snapshot, number in zip(gather(sources, folder, names_for), numbers, strict=True)]
+    return found[: len(panels)], dict(zip(compared, found[len(panels) :], strict=True))
 
 
 def _check_stage(panel: Panel, snapshot: Snapshot, where: str) -> None:
@@ -233,7 +258,7 @@ def points_of(ready: Ready) -> Float[np.ndarray, "P 3"]:
     """Points that the picture must hold: of all that the panel shows; the unit box where it shows nothing."""
     view, snapshot, found = ready.view, ready.snapshot, []
     voxels = view.split.voxels
-    shown = [name for name in CATEGORIES if view.layers[name]]
+    shown = [name for name in CATEGORIES if view.layers[name] and view.shows_layers_of_voxels]
     if voxels is not None and (shown or any(view.layers[name] for name in ("sdf", "slice", "vectors"))):
         rows = np.ones(voxels.n_voxels, bool)
         if shown:
@@ -249,6 +274,7 @@ def points_of(ready: Ready) -> Float[np.ndarray, "P 3"]:
             found.append(pruned.centers.numpy())
     if view.points.shown is not None:
         found.append(view.points.shown.places)
+    found += findings.points(view)
     if view.field.cut:
         plane = view.field.plane
         found = [part[part @ np.array(plane.normal) <= plane.offset] for part in found]

@@ -10,6 +10,9 @@ from typing import Any
 
 from sparseflex.frustum import ANCHORS
 from sparseflex.training.config import FitConfig, setting, validate
+from sparseflex.training.coverage import SOURCES
+from workbench import change_view, check_view
+from workbench.coverage_view import NEVER, QUANTITIES
 from workbench.layer_view import DEFAULT_SIZES
 from workbench.surface_view import MESH_COLOURS
 from workbench.view_state import LAYERS
@@ -252,6 +255,59 @@ class FrustumTable(Checked):
             raise ValueError(f"eye and target must differ, both are {self.eye}")
 
 
+def texts(name: str, value: Any, allowed: Sequence[str] = ()) -> tuple[str, ...]:
+    """A list of texts; of those allowed, where some are named, each once and in their order."""
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        raise ValueError(f"{name} must be a list of texts, got {value!r}")
+    if not allowed:
+        return tuple(value)
+    if not set(value) <= set(allowed):
+        raise ValueError(f"{name} must be a list of some of {', '.join(allowed)}, got {list(value)!r}")
+    return tuple(item for item in allowed if item in value)
+
+
+@dataclasses.dataclass(frozen=True)
+class ChangesTable(Checked):
+    """What differs from iteration `since` to the one that the panel shows; show: of change_view.LAYERS."""
+
+    since: int = setting(-1, -1, 10_000_000)
+    threshold: float = setting(0.01, 0, change_view.MAX_THRESHOLD, help="in voxel widths, from which voxels count as "
+                                                                        "moved, or their SDF as changed; 0: all")
+    show: Sequence[str] = change_view.LAYERS
+
+    def _check(self) -> None:
+        if self.since < 0:
+            raise ValueError(f"since must be given, an iteration from 0, to compare with, got {self.since}")
+        object.__setattr__(self, "show", texts("show", self.show, change_view.LAYERS))
+
+
+@dataclasses.dataclass(frozen=True)
+class CoverageTable(Checked):
+    """Which voxels cameras have seen: those that none has, or that only one kind of camera has, are marked; or, where
+    `values` names a number, all voxels are coloured by it."""
+
+    mark: str = setting(NEVER, choices=(NEVER, *SOURCES))
+    values: str = setting("", choices=("", *QUANTITIES))
+    within: int = setting(0, 0, 10_000_000, help="only what so many of the last iterations saw counts as seen; 0: ever")
+
+    def _check(self) -> None:
+        if self.values and (self.mark != NEVER or self.within):
+            raise ValueError("values colours all voxels: mark and within must not be given beside it")
+
+
+@dataclasses.dataclass(frozen=True)
+class SurfaceTable(Checked):
+    """Where the surface is wrong; show: of check_view.KINDS; frame: a voxel of the region that gets a frame."""
+
+    show: Sequence[str] = check_view.KINDS
+    frame: Numbers = numbers(3)
+
+    def _check(self) -> None:
+        object.__setattr__(self, "show", texts("show", self.show, check_view.KINDS))
+        if any(part != int(part) or part < 0 for part in self.frame):
+            raise ValueError(f"frame must be a voxel's i, j, k: whole numbers from 0, got {list(self.frame)}")
+
+
 @dataclasses.dataclass(frozen=True)
 class PlotTable(Checked):
     """Scalars of the source against its iterations."""
@@ -264,10 +320,7 @@ class PlotTable(Checked):
 
     def _check(self) -> None:
         for name in ("scalars", "names"):
-            value = getattr(self, name)
-            if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-                raise ValueError(f"{name} must be a list of texts, got {value!r}")
-            object.__setattr__(self, name, tuple(value))
+            object.__setattr__(self, name, texts(name, getattr(self, name)))
         if not self.scalars:
             raise ValueError("scalars must name at least one scalar, got none")
         if self.names and len(self.names) != len(self.scalars):
@@ -293,6 +346,9 @@ class Panel(Checked):
     colouring: Colouring = Colouring()
     frustum: FrustumTable = FrustumTable()
     ranges: Mapping[str, Numbers] = dataclasses.field(default_factory=dict)
+    changes: ChangesTable | None = None
+    coverage: CoverageTable | None = None
+    surface: SurfaceTable | None = None
     plot: PlotTable | None = None
 
     def _check(self) -> None:

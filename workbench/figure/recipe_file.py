@@ -12,7 +12,9 @@ from typing import Any
 from sparseflex.training.config import from_table
 from workbench.figure.recipe import (
     CameraTable,
+    ChangesTable,
     Colouring,
+    CoverageTable,
     CutTable,
     FrustumTable,
     LayerTable,
@@ -21,6 +23,7 @@ from workbench.figure.recipe import (
     PlotTable,
     Recipe,
     SourceTable,
+    SurfaceTable,
 )
 
 if sys.version_info >= (3, 11):
@@ -31,7 +34,11 @@ else:
 MAX_BYTES, MAX_PANELS = 1 << 20, 64
 
 _TABLES = {"source": SourceTable, "camera": CameraTable, "cut": CutTable, "colouring": Colouring,
-           "frustum": FrustumTable, "plot": PlotTable}
+           "frustum": FrustumTable, "changes": ChangesTable, "coverage": CoverageTable, "surface": SurfaceTable,
+           "plot": PlotTable}
+_OPTIONAL = ("changes", "coverage", "surface")
+"""What `false` takes away again."""
+
 _PANEL_KEYS = tuple(field.name for field in dataclasses.fields(Panel))
 
 
@@ -73,6 +80,8 @@ def parse_recipe(text: str, where: str) -> Recipe:
 def _panel(table: dict[str, Any], where: str) -> Panel:
     found = dict(table)
     for name, kind in _TABLES.items():
+        if name in _OPTIONAL and found.get(name) is False:
+            del found[name]
         if name in found:
             found[name] = from_table(kind, _table(found[name], f"{where} [{name}]"), f"{where} [{name}]")
     layers = _table(found.get("layers", {}), f"{where} [layers]")

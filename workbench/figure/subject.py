@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -16,33 +17,50 @@ from workbench.snapshot import Snapshot, frozen
 RECORDING = ".h5"
 
 NamesFor = Callable[[int, Snapshot], frozenset[str]]
-"""The fields that the panel of a number needs, given a snapshot that tells what there is."""
+"""The fields that the source of a number must give, given a snapshot that tells what there is."""
 
 
-def gather(panels: Sequence[Panel], folder: Path, names_for: NamesFor) -> list[Snapshot]:
-    """A snapshot for each panel, with the fields that it needs; equal sources are opened, and fitted, once.
+def gather(sources: Sequence[SourceTable], folder: Path, names_for: NamesFor) -> list[Snapshot]:
+    """A snapshot of each source, with the fields that are needed of it; equal ones are opened, and fitted, once.
 
     folder: what paths are relative to. Raises InputError.
     """
     found: dict[int, Snapshot] = {}
     groups: dict[str, list[int]] = {}
-    for number, panel in enumerate(panels):
-        groups.setdefault(_same_run(panel.source), []).append(number)
+    for number, source in enumerate(sources):
+        groups.setdefault(_same_run(source), []).append(number)
     for numbers in groups.values():
         # in the order in which a fit comes by
-        numbers.sort(key=lambda number: (panels[number].source.iteration, number))
-        source = panels[numbers[0]].source
+        numbers.sort(key=lambda number: (sources[number].iteration, number))
+        source = sources[numbers[0]]
         what = _located(source.path, folder)
         opened = None if what.endswith(RECORDING) else _open(what, source, folder)
         for number in numbers:
-            wanted = panels[number].source.iteration
+            wanted = sources[number].iteration
             if opened is None:
                 moment = open_moment(what, None if wanted < 0 else wanted)
             else:
                 _advance(opened, what, wanted)
                 moment = of_opened(opened)
             found[number] = _snapshot(moment, number, names_for)
-    return [found[number] for number in range(len(panels))]
+    return [found[number] for number in range(len(sources))]
+
+
+def earlier(panel: Panel, folder: Path, where: str) -> SourceTable:
+    """The panel's source as it was at iteration changes.since. Raises InputError where it doesn't hold both."""
+    source, since = panel.source, panel.changes.since
+    what = _located(source.path, folder)
+    if not what.endswith(RECORDING):
+        if source.network:
+            raise InputError(f"{where}: changes needs two states, and a pass over {source.path} leaves one: record "
+                             "several passes and name the recording")
+        if not _is_fresh(what):
+            raise InputError(f"{where}: changes needs two states, and {source.path} holds one: name a recording of "
+                             "the run, or the mesh or scene that it fits")
+        if not since < source.iteration:
+            raise InputError(f"{where}: changes.since must be below source.iteration ({source.iteration}), as far as "
+                             f"{source.path} is fitted, got {since}")
+    return dataclasses.replace(source, iteration=since)
 
 
 def _same_run(source: SourceTable) -> str:
@@ -123,4 +141,5 @@ def _snapshot(moment: Moment, number: int, names_for: NamesFor) -> Snapshot:
     return Snapshot(
         run_name=bare.run_name, iteration=bare.iteration, stages=bare.stages, cameras=bare.cameras,
         history=bare.history, field_kinds=bare.field_kinds, fields=known, asked=frozenset(names),
+        field_iterations=frozen({name: older for name, older in moment.older.items() if name in known}),
     )

@@ -9,6 +9,7 @@ from typing import Any
 from sparseflex.camera import Camera
 from sparseflex.training.run import RunCamera
 from workbench import theme
+from workbench.figure import findings
 from workbench.figure.recipe import (
     CameraTable,
     Colouring,
@@ -23,6 +24,7 @@ from workbench.layer_view import DEFAULT_SIZES
 from workbench.point_view import LAYER as POINTS
 from workbench.quantities import SDF
 from workbench.snapshot import Snapshot
+from workbench.split import CATEGORIES
 from workbench.view_state import LAYERS, ViewState
 from workbench.worker import Worker, WorkFailed, same_token
 
@@ -57,6 +59,7 @@ def view_of(panel: Panel) -> ViewState:
         if layer.size:
             view.shades.sizes[name] = layer.size
     _set_field(view, panel)
+    findings.choose(view, panel)
     return view
 
 
@@ -110,14 +113,17 @@ def _run_camera(table: FrustumTable, snapshot: Snapshot) -> RunCamera | None:
 
 
 def panel_of(view: ViewState, source: SourceTable, camera: CameraTable, stage: str = "") -> Panel:
-    """The panel that shows what a window shows: its layers, colours, ranges, plane and frustum, seen by `camera`; of an
-    inference, that stage."""
-    layers = {name: _layer(view, name) for name in LAYERS
-              if view.layers[name] and (name != POINTS or view.points.shown is not None)}
+    """The panel that shows what a window shows: its layers, colours, ranges, plane and frustum, what its tabs have
+    found, seen by `camera`; of an inference, that stage."""
+    away = {*CATEGORIES, "target"} if view.check.alone(view) else {POINTS} if view.points.shown is None else ()
+    layers = {name: _layer(view, name) for name in LAYERS if view.layers[name] and name not in away}
+    found, changes = findings.tables_of(view), view.changes.in_scene(view)
     source = dataclasses.replace(source, section_only=view.section_only, look=view.pruning.chosen or 0,
                                  level=view.pruning.level or 0)
     return Panel(source=source, camera=camera, stage=stage, side_by_side=view.side_by_side, layers=layers,
-                 cut=_cut(view), colouring=_colouring(view), frustum=_frustum(view), ranges=_ranges(view))
+                 cut=_cut(view), colouring=_colouring(view), frustum=_frustum(view), ranges=_ranges(view),
+                 caption="" if changes is None else f"From {changes.a.label} to {changes.b.label}", legend=bool(found),
+                 **found)
 
 
 def _layer(view: ViewState, name: str) -> LayerTable:
@@ -152,7 +158,7 @@ def _ranges(view: ViewState) -> dict[str, tuple[float, float]]:
     """As they are drawn now, so that the figure's are the same."""
     field = view.field
     distance = view.surfaces.distance if view.mesh_colour == "distance" and view.layers["mesh"] else None
-    shown = [quantity for quantity in (field.corner, field.voxel, distance)
+    shown = [quantity for quantity in (field.corner, field.voxel, distance, findings.quantity(view))
              if quantity is not None and quantity.rgb is None]
     scales = {quantity.name: field.scale_of(quantity) for quantity in shown}
     return {name: (scale.low, scale.high) for name, scale in scales.items()}

@@ -18,6 +18,7 @@ from workbench.change_view import (
     KEPT_STATE,
     MAX_THRESHOLD,
     MIN_THRESHOLD,
+    label_of,
 )
 from workbench.changes import BINS, CHANGED, HEALED, PARTS, SPOILED, Changes
 from workbench.commands import Command
@@ -27,11 +28,6 @@ from workbench.ui import Ui, count, megabytes
 from workbench.view_state import ViewState
 
 SMALL = 0.88
-LABELS = {
-    "born": "born", "pruned": "pruned", "spoiled": "became NaN", "flipped": "sign flipped", "moved": "moved",
-    "sdf": "SDF changed", "same": "as before", "outward": "now outside", "inward": "now inside", "gained": "gained",
-    "lost": "lost", "turned": "turned over",
-}
 TIPS = {
     "born": "Voxels of B that A hasn't", "pruned": "Voxels of A that B hasn't",
     "spoiled": "SDF or δ of a corner, or α, β or γ of the voxel, is NaN or infinite now, and was a number",
@@ -143,9 +139,9 @@ def _draw_scene_choice(ui: Ui, view: ViewState) -> None:
 def _draw_row(ui: Ui, view: ViewState, name: str, number: int, lists: bool = False, aside: str = "") -> None:
     """A layer of the scene with its colour and count; lists: a click on it shows its voxels below."""
     own = view.changes
-    label, tip = LABELS[name], TIPS[name]
-    if name == "same" and own.found is not None and not own.found.one_lattice:
-        label, tip = "in both", "Voxels of B whose cell A has too, whole or in part"
+    label, tip = label_of(name, own.found), TIPS[name]
+    if label == "in both":
+        tip = "Voxels of B whose cell A has too, whole or in part"
     _, own.layers[name] = ui.im.Checkbox(f"##changes {name}", own.layers[name])
     ui.tip(f"{tip}.\nShown in the scene, or not")
     ui.im.SameLine(0.0, 0.4 * ui.em)
@@ -255,7 +251,7 @@ def _draw_list(ui: Ui, view: ViewState, found: Changes) -> None:
     if not rows:
         return
     sorted_by = found.one_lattice and part not in ("born", "pruned")
-    label = LABELS[part] if found.one_lattice or part != "same" else "in both"
+    label = label_of(part, found)
     ui.heading(f"{label}, the most" if sorted_by else f"{label}, the first", "|Δδ|   |ΔSDF|" * sorted_by)
     voxels = found.a.voxels if part == "pruned" else found.b.voxels
     picked = view.network.picked

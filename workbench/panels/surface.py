@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from workbench import theme
-from workbench.check_view import COLOURS, SDF, CheckView, Region
+from workbench.check_view import COLOURS, SDF, TITLES, CheckView, Region
 from workbench.commands import Command
 from workbench.snapshot import Snapshot
 from workbench.ui import Ui, count
@@ -12,7 +12,6 @@ from workbench.view_state import ViewState
 N_LISTED = 6
 _LOOK_TIP = ("From near by, the way you look now, or from where nothing stands before it; without the target and the\n"
              "voxels that are well. H leads back")
-_TITLES = {"holes": "Holes", "turned": "Inside out", "bad": "Not a number"}
 _TIPS = {
     "holes": "Voxels that the target touches and which are not there, in regions that hang together: pruned, or\n"
              "never made. No face arises around an edge that lacks one of its four voxels",
@@ -77,7 +76,7 @@ def _draw_regions(ui: Ui, view: ViewState, kind: str) -> None:
     own = view.check
     regions, known = own.regions(kind), getattr(own.found, kind)
     n_voxels = 0 if known is None else known.voxels.n_voxels
-    ui.heading(_TITLES[kind], f"{count(known.n)} with {count(n_voxels)} voxels" if n_voxels else "")
+    ui.heading(TITLES[kind], f"{count(known.n)} with {count(n_voxels)} voxels" if n_voxels else "")
     ui.tip(_TIPS[kind])
     if known is None:
         ui.text("Known where there is a target.", theme.MUTED)
