@@ -24,6 +24,7 @@ from workbench.figure.recipe import SourceTable
 from workbench.figure.recipe_file import parse_recipe, recipe_text
 from workbench.graphics import start_polyscope
 from workbench.inputs import InputError
+from workbench.layer_view import DEFAULT_SIZES
 from workbench.network_view import Picked
 from workbench.pair import Pair
 from workbench.snapshot import Snapshot, frozen
@@ -103,6 +104,35 @@ def test_the_picked_voxel_and_the_region_are_marked(scene: Any, raw: Snapshot) -
     view.network.picked = None
     show(scene, raw, view)
     assert not ps.has_curve_network("picked voxel") and not ps.has_curve_network("region")
+
+
+def test_voxels_beyond_the_attended_window_are_dots_in_a_structure_of_their_own(scene: Any, raw: Snapshot) -> None:
+    stage, view = "encoder 1", ViewState()
+    voxels = raw.fields[f"{stage}/voxels"]
+    inside = voxels.voxel_ijk.numpy()[:, 0] < 3
+    attention = np.where(inside[:, None], np.linspace(0.1, 0.9, len(inside), dtype=np.float32)[:, None], np.nan)
+    attended = dataclasses.replace(raw, fields=frozen({**raw.fields, f"{stage}/attention": attention}),
+                                   field_kinds=frozen({**raw.field_kinds, f"{stage}/attention": "voxel"}))
+    view.network.chosen = stage
+    show(scene, attended, view)
+    assert not ps.has_sparse_volume_grid("beside")  # whatever the voxels are coloured by, it concerns all
+    view.network.colour_by(view, "attention")
+    show(scene, attended, view)
+    grid, dots = ps.get_sparse_volume_grid("active"), ps.get_sparse_volume_grid("beside")
+    assert grid.n_cells() == inside.sum() and dots.n_cells() == (~inside).sum() > 0
+    assert dots.get_cube_size_factor() == pytest.approx(1 - DEFAULT_SIZES["outside"])
+    assert grid.get_cube_size_factor() == pytest.approx(1 - DEFAULT_SIZES["active"])
+    drawn = scene._drawn["active"].structures, scene._drawn["beside"].structures
+    show(scene, dataclasses.replace(attended, serial=99), view)
+    assert drawn == (scene._drawn["active"].structures, scene._drawn["beside"].structures)  # not drawn anew
+    assert drawn[0][0].n_painted == inside.sum()
+    view.layers["active"] = False
+    show(scene, attended, view)
+    assert not dots.is_enabled()
+    view.layers["active"], view.field.voxels_coloured = True, False
+    show(scene, attended, view)
+    assert not ps.has_sparse_volume_grid("beside")
+    assert ps.get_sparse_volume_grid("active").n_cells() == len(inside)
 
 
 RECIPE = """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from sparseflex.mesh import Mesh
 from sparseflex.signed_distance import signed_distance_and_gradient
@@ -181,6 +181,15 @@ class FieldView:
         scale = self.scale_of(shown)
         plain = theme.faint() if shown.has_beside else None
         return self._once(f"{place} colours", (shown, plain, *scale.key), lambda: _coloured(shown, scale, plain))
+
+    @property
+    def concerned(self) -> tuple[Bool[np.ndarray, "N"], Bool[np.ndarray, "N"]] | tuple[None, None]:
+        """The voxels that what they are coloured by concerns, and the others; None where it concerns all."""
+        shown = self.voxel
+        if shown is None or not shown.has_beside or not shown.n_nan:
+            return None, None
+        beside = self._once("beside", (shown,), lambda: np.isnan(shown.values))
+        return self._once("concerned", (shown,), lambda: ~beside), beside
 
     def slice_colours(self) -> Float[np.ndarray, "H W 3"] | None:
         """The image of the slice; None where there is none."""

@@ -54,9 +54,10 @@ class Split:
                 self.n_between = int(between.sum())
                 self._category[between] = Category.NEAR_CUT
 
-    def rows(self, name: str) -> Bool[np.ndarray, "N"]:
-        """Which voxels belong to a category, by its name in CATEGORIES."""
-        return self._category == CATEGORIES[name]
+    def rows(self, name: str, among: Bool[np.ndarray, "N"] | None = None) -> Bool[np.ndarray, "N"]:
+        """Which voxels, or which among these, belong to a category, by its name in CATEGORIES."""
+        rows = self._category == CATEGORIES[name]
+        return rows if among is None else rows & among
 
     @property
     def counts(self) -> dict[str, int]:

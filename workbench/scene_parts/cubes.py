@@ -19,17 +19,16 @@ _SHADED_SIZE = 0.6
 """Larger cubes of any category hide each other and are shaded to be told apart; small ones are flat dots."""
 
 
-def draw_voxels(name: str, category: str, split: Split) -> list[Any]:
-    """The voxels of a category as cubes; nothing where there are none.
+def draw_voxels(
+    name: str, category: str, split: Split, among: Bool[np.ndarray, "N"] | None = None
+) -> list[Any]:
+    """The voxels of a category, or those among these rows, as cubes; nothing where there are none.
 
     Only the active ones are drawn full: no transparency, which is slow in software.
     """
-    voxels, rows = split.voxels, split.rows(category)
-    if not rows.any():
-        return []
-    chosen = np.compress(rows, voxels.voxel_ijk.numpy(), axis=0)  # a fourth of what indexing with rows takes
-    found = _register(name, chosen, voxels.resolution)
-    style_voxels(found[0], category, theme.CATEGORY_COLOURS[category], DEFAULT_SIZES[category], None, True)
+    found = draw_rows(name, split.voxels, split.rows(category, among))
+    for grid in found:
+        style_voxels(grid, category, theme.CATEGORY_COLOURS[category], DEFAULT_SIZES[category], None, True)
     return found
 
 
@@ -37,7 +36,8 @@ def draw_rows(name: str, voxels: SparseVoxels, rows: Bool[np.ndarray, "N"]) -> l
     """Some voxels of a set as cubes, to be styled; nothing where there are none."""
     if not rows.any():
         return []
-    return _register(name, np.compress(rows, voxels.voxel_ijk.numpy(), axis=0), voxels.resolution)
+    chosen = np.compress(rows, voxels.voxel_ijk.numpy(), axis=0)  # a fourth of what indexing with rows takes
+    return _register(name, chosen, voxels.resolution)
 
 
 def draw_set(name: str, voxels: SparseVoxels) -> list[Any]:
