@@ -27,6 +27,7 @@ from sparseflex.training.run import Run
 from workbench.commands import ChangeSetting, GoTo, NextStage, Play, RunIterations, StageBack, StepBack
 from workbench.engine import Engine
 from workbench.field_copies import FieldCopies, fields_of
+from workbench.recording.layout import OWN_STREAMS
 from workbench.recording.policy import About, RecordPolicy
 from workbench.recording.recorder import LateRecorder, Recorder, recording_into
 from workbench.recording.sources import Sources
@@ -120,7 +121,7 @@ def test_the_file_holds_what_the_run_had(make_run, tmp_path: Path) -> None:
     raw = RawRecording(tmp_path / "run.h5")
     raw.check()
     assert raw.iterations == list(range(14)) and raw.meta["title"] == "a title"
-    assert raw.meta["streams"][3:] == list(raw.meta["field_kinds"]) == list(fields_of(run))
+    assert raw.meta["streams"][len(OWN_STREAMS):] == list(raw.meta["field_kinds"]) == list(fields_of(run))
     assert raw.column("iteration") == {k: k for k in range(1, 14)}
     assert raw.column("loss")[13] == loss
     for name, kind in fields_of(run).items():

@@ -103,7 +103,7 @@ def test_fields_are_the_recordings_and_say_how_old_they_are(fake_file: Path, sta
     assert all(equal(shown.fields[name], wanted[name]) for name in names) and shown.fields.keys() == names
     assert shown.scalars["loss"] == pytest.approx(math.exp(-13 / 20)) and shown.stage_secs.keys() == set(FakeRun.stages)
     assert {name: rows.tolist() for name, rows in shown.marks.items()} == {
-        "keyframes": [0, 10, 12, 20], "prunings": [], "changes": [12]}
+        "keyframes": [0, 10, 12, 20], "prunings": [], "changes": [12], "hits": []}
     replay.send(StepBack())
     before = wait(replay, lambda s: s.iteration == 12)
     assert before.fields["mesh"] is shown.fields["mesh"]  # unchanged: one and the same object

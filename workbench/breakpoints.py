@@ -194,6 +194,15 @@ class Breakpoints:
         return hit
 
 
+def breakpoints_of(hits: Iterable[Hit]) -> tuple[Breakpoint, ...]:
+    """Those that stopped a run, in the order of their first hits."""
+    found: dict[str, Breakpoint] = {}
+    for hit in hits:
+        n_before = found[hit.expression].hits if hit.expression in found else 0
+        found[hit.expression] = Breakpoint(hit.expression, hits=n_before + 1, last_hit=hit)
+    return tuple(found.values())
+
+
 class Watch:
     """Breakpoints of a run that is driven in a plain loop: what each stage changed, and the history, are kept here."""
 

@@ -351,6 +351,7 @@ class Engine:
         self._course.hold()
         if getattr(self._run, "state_is_of_start", True):
             self._past.keep(self._run.iteration, self._history.view, True)
+        self._recorder.hit(hits)
         self._showing.stop_at(hits)
 
     def _answer(self) -> None:

@@ -103,8 +103,10 @@ def scalars_row(run: Run, profile: LoopProfile | None = None) -> dict[str, float
     return {"iteration": float(run.iteration), **run.scalars(), **costs}
 
 
-def end_recording(recorder: LateRecorder) -> None:
-    """Waits until all that was recorded is written, and says where, and what is missing in it."""
+def end_recording(recorder: LateRecorder, watch: Watch | None) -> None:
+    """Waits until all that was recorded is written, hits of breakpoints too, and says where, and what is missing."""
+    if watch is not None:
+        recorder.hit(watch.hits)
     recorder.close()
     status = recorder.status
     if status is not None:
@@ -157,10 +159,10 @@ def run_headless(opened: Opened, n_iterations: int, out: Path, input_frame: bool
         except BaseException:
             kept = f"; the state is in {out / CHECKPOINT}" if save_state(out / CHECKPOINT, run) else ""
             say(f"stopped by an error in iteration {run.iteration}{kept}")
-            end_recording(recorder)
+            end_recording(recorder, watch)
             raise
         saved = save_state(out / CHECKPOINT, run)
-        end_recording(recorder)
+        end_recording(recorder, watch)
     # from here on Ctrl-C ends the process at once: the state is safe
     for text in profile.said:
         say(text)

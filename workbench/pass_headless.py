@@ -58,7 +58,7 @@ def reconstruct_headless(opened: Opened, out: Path, input_frame: bool = False,
             return 1
         finally:
             profile.drop()
-            end_recording(recorder)
+            end_recording(recorder, watch)
         saved = save_state(out / CHECKPOINT, run)
     if request.signal_number is not None:
         say("stopped before the end of the pass: no surface")

@@ -16,6 +16,7 @@ import numpy as np
 
 from sparseflex.training.measure import BYTES_PREFIX, SECS_PREFIX
 from sparseflex.training.run import Run
+from workbench.breakpoints import breakpoints_of
 from workbench.camera_log import LookUpCameras
 from workbench.commands import (
     Branch,
@@ -323,6 +324,7 @@ class Replay:
         lacking = "" if len(keyframes) else "no keyframe is recorded"
         return {
             "iteration": iteration, "history": history, "scalars": frozen(scalars), "marks": frozen(recording.marks()),
+            "breakpoints": breakpoints_of(recording.hits()),
             "cameras": cameras.listed, "own_cameras": cameras.own, "cameras_locked": cameras.locked,
             "kept_cameras": cameras.kept, "settings": frozen(recording.settings(iteration)),
             "past": PastSummary(int(rows[0]), int(rows[-1]), len(keyframes), recording.n_cached_bytes, lacking,

@@ -24,9 +24,9 @@ TIP = ("A condition: scalars, numbers, + - * / **, < <= > >= == !=, and or not, 
 
 
 def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
-    """Nothing of a recording: it can't be stopped at what it doesn't compute."""
+    """Of a recording, which can't be stopped at what it doesn't compute, those that stopped the run."""
     if snapshot.source != "live":
-        return []
+        return _draw_recorded(ui, snapshot)
     n_enabled = sum(point.enabled for point in snapshot.breakpoints)
     ui.heading("Breakpoints", f"{n_enabled} of {len(snapshot.breakpoints)}" if snapshot.breakpoints else "")
     commands = _draw_entry(ui, view.breakpoints, snapshot)
@@ -38,6 +38,17 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
                                    tip="Writes checkpoint.safetensors: the run as it stood when this iteration began, "
                                        "or has ended. Ctrl + S"):
         commands.append(SaveCheckpoint(view.checkpoint_path))
+    return commands
+
+
+def _draw_recorded(ui: Ui, snapshot: Snapshot) -> list[Command]:
+    commands: list[Command] = []
+    if snapshot.breakpoints:
+        ui.heading("Breakpoints hit", f"{sum(point.hits for point in snapshot.breakpoints):,}")
+    for number, point in enumerate(snapshot.breakpoints):
+        ui.text(ui.shortened(point.expression, ui.width))
+        ui.tip(point.expression)
+        commands += _draw_hits(ui, snapshot, point, number)
     return commands
 
 
@@ -166,4 +177,6 @@ def _draw_hits(ui: Ui, snapshot: Snapshot, point: Breakpoint, number: int) -> li
 
 def place_of(snapshot: Snapshot, iteration: int, n_stages: int) -> GoTo:
     """The way to a place: an iteration, counted from 1, and how many stages of it have run."""
+    if snapshot.source != "live":
+        return GoTo(iteration)  # what is recorded are ends of iterations, the last one where this has none
     return GoTo(iteration) if n_stages >= len(snapshot.stages) else GoTo(iteration - 1, n_stages)

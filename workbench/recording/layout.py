@@ -30,6 +30,6 @@ began, and how long each of the other datasets is with it.
 A commit of an iteration replaces all of it and after it that was committed before: the run went back and took another
 way. addition 1: it adds to the commit before it, which is of the same iteration, as a keyframe taken later does."""
 
-STATE, CAMERAS, CHANGES = "/state", "/cameras", "/changes"
+STATE, CAMERAS, CHANGES, HITS = "/state", "/cameras", "/changes", "/hits"
 """Streams beside the run's fields; the slash keeps them apart from field names."""
-OWN_STREAMS = (STATE, CAMERAS, CHANGES)
+OWN_STREAMS = (STATE, CAMERAS, CHANGES, HITS)

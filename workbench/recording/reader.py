@@ -20,16 +20,16 @@ from workbench.recording.cache import ByteCache
 from workbench.recording.codec import value_of
 from workbench.recording.field_values import check_size, field_of
 from workbench.recording.index import Stream, Tables, told_of
-from workbench.recording.layout import CAMERAS, CHANGES, STATE
+from workbench.recording.layout import CAMERAS, CHANGES, HITS, STATE
 from workbench.recording.states import state_of
-from workbench.recording.values import Cameras, Changed, cameras_of, change_of, events_of, settings_of
-from workbench.snapshot import History
+from workbench.recording.values import Cameras, Changed, cameras_of, change_of, events_of, hit_of, settings_of
+from workbench.snapshot import History, Hit
 
 CACHE_BYTES = 512_000_000
 """What is kept of values that were read, at most: a bound whatever the file's size."""
 
 _RECENT_CAMERAS = 64
-_MAX_CHANGES = 10_000
+_MAX_LISTED = 10_000
 
 
 class Recording:
@@ -94,14 +94,15 @@ class Recording:
         return self._once("keyframes", lambda: np.unique(self.stream(STATE).iterations))
 
     def marks(self) -> dict[str, np.ndarray]:
-        """Iterations of what plots mark: keyframes, prunings, changes of the user's."""
+        """Iterations of what plots mark: keyframes, prunings, changes of the user's, hits of breakpoints."""
         return self._once("marks", self._marked)
 
     def _marked(self) -> dict[str, np.ndarray]:
         pruned = [self.stream(name).iterations for name, kind in self.meta.field_kinds.items() if kind == "prune"]
         pruned = np.concatenate([np.zeros(0, np.int64), *pruned])
         return {"keyframes": self.keyframes, "prunings": np.unique(pruned[pruned > self.iterations[0]]),
-                "changes": np.unique(self.stream(CHANGES).iterations)}
+                "changes": np.unique(self.stream(CHANGES).iterations),
+                "hits": np.unique([hit.iteration for hit in self.hits()]).astype(np.int64)}
 
     def scalars(self) -> History:
         """All scalars of all iterations; the same object until something new is committed."""
@@ -190,14 +191,19 @@ class Recording:
 
     def changes(self) -> list[tuple[int, Changed]]:
         """What the user changed, in order, each with its row of the entries."""
-        return self._once("changes", self._read_changes)
+        return self._once("changes", lambda: self._listed(CHANGES))
 
-    def _read_changes(self) -> list[tuple[int, Changed]]:
-        rows = self.stream(CHANGES).rows
-        if len(rows) > _MAX_CHANGES:
-            raise ValueError(f"{self.path}: at most {_MAX_CHANGES} changes can be read, got {len(rows)}")
-        with told_of(f"{self.path}: changes"):
-            return [(int(row), change) for row in rows for change in self._value(CHANGES, None, int(row), 0)]
+    def hits(self) -> list[Hit]:
+        """Where breakpoints stopped the run, in order; the last one may be within an iteration that never ended."""
+        return self._once("hits", lambda: [hit for _, hit in self._listed(HITS)])
+
+    def _listed(self, stream: str) -> list[tuple[int, Any]]:
+        """What a stream lists in all its entries, each with its row of the entries."""
+        rows, name = self.stream(stream).rows, stream.removeprefix("/")
+        if len(rows) > _MAX_LISTED:
+            raise ValueError(f"{self.path}: at most {_MAX_LISTED} entries of {name} can be read, got {len(rows)}")
+        with told_of(f"{self.path}: {name}"):
+            return [(int(row), item) for row in rows for item in self._value(stream, None, int(row), 0)]
 
     def changes_after_keyframe(self, iteration: int) -> list[Changed]:
         """Those that the last keyframe at or before an iteration doesn't hold, up to the end of that iteration."""
@@ -278,9 +284,10 @@ class Recording:
             return array
         if stream == CAMERAS:
             return self._cache.get((stream, header), lambda: cameras_of(self._decoded(header), self._camera_known))
-        if stream == CHANGES:
+        if stream in (CHANGES, HITS):
             listed = self._decoded(header)
-            return [change_of(value, self._camera_known) for value in (listed if type(listed) is list else [listed])]
+            items = listed if type(listed) is list else [listed]
+            return [hit_of(item) if stream == HITS else change_of(item, self._camera_known) for item in items]
         return self._cache.get((kind, header), lambda: field_of(kind, self._decoded(header)))
 
     def _decoded(self, header: bytes) -> Any:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sparseflex.training.run import Run
 from workbench.commands import ChangeCameras, ChangeSetting
 from workbench.history_table import HistoryTable, history_of
-from workbench.recording.layout import CHANGES, SPARE_SCALARS, STATE
+from workbench.recording.layout import CHANGES, HITS, SPARE_SCALARS, STATE
 from workbench.recording.outlet import Outlet, size_of
 from workbench.recording.policy import About, RecordPolicy, RecordStatus, meta_of, policy_of
 from workbench.recording.sources import Sources
-from workbench.recording.values import change_value
+from workbench.recording.values import change_value, hit_value
+from workbench.snapshot import Hit
 
 MIN_COLUMNS = 128
 """Scalars there is room for at least: most have no name before the first iteration has ended."""
@@ -69,6 +70,8 @@ class Recorder:
         self._cost: dict[str, tuple[float, float]] = {}  # seconds that it took last, and when
         self._first = self._reached = self._committed = run.iteration  # recorded up to; iteration of the latest commit
         self._changes: list[dict[str, Any]] = []
+        self._hits: list[dict[str, Any]] = []  # all of this way
+        self._n_hits_entered = 0  # so many of them are in the file
         self._within = False  # an iteration has begun
         self._needs_keyframe = self._finished = False
         self._latest: dict[str, int] = {}  # by kind of part: the iteration that it was recorded of
@@ -119,11 +122,21 @@ class Recorder:
         here = self._run.iteration
         place = here, n_stages  # what was changed beyond is no longer the run's future, nor what was recorded
         self._changes = [kept for kept in self._changes if (kept["iteration"], kept["n_stages"]) <= place]
+        self._hits = [kept for kept in self._hits if (kept["iteration"] - 1, kept["n_stages"]) <= place]
+        self._n_hits_entered = min(self._n_hits_entered, len(self._hits))
         if here < self._reached:
             self._reached = here
             self._forget(here)
         self._changes.append(change_value(change, here, n_stages))
         self._needs_keyframe = True
+
+    @_guarded
+    def hit(self, hits: Sequence[Hit]) -> None:
+        """Breakpoints stopped the run. Within an iteration that waits until it has ended, or all has."""
+        known = {(hit["expression"], hit["iteration"], hit["n_stages"]) for hit in self._hits}  # by going back
+        self._hits += [hit_value(hit) for hit in hits if (hit.expression, hit.iteration, hit.n_stages) not in known]
+        if not self._within:
+            self._commit_hits()
 
     @_guarded
     def went_back(self, iteration: int, row: Mapping[str, float] | None = None) -> None:
@@ -143,6 +156,7 @@ class Recorder:
             lacking = {name for name in PARTS if self._latest.get(name) != run.iteration}
             lacking |= {"state"} if self._needs_keyframe else set()
             self._commit(None, lacking, addition=True)
+        self._commit_hits()
         self._outlet.end()
 
     def close(self, timeout_secs: float = CLOSE_SECS) -> None:
@@ -188,8 +202,19 @@ class Recorder:
             self._drop(1)
             self._forget(self._committed)
             return
+        if not addition and iteration <= self._committed:  # it replaces that one and all after it
+            self._n_hits_entered = sum(hit["iteration"] < iteration for hit in self._hits)
         self._changes, self._committed = later, iteration
+        if not addition:
+            self._commit_hits()
         self.n_keyframes += STATE in values
+
+    def _commit_hits(self) -> None:
+        """Adds those that wait to the last commit."""
+        due = self._hits[self._n_hits_entered :]
+        if due and self._committed == self._reached and self._outlet.put(
+                self._committed, {self._sources.row(HITS): due}, None, True):
+            self._n_hits_entered = len(self._hits)
 
     def _changes_by(self, iteration: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Changes not yet in the file: those made up to the end of an iteration, and those made after it."""
@@ -267,6 +292,10 @@ class LateRecorder:
     def changed(self, change: ChangeSetting | ChangeCameras, n_stages: int) -> None:
         if self._recorder is not None:
             self._recorder.changed(change, n_stages)
+
+    def hit(self, hits: Sequence[Hit]) -> None:
+        if self._recorder is not None:
+            self._recorder.hit(hits)
 
     def went_back(self, iteration: int, row: Mapping[str, float] | None) -> None:
         if self._recorder is not None:

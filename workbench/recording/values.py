@@ -18,6 +18,7 @@ from sparseflex.training.pruning import PruneEvent
 from sparseflex.training.run import RunCamera, Setting
 from sparseflex.voxels import SparseVoxels
 from workbench.commands import ChangeCameras, ChangeSetting
+from workbench.snapshot import Hit
 
 _EVENT_SETS = ("pruned", "born", "wrongly_kept")
 _EVENT_ARRAYS = {"pruned_reason": np.uint8, "pruned_occupancy": np.float32, "wrongly_pruned": np.bool_,
@@ -199,6 +200,24 @@ def change_of(value: Any, known: MakeCamera = lambda camera: camera) -> Changed:
     if not isinstance(name, str) or not isinstance(number, (int, float)):
         raise ValueError(f"a change must be of a setting to a number, or of cameras, got {str(value)[:60]}")
     return Changed(ChangeSetting(name, float(number)), *place)
+
+
+def hit_value(hit: Hit) -> dict[str, Any]:
+    """Where a breakpoint stopped the run."""
+    return {**dataclasses.asdict(hit), "values": dict(hit.values)}
+
+
+def hit_of(value: Any) -> Hit:
+    items = _items(value, "a hit", "expression", "stage", "iteration", "n_stages", "values")
+    place, texts = (items["iteration"], items["n_stages"]), (items["expression"], items["stage"])
+    values = items["values"]
+    if not all(type(number) is int and 0 < number < 1 << 53 for number in place):
+        raise ValueError(f"a hit must have a place, got {place}")
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"a hit must name its condition and its stage, got {str(texts)[:60]}")
+    if not isinstance(values, dict) or not all(type(number) in (int, float) for number in values.values()):
+        raise ValueError(f"a hit's values must be numbers, got {str(values)[:60]}")
+    return Hit(*texts, *place, tuple((name, float(number)) for name, number in values.items()))
 
 
 def _items(value: Any, what: str, *names: str) -> dict[str, Any]:
