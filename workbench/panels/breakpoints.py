@@ -48,6 +48,7 @@ def _draw_recorded(ui: Ui, snapshot: Snapshot) -> list[Command]:
     for number, point in enumerate(snapshot.breakpoints):
         ui.text(ui.shortened(point.expression, ui.width))
         ui.tip(point.expression)
+        ui.im.AlignTextToFramePadding()
         commands += _draw_hits(ui, snapshot, point, number)
     return commands
 

@@ -100,9 +100,10 @@ class Recording:
     def _marked(self) -> dict[str, np.ndarray]:
         pruned = [self.stream(name).iterations for name, kind in self.meta.field_kinds.items() if kind == "prune"]
         pruned = np.concatenate([np.zeros(0, np.int64), *pruned])
+        hits = np.array([hit.iteration for hit in self.hits()], np.int64)
         return {"keyframes": self.keyframes, "prunings": np.unique(pruned[pruned > self.iterations[0]]),
                 "changes": np.unique(self.stream(CHANGES).iterations),
-                "hits": np.unique([hit.iteration for hit in self.hits()]).astype(np.int64)}
+                "hits": np.unique(np.minimum(hits, self.iterations[-1]))}
 
     def scalars(self) -> History:
         """All scalars of all iterations; the same object until something new is committed."""
