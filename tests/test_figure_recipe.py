@@ -10,9 +10,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from workbench import change_view, check_view, coverage_view
 from workbench.figure.embed import recipe_of, save_png
 from workbench.figure.make import open_recipe
-from workbench.figure.recipe import CameraTable, CutTable, LayerTable, Page, Panel, PlotTable, Recipe, SourceTable
+from workbench.figure.recipe import (
+    CameraTable,
+    ChangesTable,
+    CoverageTable,
+    CutTable,
+    LayerTable,
+    Page,
+    Panel,
+    PlotTable,
+    Recipe,
+    SourceTable,
+    SurfaceTable,
+)
 from workbench.figure.recipe_file import parse_recipe, read_recipe, recipe_text
 from workbench.figure.text import width_of, wrapped
 from workbench.inputs import InputError
@@ -53,6 +66,24 @@ layers = {mesh = false, target = true}
     assert (recipe.columns, recipe.rows) == (2, 1)
 
 
+def test_a_panel_takes_a_finding_away_or_another_part_of_it():
+    recipe = parse_recipe(SOURCE + """
+[changes]
+since = 3
+threshold = 0.2
+[surface]
+[[panels]]
+changes = false
+surface = false
+[[panels]]
+changes.show = ["pruned", "born"]
+""", "r")
+    assert recipe.panels[0].changes is None and recipe.panels[0].surface is None
+    assert recipe.panels[1].changes == ChangesTable(3, 0.2, ("born", "pruned"))
+    assert recipe.panels[1].surface == SurfaceTable() and recipe.panels[1].coverage is None
+    assert parse_recipe(recipe_text(recipe), "again") == recipe
+
+
 def test_whole_numbers_and_fractions_are_one_recipe():
     texts = {recipe_text(parse_recipe(f"{SOURCE}[camera]\nfov_y_degrees = {number}\n", "r")) for number in (30, 30.0)}
     assert len(texts) == 1
@@ -83,6 +114,17 @@ def test_whole_numbers_and_fractions_are_one_recipe():
     (SOURCE + "[colouring]\nmesh = 'rainbow'", "mesh must be one of clay, normal, field, distance, got 'rainbow'"),
     (SOURCE + "[frustum]\nnear = 2\nfar = 1", "near must be below far"),
     (SOURCE + "[plot]\nscalars = []", "scalars must name at least one scalar"),
+    (SOURCE + "[changes]", "[changes]: since must be given, an iteration from 0, to compare with, got -1"),
+    (SOURCE + "[changes]\nsince = 1.5", "since must be a whole number in [-1, 10000000], got 1.5"),
+    (SOURCE + "[changes]\nsince = 1\nshow = ['new']", "show must be a list of some of born, pruned"),
+    (SOURCE + "[changes]\nsince = 1\nshow = 'born'", "show must be a list of texts, got 'born'"),
+    (SOURCE + "[changes]\nsince = 1\nthreshold = 2", "threshold must be in [0, 0.5], got 2"),
+    ("changes = true\n" + SOURCE, "[changes] must be a table, got True"),
+    (SOURCE + "[coverage]\nmark = 'unseen'", "mark must be one of never seen, orbit, zoom"),
+    (SOURCE + "[coverage]\nvalues = 'loss'", "values must be one of seen_count, camera_count"),
+    (SOURCE + "[coverage]\nvalues = 'seen_count'\nwithin = 3", "mark and within must not be given beside it"),
+    (SOURCE + "[surface]\nframe = [1, 2.5, 3]", "frame must be a voxel's i, j, k: whole numbers from 0"),
+    (SOURCE + "[surface]\nshow = ['gaps']", "show must be a list of some of holes, turned, bad, got ['gaps']"),
     (SOURCE + "[source.fit]\nspeed = 1", "fit: unknown key 'speed'"),
     ("panels = []", "panels must be 1 to 64 tables"),
     ("[[panels", "not a recipe"),
@@ -104,6 +146,14 @@ panels = st.builds(
     cut=st.builds(CutTable, offset=st.floats(-2, 2), open=st.booleans()),
     layers=st.dictionaries(st.sampled_from(LAYERS), st.builds(LayerTable, st.sampled_from(["", "#A0B1C2"]))),
     ranges=st.dictionaries(st.text(max_size=6), st.just((-1.5, 2.0)), max_size=2),
+    changes=st.one_of(st.none(), st.builds(
+        ChangesTable, since=st.integers(0, 9), threshold=st.floats(0, 0.5),
+        show=st.lists(st.sampled_from(change_view.LAYERS), max_size=4))),
+    coverage=st.one_of(st.none(), st.builds(CoverageTable, mark=st.sampled_from(["never seen", "orbit", "near cut"]),
+                                            within=st.integers(0, 9)),
+                       st.builds(CoverageTable, values=st.sampled_from(coverage_view.QUANTITIES))),
+    surface=st.one_of(st.none(), st.builds(SurfaceTable, show=st.lists(st.sampled_from(check_view.KINDS), max_size=2),
+                                           frame=st.one_of(st.just(()), st.just((3.0, 0.0, 12.0))))),
     plot=st.one_of(st.none(), st.builds(PlotTable, scalars=st.just(("loss",)), log=st.booleans())),
 )
 

@@ -14,7 +14,7 @@ from workbench.plate import render_figure
 from workbench.reconstruction import Network, open_reconstruction
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "workbench" / "docs" / "figures"
-DPI = {"resolution": 100}
+DPI = {"resolution": 100, "changes": 120}
 """Of those with the most detail: no picture shall have more than 300 KB."""
 
 

@@ -287,10 +287,12 @@ class CoverageTable(Checked):
     `values` names a number, all voxels are coloured by it."""
 
     mark: str = setting(NEVER, choices=(NEVER, *SOURCES))
-    values: str = setting("", choices=("", *QUANTITIES))
+    values: str = ""
     within: int = setting(0, 0, 10_000_000, help="only what so many of the last iterations saw counts as seen; 0: ever")
 
     def _check(self) -> None:
+        if self.values and self.values not in QUANTITIES:
+            raise ValueError(f"values must be one of {', '.join(QUANTITIES)}, got {self.values!r}")
         if self.values and (self.mark != NEVER or self.within):
             raise ValueError("values colours all voxels: mark and within must not be given beside it")
 

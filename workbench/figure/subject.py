@@ -57,6 +57,9 @@ def earlier(panel: Panel, folder: Path, where: str) -> SourceTable:
         if not _is_fresh(what):
             raise InputError(f"{where}: changes needs two states, and {source.path} holds one: name a recording of "
                              "the run, or the mesh or scene that it fits")
+        if source.iteration < 0:
+            raise InputError(f"{where}: changes needs source.iteration, as far as {source.path} is fitted, beside "
+                             f"since = {since}")
         if not since < source.iteration:
             raise InputError(f"{where}: changes.since must be below source.iteration ({source.iteration}), as far as "
                              f"{source.path} is fitted, got {since}")
