@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from workbench.recording.policy import RecordStatus
 from workbench.snapshot import Snapshot
 from workbench.view_state import ViewState
 
-FINAL = 3
+FINAL, WAIT_SECS = 3, 30.0
 
 
 class Planted(FakeRun):
@@ -266,14 +267,15 @@ def test_a_source_without_counters_or_voxels(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def window(folder: Path, tmp_path: Path) -> tuple[ViewState, Screen, Snapshot]:
+def window(folder: Path, tmp_path: Path) -> Iterator[tuple[ViewState, Screen, Snapshot]]:
     """A view of the last iteration, as a window has it, and all tabs' findings up to date once they are in front."""
     view, screen = window_view(tmp_path)
     snapshot = dataclasses.replace(snapshot_at(folder, FINAL), run_name="fit")
     view.layers |= {"slice": False, "frustum": False}
     view.side_by_side = False
     view.changes.kept, view.changes.mode, view.changes.shown = state_of(snapshot_at(folder, 1)), KEPT_STATE, False
-    return view, screen, snapshot
+    yield view, screen, snapshot
+    view.stop_workers()
 
 
 def follow(view: ViewState, snapshot: Snapshot) -> None:
@@ -343,8 +345,6 @@ def test_f_saves_what_holds_the_findings(window: tuple, folder: Path, tmp_path: 
         patch.setattr(type(view.coverage), "ghost", lambda *_: "a camera")
         assert "none holds the camera that Coverage suggests" in Figures().save(view, snapshot, source, screen, shot)
     in_front(view, PANEL, snapshot)
-    said = Figures().save(view, snapshot, source, screen, shot)
-    assert "without a recipe: Changes compares two states, and a checkpoint holds one: record the run" in said
     source.recording = RecordStatus(folder / "run.h5", FINAL)
     assert "drawing" in Figures().save(view, snapshot, source, screen, shot)
     newest = max(tmp_path.glob("*.toml"), key=lambda path: path.stat().st_mtime_ns)
@@ -356,9 +356,36 @@ def test_f_saves_what_holds_the_findings(window: tuple, folder: Path, tmp_path: 
     sdf[0] = np.nextafter(sdf[0], np.float32(1))  # one that was gone back over, say
     view.changes.kept = State(kept.voxels, {**kept.arrays, "corner_sdf": sdf}, 1, "iteration 1")
     follow(view, snapshot)
-    assert "the recording doesn't hold iteration 1 as Changes compares it" in Figures().save(
-        view, snapshot, source, screen, shot)
+    assert "drawing" in Figures().save(view, snapshot, source, screen, shot)
+    newest = max(tmp_path.glob("*.toml"), key=lambda path: path.stat().st_mtime_ns)
+    assert open_recipe(newest).panels[0].source == SourceTable(newest.with_suffix(".h5").name, FINAL)  # one of its own
+    view.worker.wait_for(f"states of {newest.stem}", WAIT_SECS)
+    again = prepare(open_recipe(newest), tmp_path)[0]
+    assert again.view.changes.found.counts(0.0) == view.changes.found.counts(0.0)
+    assert np.array_equal(again.view.changes.found.a.arrays["corner_sdf"], sdf)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(view.worker), "ask", lambda *_: None)
+        moving = dataclasses.replace(snapshot, iteration=FINAL, fields=snapshot_at(folder, 2).fields)
+        assert "the run moves on while Changes compares" in Figures().save(view, moving, source, screen, shot)
     view.changes.kept = dataclasses.replace(kept, iteration=77, label="iteration 77")
     follow(view, snapshot)
+    assert "not from iteration 77 to iteration 3" in Figures().save(view, snapshot, source, screen, shot)
     source.recording_path = folder / "run.h5"
     assert "doesn't hold iteration 77" in Figures().save(view, snapshot, source, screen, shot)
+    assert not list(tmp_path.glob(".*"))  # nothing half done
+
+
+def test_states_that_cannot_be_written_are_told(window: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from workbench.figure import capture
+
+    def full(*_: object) -> None:
+        raise OSError("no room")
+
+    monkeypatch.setattr(capture, "write_states", full)
+    view, screen, snapshot = window
+    in_front(view, PANEL, snapshot)
+    figures = Figures()
+    assert "drawing" in figures.save(view, snapshot, FakeSource(), screen, Shot())
+    view.worker.wait_for("states of figure_000003", WAIT_SECS)
+    assert figures.poll(snapshot) == f"no figure: {tmp_path / 'figure_000003.h5'} can't be written: no room"
+    assert figures.idle

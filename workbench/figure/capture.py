@@ -18,21 +18,26 @@ from PIL import Image
 from sparseflex.camera import Camera
 from workbench import products, theme
 from workbench.change_state import State
+from workbench.change_view import state_of
 from workbench.changes import Changes
 from workbench.commands import SaveCheckpoint
 from workbench.figure.findings import PANELS
 from workbench.figure.recipe import MAX_PIXELS, CameraTable, Page, Recipe, SourceTable
 from workbench.figure.recipe_file import recipe_text
+from workbench.figure.subject import RECORDING
+from workbench.figure.two_states import write_states
 from workbench.figure.view import panel_of
 from workbench.layout import Rect
 from workbench.moment import Moment, of_recording
 from workbench.recording.reader import Recording
 from workbench.snapshot import Snapshot
 from workbench.view_state import ViewState
+from workbench.worker import same_token
 
 if TYPE_CHECKING:
     from workbench.source import Source
 
+CHECKPOINT = ".safetensors"
 FIT = "fit"
 """The kind of run that a checkpoint can be opened of."""
 
@@ -41,11 +46,14 @@ _FONT_PT = 8.0
 
 @dataclasses.dataclass
 class _Job:
-    """A figure under way: its recipe, the checkpoint that must be there first (or None), then the process."""
+    """A figure under way: its recipe, the file that must be there first (or None), then the process. of_run: the file
+    is a checkpoint, which the run's thread saves; failure: why it can't be written otherwise."""
 
     recipe: Path
-    checkpoint: Path | None
+    awaited: Path | None
     answers: int
+    of_run: bool = True
+    failure: str = ""
     process: subprocess.Popen | None = None
 
     @property
@@ -85,7 +93,7 @@ class Figures:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             stem = _free_stem(folder, f"figure_{snapshot.iteration:06d}")
-            table, checkpoint, reason = _source_of(view, snapshot, source, stem)
+            table, awaited, reason = _source_of(view, snapshot, source, stem)
             recipe = stem.with_suffix(".toml")
             if table is None:
                 picture = stem.with_suffix(".png")
@@ -96,16 +104,24 @@ class Figures:
             recipe.write_text(recipe_text(recipe_of_screen(view, table, screen, snapshot.products.stage)), "utf-8")
         except (OSError, ValueError) as error:
             return f"no figure: {error}"
-        if checkpoint is not None:
-            source.send(SaveCheckpoint(checkpoint))
-        self._jobs.append(_Job(recipe, checkpoint, snapshot.serial))
+        job = _Job(recipe, awaited, snapshot.serial, awaited is None or awaited.suffix == CHECKPOINT)
+        if awaited is not None and job.of_run:
+            source.send(SaveCheckpoint(awaited))
+        elif awaited is not None:
+            before = view.changes.found.a
+            view.worker.ask(f"states of {stem.name}", recipe, lambda: _write(job, snapshot, before))
+        self._jobs.append(job)
         return f"drawing {recipe.with_suffix('.png')} …"
 
     def poll(self, snapshot: Snapshot) -> str:
         """Starts what can be started; what became of a figure that has ended, or ""."""
         for job in self._jobs:
             if job.process is None:
-                if job.checkpoint is not None and not job.checkpoint.exists():
+                if job.awaited is not None and not job.awaited.exists():
+                    if job.failure:
+                        return self._ended(job, f"no figure: {job.failure}")
+                    if not job.of_run:
+                        continue
                     if snapshot.notice.startswith("not saved:") and snapshot.serial > job.answers:
                         return self._ended(job, f"no figure: the checkpoint was {snapshot.notice}")
                     if snapshot.stopped:
@@ -164,16 +180,40 @@ def _source_of(
         table = SourceTable(os.path.relpath(shown, stem.parent), snapshot.iteration)
         return (table, None, "") if changes is None else _holding(changes, snapshot, shown, table)
     if snapshot.run_name == FIT and changes is None:
-        checkpoint = stem.with_suffix(".safetensors")
+        checkpoint = stem.with_suffix(CHECKPOINT)
         return SourceTable(checkpoint.name), checkpoint, ""
     recording = getattr(source, "recording", None) or snapshot.recording  # the snapshot's is of when it was made
     if recording is not None and recording.iteration >= 0:
         at = min(recording.iteration, snapshot.iteration)
         table = SourceTable(os.path.relpath(recording.path, stem.parent), at)
-        return (table, None, "") if changes is None else _holding(changes, snapshot, recording.path, table)
+        if changes is None or _holding(changes, snapshot, recording.path, table)[0] is not None:
+            return table, None, ""
     if changes is not None:
-        return None, None, "Changes compares two states, and a checkpoint holds one: record the run"
+        return _states_of(changes, snapshot, stem)
     return None, None, "a run of this kind must be recorded for that"
+
+
+def _states_of(changes: Changes, snapshot: Snapshot, stem: Path) -> tuple[SourceTable | None, Path | None, str]:
+    """A recording that is to be written first, of both states and no more."""
+    a, b = changes.a, changes.b
+    if not a.iteration < b.iteration:
+        return None, None, f"a recipe goes from an iteration to a later one, not from {a.label} to {b.label}"
+    if snapshot.products.stages:
+        return None, None, "the recording doesn't hold what Changes compares of these stages"
+    if not same_token(state_of(snapshot).token, b.token):
+        return None, None, "the run moves on while Changes compares: pause it first"
+    path = stem.with_suffix(RECORDING)
+    return SourceTable(path.name, snapshot.iteration), path, ""
+
+
+def _write(job: _Job, snapshot: Snapshot, before: State) -> None:
+    """From the worker's thread; the file is there once it is whole."""
+    from workbench.recording.writer import Full
+
+    try:
+        write_states(job.awaited, snapshot, before)
+    except (OSError, ValueError, Full) as error:
+        job.failure = f"{job.awaited} can't be written: {error}"
 
 
 def _holding(
