@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Iterable
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sparseflex.camera import Camera
-from sparseflex.extraction import extract_mesh
 from sparseflex.frustum import active_voxels, add_halo
 from sparseflex.mesh import Mesh
 from sparseflex.placing import enclosed
-from sparseflex.rasterize import ScreenMesh, rasterize
 from sparseflex.representation import SparseFlex
 from sparseflex.sampling import (
     DEFAULT_CLEARANCE,
@@ -27,9 +25,8 @@ from sparseflex.sampling import (
     interior_camera,
     interior_places,
 )
-
-if TYPE_CHECKING:
-    from sparseflex.voxels import SparseVoxels
+from sparseflex.seen_surface import CoarseSurface, SeenSurface
+from sparseflex.triangle_distance import TriangleTree
 
 Sort = Literal["inside", "outside", "cut"]
 SORTS: tuple[Sort, ...] = ("inside", "outside", "cut")
@@ -46,12 +43,14 @@ _CLOSE_VOXELS = (4.0, 10.0)
 _CUT_SHARES = (0.2, 0.5, 0.8)
 _N_DIRECTIONS = 64
 _N_BACK, _BACK_STEPS = 6, 12
-_PROJECTED_FACES = 60_000_000
-"""Faces that may be projected in all, images times faces: of large meshes fewer views are tried."""
+_LOOKED_VOXELS, _MOST_LOOKED = 250_000, 4
+"""A look as an iteration's takes time by the voxels: of each sort so many of them are looked through, once at least."""
 
-_MANY_VOXELS = 300_000
-_IMAGES = 300
-"""How many images all candidates take, about."""
+_CLOSE_SECOND = 0.8
+"""Others than the best are looked at where they may be the best, by this share of what the best is thought to see."""
+
+Progress = Callable[[int, int], None]
+"""Is told how many views have been looked at, and how many it will be at most; what it raises ends the search."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,195 +84,185 @@ def seen_from(flex: SparseFlex, camera: Camera, halo: int = 0) -> Bool[Tensor, "
     seen = torch.zeros_like(active)
     rows = active.nonzero().squeeze(1)
     if len(rows):
-        scene = _Scene.of(flex, active)
-        seen[rows[scene.seen(camera)]] = True
+        seen[rows[SeenSurface.of(flex, active).seen(camera)]] = True
     return seen
 
 
 def suggest_cameras(flex: SparseFlex, seen: Bool[Tensor, "N"], target: Mesh, *, width: int = 256, height: int = 256,
-                    halo: int = 0, clearance: float = DEFAULT_CLEARANCE) -> Suggestions:
+                    halo: int = 0, clearance: float = DEFAULT_CLEARANCE,
+                    progress: Progress | None = None) -> Suggestions:
     """The cameras that would see most of the voxels that were never seen, one of each sort.
 
     flex: the fit's surface as it stands, what hides and is seen; seen: (N,) which voxels were seen before; target:
     what an eye must keep the clearance to, and planes enclose. width, height: of the images; halo: as the run has it.
-    Candidates are tried with small images of the whole surface; of each sort the two best (of large sets the best) are
-    then looked at as an iteration would (seen_from), and that is what is promised. Takes seconds.
+    Candidates are tried with small images of a coarse copy of the surface (CoarseSurface), whatever its size; of each
+    sort the best, and of smaller sets those close to it, are then looked at as an iteration would (seen_from), and that
+    is what is promised.
     """
     with torch.no_grad():
-        scene = _Scene.of(flex, torch.ones(flex.voxels.n_voxels, dtype=torch.bool, device=flex.voxels.device))
-        unseen = scene.has_face & ~seen
-        n_unseen, n_bare = int(unseen.sum()), int((~seen & ~scene.has_face).sum())
+        surface = SeenSurface.of(flex, torch.ones(flex.voxels.n_voxels, dtype=torch.bool, device=flex.voxels.device))
+        unseen = surface.has_face & ~seen
+        n_unseen, n_bare = int(unseen.sum()), int((~seen & ~surface.has_face).sum())
         if not n_unseen or not target.n_faces:
             return Suggestions((), n_unseen, n_bare, 0)
-        search = _Search(scene, flex.voxels, unseen, target, clearance, width / height)
+        coarse = CoarseSurface.of(surface, unseen, flex.voxels.resolution)
+        del surface  # takes memory, and isn't looked at again
+        n_looked = min(max(_LOOKED_VOXELS // flex.voxels.n_voxels, 1), _MOST_LOOKED)
+        search = _Search(coarse, flex.voxels.resolution, target, clearance, (width, height), n_looked, progress)
         found = []
-        close, n_looked = search.close(), 2 if flex.voxels.n_voxels <= _MANY_VOXELS else 1
-        for sort, candidates in (("inside", search.inside() + close["inside"]),
-                                 ("outside", search.outside() + close["outside"]), ("cut", search.cut())):
-            best = sorted((tried for tried in candidates if tried[0]), key=lambda tried: -tried[0])[:n_looked]
-            looked = [Suggestion(camera.with_size(width, height), sort, rows)
-                      for _, camera in best
-                      if len(rows := (seen_from(flex, camera.with_size(width, height), halo) & unseen).nonzero()[:, 0])]
+        for sort, candidates in search.candidates().items():
+            best, looked = sorted((tried for tried in candidates if tried[0] > 0), key=lambda tried: -tried[0]), []
+            for gain, camera in best[:search.n_looked]:
+                search.step()
+                if gain < _CLOSE_SECOND * best[0][0]:
+                    continue
+                camera = camera.with_size(width, height)
+                rows = (seen_from(flex, camera, halo) & unseen).nonzero()[:, 0]
+                looked += [Suggestion(camera, sort, rows)] if len(rows) else []
             found += sorted(looked, key=lambda each: -each.n_gained)[:1]
         found.sort(key=lambda each: -each.n_gained)
         return Suggestions(tuple(found), n_unseen, n_bare, search.n_tried)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Scene:
-    """A surface of N voxels as it is rendered, and the two voxels that each of its faces joins."""
-
-    mesh: Mesh
-    joined: Int[Tensor, "F 2"]
-    has_face: Bool[Tensor, "N"]
-
-    @classmethod
-    def of(cls, flex: SparseFlex, active: Bool[Tensor, "N"]) -> _Scene:
-        mesh = extract_mesh(flex, active, training=True)
-        finite = torch.isfinite(mesh.vertices).all(dim=1)
-        faces = mesh.faces[finite[mesh.faces].all(dim=1)]
-        joined = mesh.dual_voxel[faces[:, :2]]
-        n_voxels = int(active.sum())
-        has_face = torch.zeros(n_voxels, dtype=torch.bool, device=active.device)
-        has_face[joined.view(-1)] = True
-        return cls(Mesh(mesh.vertices.detach(), faces), joined, has_face)
-
-    def seen(self, camera: Camera, in_front: bool = False) -> Int[Tensor, "k"]:
-        """The rows of the voxels that a camera sees, or sees the front of."""
-        ids = rasterize(ScreenMesh.project(self.mesh.vertices, self.mesh.faces, camera))
-        faces = torch.unique(ids[ids >= 0])
-        if in_front:
-            a, b, c = self.mesh.vertices[self.mesh.faces[faces]].unbind(1)
-            faces = faces[(torch.linalg.cross(b - a, c - a) * (camera.eye_world.to(a) - a)).sum(1) > 0]
-        seen = torch.zeros_like(self.has_face)
-        seen[self.joined[faces].view(-1)] = True
-        return seen.nonzero().squeeze(1)
-
-
 class _Search:
-    """Candidates with how many unseen voxels each sees the front of in a small image: within matter all is behind."""
+    """Candidates with about how many unseen voxels each sees the front of, by small images of a coarse surface."""
 
-    def __init__(self, scene: _Scene, voxels: SparseVoxels, unseen: Bool[Tensor, "N"], target: Mesh, clearance: float,
-                 aspect: float) -> None:
-        self.scene, self.target, self.clearance, self.n_tried = scene, target, clearance, 0
-        self.unseen, self.resolution = unseen, voxels.resolution
-        self._centres = voxels.centers.to(torch.float64)
-        self._size = (max(round(_VIEW_PIXELS * aspect), 8), _VIEW_PIXELS)
-        self._share = min(_PROJECTED_FACES / max(scene.mesh.n_faces, 1) / _IMAGES, 1.0)
+    def __init__(self, coarse: CoarseSurface, resolution: int, target: Mesh, clearance: float, size: tuple[int, int],
+                 n_looked: int, progress: Progress | None) -> None:
+        self.coarse, self.resolution, self.target, self.clearance = coarse, resolution, target, clearance
+        self.n_looked, self._progress = n_looked, progress
+        self.n_tried, self._n_done, self._n_views = 0, 0, 0
+        self._tree = TriangleTree(target)
+        self._places = coarse.mesh.vertices.cpu()
+        self._size = (max(round(_VIEW_PIXELS * size[0] / size[1]), 8), _VIEW_PIXELS)
+        self._height = size[1]
+        self._directions = fibonacci_directions(_N_DIRECTIONS)
+        origin = torch.zeros(3, dtype=torch.float64)
+        self._rotations = torch.stack([Camera.look_at(origin, way).camera_from_world[:3, :3]
+                                       for way in self._directions])
 
-    def _few(self, n: int) -> int:
-        return max(round(n * self._share), 2)
+    def step(self) -> None:
+        """Another view is about to be looked at."""
+        if self._progress is not None:
+            self._progress(min(self._n_done, self._n_views), self._n_views)
+        self._n_done += 1
 
-    def _tried(self, camera: Camera) -> tuple[int, Camera]:
+    def candidates(self) -> dict[Sort, list[tuple[float, Camera]]]:
+        eyes, close, orbit = self._eyes(), self._close_places(), self._orbit(_N_CUT)
+        self._n_views = (len(eyes) + min(len(eyes), _N_BACK) + _N_OUTSIDE + len(close)
+                         + len(orbit) * len(_CUT_SHARES) + len(SORTS) * self.n_looked)
+        near = self._close(close)
+        return {"inside": self._inside(eyes) + near["inside"],
+                "outside": [self._tried(camera) for camera in self._orbit(_N_OUTSIDE)] + near["outside"],
+                "cut": self._cut(orbit)}
+
+    def _tried(self, camera: Camera, backs: bool = False) -> tuple[float, Camera]:
+        self.step()
         self.n_tried += 1
-        return int(self.unseen[self.scene.seen(camera, in_front=True)].sum()), camera
+        sharp = camera.focal_pixels * self._height / camera.height
+        return float(self.coarse.gains(camera, sharp, backs).sum()), camera
 
     # Inside
 
-    def inside(self) -> list[tuple[int, Camera]]:
-        """From places in rooms, each looking where it sees most of what is unseen around it; the best of them from as
-        far back as their rooms allow, too."""
+    def _eyes(self) -> list[Float[Tensor, "3"]]:
+        """Places in rooms."""
         try:
-            places = interior_places(self.target, self.clearance)
+            places = interior_places(self.target, self.clearance, self._tree)
         except NoPlace:
             return []
-        eyes = places.positions[_spread(places.positions, self._few(_N_EYES))]
+        return list(places.positions[_spread(places.positions, _N_EYES)])
+
+    def _inside(self, eyes: list[Float[Tensor, "3"]]) -> list[tuple[float, Camera]]:
+        """From each eye where it sees most of what is unseen around it; the best of them from as far back as their
+        rooms allow, too."""
         found = [best for eye in eyes if (best := self._best_way(eye)) is not None]
         found.sort(key=lambda tried: -tried[0])
         return found + [self._tried(camera) for _, known in found[:_N_BACK] for camera in self._back(known)]
 
     def _back(self, camera: Camera) -> Iterable[Camera]:
         """The camera moved backwards as far as the clearance allows: from a wall one sees more of a room."""
-        from sparseflex.metrics import point_to_triangle_distance
-
         eye, ahead = camera.eye_world, camera.forward_world
         for _ in range(_BACK_STEPS):  # the free ball around a place may be crossed without a look
-            free = float(point_to_triangle_distance(eye[None], self.target)[0]) - 1.01 * self.clearance
+            free = float(self._tree.distance(eye[None])[0]) - 1.01 * self.clearance
             if free <= 0:
                 break
             eye = eye - free * ahead
-        yield from self._inside(eye, ahead)
+        yield from self._from_within(eye, ahead)
 
-    def _best_way(self, eye: Float[Tensor, "3"]) -> tuple[int, Camera] | None:
+    def _best_way(self, eye: Float[Tensor, "3"]) -> tuple[float, Camera] | None:
         """The camera at eye that sees most: its direction follows from six images around it."""
+        self.step()
         self.n_tried += 1
-        found = [self.scene.seen(camera, in_front=True) for camera in _around(eye)]
-        rows = torch.unique(torch.cat(found))
-        rows = rows[self.unseen[rows]]
+        tan_y = math.tan(math.radians(INSIDE_FOV_Y_DEGREES) / 2)
+        gains = torch.stack([self.coarse.gains(camera, self._height / 2 / tan_y) for camera in _around(eye)])
+        gains = gains.amax(dim=0).cpu()
+        rows = (gains > 0).nonzero().squeeze(1)
         if not len(rows):
             return None
-        ways = self._centres[rows].cpu() - eye
-        tan_y = math.tan(math.radians(INSIDE_FOV_Y_DEGREES) / 2)
         tan_x = tan_y * self._size[0] / self._size[1]
-        best, chosen = -1, None
-        for direction in fibonacci_directions(_N_DIRECTIONS):
-            rotation = Camera.look_at(eye, eye + direction).camera_from_world[:3, :3]
-            x, y, z = (ways @ rotation.T).unbind(1)
-            n = int(((z < 0) & (x.abs() <= -tan_x * z) & (y.abs() <= -tan_y * z)).sum())
-            if n > best:
-                best, chosen = n, direction
-        return next(((best, camera) for camera in self._inside(eye, chosen)), None)
+        x, y, z = (self._rotations @ (self._places[rows] - eye).T).unbind(1)
+        within = (z < 0) & (x.abs() <= -tan_x * z) & (y.abs() <= -tan_y * z)
+        found = (within * gains[rows]).sum(dim=1)
+        best = int(found.argmax())
+        return next(((float(found[best]), camera) for camera in self._from_within(eye, self._directions[best])), None)
 
-    def _inside(self, eye: Float[Tensor, "3"], ahead: Float[Tensor, "3"]) -> Iterable[Camera]:
+    def _from_within(self, eye: Float[Tensor, "3"], ahead: Float[Tensor, "3"]) -> Iterable[Camera]:
         """The camera, unless its eye is too near to a wall."""
         try:
             yield interior_camera(self.target, eye, eye + ahead, clearance=self.clearance, width=self._size[0],
-                                  height=self._size[1], fov_y_degrees=INSIDE_FOV_Y_DEGREES)
+                                  height=self._size[1], fov_y_degrees=INSIDE_FOV_Y_DEGREES, tree=self._tree)
         except ValueError:
             return
 
     # Outside
 
-    def outside(self) -> list[tuple[int, Camera]]:
-        """Around the object, all of it in view."""
-        return [self._tried(camera) for camera in self._orbit(self._few(_N_OUTSIDE))]
-
     def _orbit(self, n: int) -> list[Camera]:
+        """Around the object, all of it in view."""
         return fixed_views(n, self.target, width=self._size[0], height=self._size[1])
 
-    def close(self) -> dict[Sort, list[tuple[int, Camera]]]:
-        """Close to some unseen voxels, in front of their surface: inside where the eye is in the target's box."""
-        found: dict[Sort, list[tuple[int, Camera]]] = {"inside": [], "outside": []}
+    def _close_places(self) -> list[tuple[Tensor, Tensor]]:
+        """Eyes close to some unseen voxels, in front of their surface, each with what it looks at."""
+        normals = self.coarse.vertex_normals.cpu()
+        lengths = normals.norm(dim=1)
+        rows = ((self.coarse.wanted > 0).cpu() & (lengths > 0)).nonzero().squeeze(1)
+        if not len(rows):
+            return []
+        rows = rows[_spread(self._places[rows], _N_CLOSE)]
+        away = [max(distance / self.resolution, 1.5 * self.clearance) for distance in _CLOSE_VOXELS]
+        return [(place + distance * normal, place)
+                for place, normal in zip(self._places[rows], normals[rows] / lengths[rows, None], strict=True)
+                for distance in away]
+
+    def _close(self, places: list[tuple[Tensor, Tensor]]) -> dict[Sort, list[tuple[float, Camera]]]:
+        """What cameras there see: inside where the eye is in the target's box."""
+        found: dict[Sort, list[tuple[float, Camera]]] = {"inside": [], "outside": []}
         extent = Extent.of(self.target.vertices)
-        for camera in self._close():
+        for eye, looked_at in places:
+            camera = Camera.look_at(eye, looked_at, fov_y_degrees=80.0, width=self._size[0], height=self._size[1])
+            try:
+                camera = enclosed(camera, self.target, self.clearance, self._tree)
+            except ValueError:  # in a wall, or too near to one
+                self.step()
+                continue
             within = bool(((camera.eye_world > extent.low) & (camera.eye_world < extent.high)).all())
             found["inside" if within else "outside"].append(self._tried(camera))
         return found
 
-    def _close(self) -> Iterable[Camera]:
-        rows = self.unseen.nonzero().squeeze(1)
-        rows = rows[_spread(self._centres[rows].cpu(), self._few(_N_CLOSE)).to(rows.device)]
-        corners = self.scene.mesh.vertices[self.scene.mesh.faces].to(torch.float64)
-        normals = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-        for row in rows.tolist():
-            of_voxel = (self.scene.joined == row).any(dim=1)
-            normal = normals[of_voxel].sum(dim=0).cpu()
-            if not float(normal.norm()) > 0:
-                continue
-            centre, normal = self._centres[row].cpu(), normal / normal.norm()
-            for distance in _CLOSE_VOXELS:
-                away = max(distance / self.resolution, 1.5 * self.clearance)
-                yield from self._clear(centre + away * normal, centre)
-
-    def _clear(self, eye: Float[Tensor, "3"], looked_at: Float[Tensor, "3"]) -> Iterable[Camera]:
-        """The camera, unless its eye is in a wall or too near to one."""
-        camera = Camera.look_at(eye, looked_at, fov_y_degrees=80.0, width=self._size[0], height=self._size[1])
-        try:
-            yield enclosed(camera, self.target, self.clearance)
-        except ValueError:
-            return
-
     # Cut
 
-    def cut(self) -> list[tuple[int, Camera]]:
+    def _cut(self, orbit: list[Camera]) -> list[tuple[float, Camera]]:
         """Around the object, the near plane where a part of the unseen voxels lies in front of it."""
-        found, centres = [], self._centres[self.unseen]
-        for camera in self._orbit(self._few(_N_CUT)):
-            depths = camera.depth_of(centres)
-            for share in _CUT_SHARES:
-                near = float(depths.quantile(share)) if len(depths) < 1 << 20 else float(depths.median())
+        rows = (self.coarse.wanted > 0).cpu().nonzero().squeeze(1)
+        weights, found = self.coarse.wanted.cpu()[rows].to(torch.float64), []
+        for camera in orbit:
+            depths, order = camera.depth_of(self._places[rows]).sort()
+            before = weights[order].cumsum(0)
+            wanted = before[-1] * torch.tensor(_CUT_SHARES, dtype=torch.float64)
+            for near in depths[torch.searchsorted(before, wanted)].tolist():
                 if 0 < near < camera.far:
-                    found.append(self._tried(camera.with_planes(near, camera.far)))
+                    found.append(self._tried(camera.with_planes(near, camera.far), backs=True))
+                else:
+                    self.step()
         return found
 
 

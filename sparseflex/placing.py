@@ -20,6 +20,7 @@ from sparseflex.sampling import (
     require_clearance,
     surrounded,
 )
+from sparseflex.triangle_distance import TriangleTree
 
 _SAMPLES = 24
 """Points looked at in each stretch of a ray between two surfaces."""
@@ -27,8 +28,9 @@ _SAMPLES = 24
 _NEAREST = 1e-4
 
 
-def enclosed(camera: Camera, target: Mesh, clearance: float = DEFAULT_CLEARANCE) -> Camera:
-    """The camera with planes in front of and behind all that it can see of the target.
+def enclosed(camera: Camera, target: Mesh, clearance: float = DEFAULT_CLEARANCE,
+             tree: TriangleTree | None = None) -> Camera:
+    """The camera with planes in front of and behind all that it can see of the target. tree: as for require_clearance.
 
     Raises ValueError where the eye lies in the target's box and nearer to its surface than clearance, or where all of
     the target lies behind the camera.
@@ -36,7 +38,7 @@ def enclosed(camera: Camera, target: Mesh, clearance: float = DEFAULT_CLEARANCE)
     extent = Extent.of(target.vertices)
     eye = camera.eye_world
     inside = bool(((eye > extent.low) & (eye < extent.high)).all())
-    distance = require_clearance(eye, target, clearance if inside else 0.0)
+    distance = require_clearance(eye, target, clearance if inside else 0.0, tree)
     furthest = float(camera.depth_of(target.vertices.detach().to("cpu", torch.float64)).amax())
     if furthest <= 0:
         raise ValueError(f"a camera must have the target in front of it, got its furthest depth {furthest:.3g}")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sparseflex.camera import Camera
 from sparseflex.mesh import Mesh
+from sparseflex.triangle_distance import TriangleTree
 
 if TYPE_CHECKING:
     from sparseflex.training.config import FitConfig
@@ -108,12 +109,14 @@ def zoom_camera(camera: Camera, point: Sequence[float] | Tensor, factor: float) 
     )  # fmt: skip
 
 
-def require_clearance(eye: Sequence[float] | Tensor, target: Mesh, clearance: float) -> float:
-    """The distance of an eye to the surface; ValueError where that is less than the clearance: in a wall, say."""
-    from sparseflex.metrics import point_to_triangle_distance
+def require_clearance(eye: Sequence[float] | Tensor, target: Mesh, clearance: float,
+                      tree: TriangleTree | None = None) -> float:
+    """The distance of an eye to the surface; ValueError where that is less than the clearance: in a wall, say.
 
+    tree: the target's, for who asks often: making one takes much longer than an answer.
+    """
     position = torch.as_tensor(eye, dtype=torch.float64)
-    distance = float(point_to_triangle_distance(position[None], target)[0])
+    distance = float((tree or TriangleTree(target)).distance(position[None])[0])
     if not distance >= clearance:
         place = ", ".join(f"{round(value, 6) + 0.0:g}" for value in position.tolist())
         raise ValueError(
@@ -143,12 +146,13 @@ def interior_camera(
     fov_y_degrees: float = INTERIOR_FOV_Y_DEGREES,
     width: int = 256,
     height: int = 256,
+    tree: TriangleTree | None = None,
 ) -> Camera:
-    """A camera inside a shape, its near plane in front of all that it sees.
+    """A camera inside a shape, its near plane in front of all that it sees. tree: as for require_clearance.
 
     Raises ValueError where the surface is nearer to eye than clearance: in a wall, or touching one.
     """
-    distance = require_clearance(eye, target, clearance)
+    distance = require_clearance(eye, target, clearance, tree)
     camera = Camera.look_at(eye, look_at, fov_y_degrees=fov_y_degrees, width=width, height=height)
     return camera.with_planes(*_interior_planes(camera, Extent.of(target.vertices), distance))
 
@@ -214,23 +218,23 @@ class NoPlace(ValueError):
     """No point of the target's box keeps the clearance to its surface."""
 
 
-def interior_places(target: Mesh, clearance: float = DEFAULT_CLEARANCE) -> InteriorPlaces:
+def interior_places(target: Mesh, clearance: float = DEFAULT_CLEARANCE,
+                    tree: TriangleTree | None = None) -> InteriorPlaces:
     """Places for interior cameras in the target's bounding box.
 
     Of points spread evenly in the box, those remain that keep the clearance to the surface (exact point-to-triangle
     distance), and of them those that have surface in at least three quarters of all directions: inside rooms, between
     shells, inside bodies. Where none is so enclosed (a cloth), the most enclosed tenth serves. Solid matter isn't told
     from hollow: a mesh says where its surface is, not what it is made of, and what the camera sees from within a
-    closed body is the surface from behind. Raises NoPlace where no point keeps the clearance.
+    closed body is the surface from behind. tree: as for require_clearance. Raises NoPlace where no point keeps the
+    clearance.
     """
-    from sparseflex.metrics import point_to_triangle_distance
-
     if not clearance > 0:
         raise ValueError(f"clearance must be above 0, got {clearance}")
     extent = Extent.of(target.vertices)
     spread = torch.quasirandom.SobolEngine(3).draw(_CANDIDATES, dtype=torch.float64)
     candidates = extent.low + spread * (extent.high - extent.low)
-    distances = point_to_triangle_distance(candidates, target)
+    distances = (tree or TriangleTree(target)).distance(candidates)
     clear = distances >= clearance
     if not bool(clear.any()):
         raise NoPlace(f"no interior camera fits: no point keeps a clearance of {clearance:g} to the surface")

@@ -145,3 +145,49 @@ def test_a_job_too_slow_for_a_script_is_told() -> None:
         worker.wait_for("slow", 0.01)
     go.set()
     assert worker.stop(10)
+
+
+def reporting(worker: Worker, go: threading.Semaphore, at: threading.Semaphore) -> str:
+    for done in range(5):
+        worker.report(done, 5)
+        at.release()
+        assert go.acquire(timeout=10)
+    return "done"
+
+
+def test_a_job_says_how_far_it_is_and_ends_at_its_next_report_when_cancelled(worker: Worker) -> None:
+    go, at = threading.Semaphore(0), threading.Semaphore(0)
+    worker.ask("a", 1, lambda: "before")
+    worker.wait_for("a", 10)
+    news = worker.n_news
+    worker.ask("a", 2, lambda: reporting(worker, go, at))
+    worker.ask("b", 1, lambda: "other")
+    for done in range(2):
+        assert at.acquire(timeout=10)
+        assert worker.progress("a") == (done, 5) and worker.progress("b") is None and worker.n_news > news
+        go.release()
+    assert at.acquire(timeout=10)
+    worker.cancel("b")
+    worker.cancel("a")
+    assert worker.busy("a") and worker.progress("a") is None and not worker.busy("b")
+    worker.ask("a", 2, lambda: reporting(worker, go, at))  # the same again begins anew
+    go.release()
+    assert at.acquire(timeout=10) and worker.progress("a") == (0, 5) and worker.result("a") == (1, "before")
+    go.release(5)
+    assert worker.wait_for("a", 10) == (2, "done") and worker.progress("a") is None and worker.result("b") is None
+
+
+@pytest.mark.parametrize("end", ["stop", "clear", "forget"])
+def test_who_is_not_waited_for_any_more_ends(worker: Worker, end: str) -> None:
+    go, at = threading.Semaphore(0), threading.Semaphore(0)
+    worker.ask("a", 1, lambda: reporting(worker, go, at))
+    assert at.acquire(timeout=10)
+    threading.Timer(0.05, go.release).start()  # one step, not five
+    worker.forget("a") if end == "forget" else getattr(worker, end)()
+    assert worker.wait_for("a", 10) is None and worker.idle
+
+
+def test_a_report_from_elsewhere_is_nobodys(worker: Worker) -> None:
+    worker.stop()
+    worker.report(1, 2)
+    assert worker.progress("a") is None

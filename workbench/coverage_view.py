@@ -102,8 +102,8 @@ class CoverageView:
     summary: Summary | None = None
     failure: str = ""
     _token: tuple = ()
-    _suggested_at: int = -1
-    _asked: tuple = ()
+    _asked: tuple = ()  # the search whose end is shown or awaited: its voxels, the iteration, and what tells it apart
+    _before: tuple = ()  # the one before it
     _ghost: tuple[Suggestion, Camera] | None = None
     _arrived: set[tuple[float, ...]] = dataclasses.field(default_factory=set)  # of those added: the run has said so
 
@@ -239,17 +239,31 @@ class CoverageView:
         size = (camera.width, camera.height) if camera else (_IMAGE_SIZE, _IMAGE_SIZE)
         halo = snapshot.settings.get("halo")
         rings = int(halo.value) if halo is not None else 0
-        self._asked = token = (parameters.voxels, object())  # one of its own, which holds no parameters
-        self._suggested_at = snapshot.iteration
-
-        def work() -> Suggestions:
-            return suggest_cameras(flex_of(parameters), torch.tensor(seen), mesh_of(target), width=size[0],
-                                   height=size[1], halo=rings)
-
-        view.worker.ask(_SUGGEST, token, work)
+        self._before = self._before if self._searching(view) else self._asked
+        self._asked = token = (parameters.voxels, snapshot.iteration, object())  # holds no parameters
+        view.worker.cancel(_SUGGEST)
+        view.worker.ask(_SUGGEST, token, lambda: suggest_cameras(
+            flex_of(parameters), torch.tensor(seen), mesh_of(target), width=size[0], height=size[1], halo=rings,
+            progress=view.worker.report))
 
     def busy(self, view: ViewState) -> bool:
-        return self.wanting or view.worker.busy(_SUGGEST)
+        """Whether cameras are looked for; a search that was cancelled counts no more, though it may have to notice."""
+        return self.wanting or self._searching(view)
+
+    def _searching(self, view: ViewState) -> bool:
+        result = view.worker.result(_SUGGEST)
+        return bool(self._asked) and (result is None or result[0] is not self._asked)
+
+    def progress(self, view: ViewState) -> tuple[int, int] | None:
+        """How many views have been looked at, of how many; None before the first."""
+        return view.worker.progress(_SUGGEST) if self._searching(view) else None
+
+    def cancel(self, view: ViewState) -> None:
+        """Ends the search; what was found before it shows again."""
+        if self._searching(view):
+            view.worker.cancel(_SUGGEST)
+            self._asked, self._before = self._before, ()
+        self.wanting = False
 
     def suggestions(self, view: ViewState) -> tuple[Suggestions, int] | None:
         """What was found last, and of which iteration; a failure is said by notice."""
@@ -259,7 +273,7 @@ class CoverageView:
         if isinstance(result[1], WorkFailed):
             self.notice = result[1].message
             return None
-        return result[1], self._suggested_at
+        return result[1], self._asked[1]
 
     def suggestion(self, view: ViewState) -> Suggestion | None:
         """The one that is drawn and added."""
@@ -309,7 +323,8 @@ class CoverageView:
 
     def forget(self) -> None:
         """Another run begins."""
-        self.summary, self._token, self._asked, self.wanting, self.notice = None, (), (), False, ""
+        self.summary, self._token, self.wanting, self.notice = None, (), False, ""
+        self._asked = self._before = ()
         self.added.clear()
         self._arrived.clear()
 

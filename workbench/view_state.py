@@ -166,8 +166,8 @@ class ViewState:
 
     @property
     def n_found(self) -> int:
-        """Grows with every result of the workers, and every answer of a recording."""
-        return (self.worker.n_finished + self.quick.n_finished + self.camera_log.n_found
+        """Grows with what the workers have found or report, and every answer of a recording."""
+        return (self.worker.n_news + self.quick.n_news + self.camera_log.n_found
                 + self.changes.n_found)
 
     def forget_found(self) -> None:

@@ -11,6 +11,13 @@ from typing import Any
 
 from sparseflex.threads import one_thread
 
+_NEWS_SECS = 0.1
+"""Progress is news so often: a redraw for each report would slow the work that it tells of."""
+
+
+class Cancelled(Exception):
+    """Ends a job that nobody waits for any more; raised by Worker.report."""
+
 
 @dataclasses.dataclass(frozen=True)
 class WorkFailed:
@@ -57,11 +64,19 @@ class Worker:
         self._thread: threading.Thread | None = None
         self._stopping = False
         self._n_finished = 0
+        self._progress: tuple[int, int] | None = None  # of the job that runs, as is whether it is to end
+        self._cancelled = False
+        self._n_news, self._news_at = 0, -math.inf
 
     @property
     def n_finished(self) -> int:
-        """How many jobs have ended; a window redraws when it grows."""
+        """How many jobs have ended."""
         return self._n_finished
+
+    @property
+    def n_news(self) -> int:
+        """Grows with every job that ends, and some times a second with what one reports: a window redraws then."""
+        return self._n_finished + self._n_news
 
     @property
     def idle(self) -> bool:
@@ -95,17 +110,42 @@ class Worker:
         """Whether a job of this key waits or runs."""
         return key in self._waiting or self._running == key
 
-    def forget(self, key: str) -> None:
-        """Drops a key's waiting job and its result, so that what they hold is freed."""
+    def report(self, done: int, total: int) -> None:
+        """For long work, called by the job itself: how far it is. Raises Cancelled where it is to end; on any other
+        thread than the worker's nothing happens."""
+        if threading.current_thread() is not self._thread:
+            return
+        if self._cancelled:
+            raise Cancelled
+        now = time.monotonic()
+        self._progress = (done, total)
+        if now - self._news_at >= _NEWS_SECS:
+            self._n_news, self._news_at = self._n_news + 1, now
+
+    def progress(self, key: str) -> tuple[int, int] | None:
+        """What the running job of this key has reported last: (done, total); None where there is no report."""
         with self._changed:
-            for known in (self._asked, self._waiting, self._results):
-                known.pop(key, None)
+            return self._progress if self._running == key and not self._cancelled else None
+
+    def cancel(self, key: str) -> None:
+        """Drops a key's waiting job, and has a running one end at its next report; the result before them stays."""
+        with self._changed:
+            self._asked.pop(key, None)
+            self._waiting.pop(key, None)
+            self._cancelled |= self._running == key
+
+    def forget(self, key: str) -> None:
+        """Cancels a key's jobs and drops its result, so that what they hold is freed."""
+        self.cancel(key)
+        with self._changed:
+            self._results.pop(key, None)
 
     def clear(self) -> None:
         """Forgets every key: what is known of one run says nothing of the next."""
         with self._changed:
             for known in (self._asked, self._waiting, self._results):
                 known.clear()
+            self._cancelled = True
 
     def wait_for(self, key: str, timeout_secs: float) -> tuple[object, Any] | None:
         """The key's result once no job of it waits or runs, for scripts and tests; TimeoutError if it takes longer."""
@@ -115,9 +155,10 @@ class Worker:
             return self._results.get(key)
 
     def stop(self, timeout_secs: float = 5.0) -> bool:
-        """Begins no more jobs and waits for the running one; False where it didn't end in time."""
+        """Begins no more jobs and waits for the running one, which ends at its next report; False where it didn't end
+        in time."""
         with self._changed:
-            self._stopping = True
+            self._stopping = self._cancelled = True
             self._waiting.clear()
             self._changed.notify_all()
         if self._thread is not None:
@@ -134,15 +175,18 @@ class Worker:
                     return
                 key = self._running
             started = time.monotonic()
+            value, ended_early = None, False
             try:
                 with one_thread(True):
                     value = job.work()
+            except Cancelled:
+                ended_early = True
             except Exception as error:  # noqa: BLE001 - the thread's boundary: a failure is a value, not a lost thread
                 value = WorkFailed(f"{type(error).__name__}: {error}".replace("\n", " "))
             ended = time.monotonic()
             with self._changed:
                 self._costs[key] = (ended - started, ended)
-                if key in self._asked:  # else it was forgotten meanwhile
+                if key in self._asked and not ended_early:  # else it was forgotten meanwhile
                     self._results[key] = (job.token, value)
                 self._running = None
                 self._n_finished += 1
@@ -156,7 +200,7 @@ class Worker:
             due = {key: self._due(key, job) for key, job in self._waiting.items()}
             for key, when in due.items():
                 if when <= now:
-                    self._running = key
+                    self._running, self._progress, self._cancelled = key, None, False
                     return self._waiting.pop(key)
             self._changed.wait(min(due.values()) - now if due else None)
         return None

@@ -203,11 +203,16 @@ def _draw_blind(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
 def _draw_suggestions(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     own = view.coverage
     ui.heading("Next camera")
-    busy, found = own.busy(view), own.suggestions(view)
     tip = ("Looks for the camera that would see most of the voxels that are unseen and have a surface:\n"
            "in rooms, around the object, and with a near plane that cuts it. Takes seconds, beside the run")
-    if ui.button("Looking …" if busy else "Suggest a camera", ui.width, not busy, tip=tip):
+    if own.busy(view):
+        done = own.progress(view)
+        ui.text("Looking …" if done is None else f"Looking: {count(done[0])} of {count(done[1])} views", theme.MUTED)
+        if ui.button("Cancel", ui.width, tip="Ends the search; what the one before found shows again"):
+            own.cancel(view)
+    elif ui.button("Suggest a camera", ui.width, tip=tip):
         own.ask()
+    found = own.suggestions(view)
     commands = []
     if found is not None:
         commands = _draw_found(ui, view, snapshot, *found)
