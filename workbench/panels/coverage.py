@@ -207,9 +207,9 @@ def _draw_suggestions(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Comma
            "in rooms, around the object, and with a near plane that cuts it. Takes seconds, beside the run")
     if own.busy(view):
         done = own.progress(view)
-        ui.text("Looking …" if done is None else f"Looking: {count(done[0])} of {count(done[1])} views", theme.MUTED)
         if ui.button("Cancel", ui.width, tip="Ends the search; what the one before found shows again"):
             own.cancel(view)
+        ui.text("Looking …" if done is None else f"Looking: {count(done[0])} of {count(done[1])} views", theme.MUTED)
     elif ui.button("Suggest a camera", ui.width, tip=tip):
         own.ask()
     found = own.suggestions(view)
