@@ -17,7 +17,9 @@ from fake_run import FakeRun
 from recording_files import RunBuilder
 from test_figure import FakeSource, Shot, drawn, window_view
 
+from sparseflex.camera import Camera
 from sparseflex.checkpoint import save_checkpoint
+from sparseflex.frustum import adapt_frustum, add_halo
 from sparseflex.training.coverage import SOURCES
 from workbench import theme
 from workbench.change_state import State
@@ -32,8 +34,10 @@ from workbench.figure.render import draw_scene
 from workbench.figure.subject import gather
 from workbench.inputs import InputError, open_what
 from workbench.recording.policy import RecordStatus
+from workbench.section_work import Parameters
 from workbench.snapshot import Snapshot
 from workbench.view_state import ViewState
+from workbench.what_if import Kept
 
 FINAL, WAIT_SECS = 3, 30.0
 
@@ -199,6 +203,41 @@ def test_faults_of_the_surface_are_counted_and_framed(folder: Path, tmp_path: Pa
         prepare(parse_recipe(text + "show = ['turned']\n", "r"), folder)  # that of a kind that isn't shown
 
 
+def test_two_frusta_differ_in_what_they_keep(tmp_path: Path) -> None:
+    text = RECIPE.replace('"run.h5"', '"house"\niteration = 1\nfit = {resolution = 16, image_size = 32}') + """
+[layers]
+frustum = true
+[what_if]
+show = ["only_a", "only_b", "both", "neither"]
+a = {eye = [0.2, 0.3, 2.0], visibility_ratio = 0.3}
+b = {eye = [0.2, 0.3, 2.0], visibility_ratio = 0.3, anchor = "back"}
+"""
+    ready = prepare(parse_recipe(text, "r"), tmp_path)[0]
+    voxels = ready.snapshot.fields["voxels"]
+    camera = Camera.look_at((0.2, 0.3, 2.0), (0, 0, 0), fov_y_degrees=40.0, width=64, height=64)
+    sets = []
+    for anchor in ("front", "back"):
+        active = adapt_frustum(voxels, camera, 0.3, anchor=anchor).active
+        sets.append({tuple(ijk) for ijk in voxels.voxel_ijk[active].tolist()})
+    a, b = sets
+    numbers = (("only in A", len(a - b)), ("only in B", len(b - a)), ("in both", len(a & b)),
+               ("in neither", voxels.n_voxels - len(a | b)))
+    assert [entry.label for entry in ready.legend] == [f"active {name} {n:,}" for name, n in numbers if n]
+    assert len(ready.legend) >= 3
+    # the picture holds both frusta, and not that of the panel itself
+    far = max(look.camera.far for look in ready.view.what_ifs.kept.values())
+    assert points_of(ready)[:, 2].min() < 2.0 - far + 0.3
+    with_meshes = parse_recipe(text.replace("show =", "meshes = true\nhalo = 1\nshow =", 1), "r")
+    meshes = prepare(with_meshes, tmp_path)[0]
+    assert [entry.label.partition(",")[0] for entry in meshes.legend][-2:] == ["section of A", "section of B"]
+    flex = Parameters.of(meshes.snapshot)
+    active = adapt_frustum(voxels, camera, 0.3, anchor="back").active
+    assert len(meshes.view.what_ifs.meshes["B"].faces) == flex.mesh(add_halo(voxels, active, 1)).n_faces
+    off = text.replace("eye = [0.2, 0.3, 2.0], visibility_ratio = 0.3}", "camera = 0}").replace("iteration = 1", "")
+    with pytest.raises(InputError, match="panel 1: what_if.a needs an eye, as house has no cameras at iteration 0"):
+        prepare(parse_recipe(off, "r"), tmp_path)
+
+
 def test_layers_of_voxels_stand_aside(folder: Path) -> None:
     text = RECIPE + "[layers]\nactive = true\n[colouring]\nvoxels = 'gamma'\n"
     assert prepare(parse_recipe(text, "r"), folder)[0].bars
@@ -290,6 +329,13 @@ def in_front(view: ViewState, tab: str, snapshot: Snapshot) -> None:
     if tab == "values":
         view.tabs["left"], view.coverage.mode, view.coverage.quantity = "Coverage", "values", "viewing_angle"
     follow(view, snapshot)
+    if tab == "what-ifs":
+        for name, near in (("A", 1.5), ("B", 1.9)):
+            camera = Camera.look_at((0.4, 0.2, 2.0), (0, 0, 0), fov_y_degrees=30, width=50, height=40, near=near,
+                                    far=2.2)
+            view.what_ifs.kept[name] = Kept(camera, False, 2, "by hand", "")
+        view.what_ifs.shown, view.frustum.look = True, "any"
+        view.what_ifs.update(view, snapshot.fields["voxels"], None, False)
     if tab == "Surface":
         view.layers |= dict.fromkeys(("active", "mesh", "target"), False)  # they hide what is marked
         view.check.chosen = view.check.regions("turned")[0]
@@ -298,6 +344,7 @@ def in_front(view: ViewState, tab: str, snapshot: Snapshot) -> None:
 @pytest.mark.parametrize(("tab", "table"), [
     (PANEL, {"changes": ChangesTable(1)}), ("Coverage", {"coverage": CoverageTable()}),
     ("values", {"coverage": CoverageTable(values="viewing_angle")}), ("Surface", {"surface": SurfaceTable()}),
+    ("what-ifs", {}),
 ])
 def test_what_f_writes_gives_the_picture(tab: str, table: dict[str, Any], window: tuple, folder: Path) -> None:
     view, screen, snapshot = window
@@ -314,7 +361,9 @@ def test_what_f_writes_gives_the_picture(tab: str, table: dict[str, Any], window
         assert all(a <= part <= b for a, part, b in zip(low, frame, high, strict=True))
         table = {"surface": SurfaceTable(frame=frame)}
     assert all(getattr(panel, name) == value for name, value in table.items())
-    assert panel.legend and panel.caption == ("From iteration 1 to iteration 3" if tab == PANEL else "")
+    captions = {PANEL: "From iteration 1 to iteration 3", "what-ifs": "A: by hand; B: by hand"}
+    assert panel.legend and panel.caption == captions.get(tab, "")
+    assert (panel.what_if is not None) == (tab == "what-ifs")
     again = prepare(recipe, folder)[0]
     live = Ready(panel, snapshot, view)
     assert again.legend == live.legend and again.legend and again.bars == live.bars
@@ -323,7 +372,7 @@ def test_what_f_writes_gives_the_picture(tab: str, table: dict[str, Any], window
     assert (pictures[0][..., 3] > 0).sum() > 500
     # what the window holds and what was recorded is one; a driver may round edges otherwise
     assert (np.abs(pictures[0] - pictures[1]).max(-1) > 8).mean() < 1e-3
-    bare = dataclasses.replace(panel, changes=None, coverage=None, surface=None)
+    bare = dataclasses.replace(panel, changes=None, coverage=None, surface=None, what_if=None)
     plain = prepare(dataclasses.replace(recipe, panels=(bare,)), folder)[0]
     assert (np.abs(draw_scene(plain, pose, 250, 175, 1).astype(int) - pictures[0]).max(-1) > 8).mean() > 0.01
 
@@ -344,6 +393,11 @@ def test_f_saves_what_holds_the_findings(window: tuple, folder: Path, tmp_path: 
     with monkeypatch.context() as patch:
         patch.setattr(type(view.coverage), "ghost", lambda *_: "a camera")
         assert "none holds the camera that Coverage suggests" in Figures().save(view, snapshot, source, screen, shot)
+    in_front(view, "what-ifs", snapshot)
+    assert "drawing" in Figures().save(view, snapshot, source, screen, shot)
+    view.what_ifs.a = dataclasses.replace(view.what_ifs.a, crossed=True)
+    assert "none holds planes that are crossed" in Figures().save(view, snapshot, source, screen, shot)
+    view.what_ifs.shown = False
     in_front(view, PANEL, snapshot)
     source.recording = RecordStatus(folder / "run.h5", FINAL)
     assert "drawing" in Figures().save(view, snapshot, source, screen, shot)

@@ -18,6 +18,7 @@ from workbench.figure.recipe import (
     ChangesTable,
     CoverageTable,
     CutTable,
+    FrustumTable,
     LayerTable,
     Page,
     Panel,
@@ -25,6 +26,7 @@ from workbench.figure.recipe import (
     Recipe,
     SourceTable,
     SurfaceTable,
+    WhatIfTable,
 )
 from workbench.figure.recipe_file import parse_recipe, read_recipe, recipe_text
 from workbench.figure.text import width_of, wrapped
@@ -123,6 +125,10 @@ def test_whole_numbers_and_fractions_are_one_recipe():
     (SOURCE + "[coverage]\nmark = 'unseen'", "mark must be one of never seen, orbit, zoom"),
     (SOURCE + "[coverage]\nvalues = 'loss'", "values must be one of seen_count, camera_count"),
     (SOURCE + "[coverage]\nvalues = 'seen_count'\nwithin = 3", "mark and within must not be given beside it"),
+    (SOURCE + "[what_if]\ncategory = 'far'", "category must be one of active, outside, near_cut, far_cut, got 'far'"),
+    (SOURCE + "[what_if.a]\nnear = 2\nfar = 1", "panel 1 [what_if.a]: near must be below far, got 2.0 and 1.0"),
+    (SOURCE + "[what_if]\nb = {off = true}", "b.off must be false: A and B are two frusta"),
+    (SOURCE + "[what_if]\na = 3", "[what_if.a] must be a table, got 3"),
     (SOURCE + "[surface]\nframe = [1, 2.5, 3]", "frame must be a voxel's i, j, k: whole numbers from 0"),
     (SOURCE + "[surface]\nshow = ['gaps']", "show must be a list of some of holes, turned, bad, got ['gaps']"),
     (SOURCE + "[source.fit]\nspeed = 1", "fit: unknown key 'speed'"),
@@ -154,6 +160,9 @@ panels = st.builds(
                        st.builds(CoverageTable, values=st.sampled_from(coverage_view.QUANTITIES))),
     surface=st.one_of(st.none(), st.builds(SurfaceTable, show=st.lists(st.sampled_from(check_view.KINDS), max_size=2),
                                            frame=st.one_of(st.just(()), st.just((3.0, 0.0, 12.0))))),
+    what_if=st.one_of(st.none(), st.builds(
+        WhatIfTable, a=st.builds(FrustumTable, camera=st.integers(0, 3), near=st.sampled_from([0.0, 0.5])),
+        b=st.builds(FrustumTable, eye=st.sampled_from([(), (1.0, 2.0, 3.0)])), halo=st.integers(0, 3))),
     plot=st.one_of(st.none(), st.builds(PlotTable, scalars=st.just(("loss",)), log=st.booleans())),
 )
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from workbench.view_state import ViewState
 
 NAMES = ("A", "B")
+CATEGORY_LABELS = {"active": "active", "outside": "outside", "near_cut": "near-cut", "far_cut": "far-cut"}
+PART_LABELS = {"only_a": "only in A", "only_b": "only in B", "both": "in both", "neither": "in neither"}
 COLOURS = {"only_a": theme.FRUSTUM, "only_b": theme.BORN, "both": theme.ACTIVE, "neither": theme.OUTSIDE}
 SIZES = {"only_a": 0.88, "only_b": 0.88, "both": 0.88, "neither": 0.25}
 """Edges of the drawn cubes in voxel widths."""

@@ -21,7 +21,7 @@ from workbench.change_state import State
 from workbench.change_view import state_of
 from workbench.changes import Changes
 from workbench.commands import SaveCheckpoint
-from workbench.figure.findings import PANELS
+from workbench.figure.findings import HELD
 from workbench.figure.recipe import MAX_PIXELS, CameraTable, Page, Recipe, SourceTable
 from workbench.figure.recipe_file import recipe_text
 from workbench.figure.subject import RECORDING
@@ -170,8 +170,13 @@ def _source_of(
     """Where the figure's data comes from: the recording that is shown, or a checkpoint that is to be saved first. None
     where neither is, or where they don't hold what the scene shows, and why."""
     for name in view.findings:
-        if name not in PANELS.values():
+        if name not in HELD:
             return None, None, f"none holds what the scene shows of {name}"
+    looks = view.what_ifs
+    if looks.in_scene is not None and (looks.a.crossed or looks.b.crossed):
+        return None, None, "none holds planes that are crossed"
+    if looks.with_meshes and looks.a.rings != looks.b.rings:
+        return None, None, "none holds sections that have halos of two sizes"
     if view.coverage.ghost(view) is not None:
         return None, None, "none holds the camera that Coverage suggests"
     changes = view.changes.in_scene(view)

@@ -1,4 +1,4 @@
-"""Findings: what a figure shows of the tabs Changes, Coverage and Surface, found and drawn by what the window does."""
+"""Findings: what a figure shows of Changes, Coverage, Surface and what-ifs, found and drawn by what the window does."""
 
 from __future__ import annotations
 
@@ -8,23 +8,30 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from sparseflex.camera import Camera
 from sparseflex.surface_check import SurfaceCheck
 from sparseflex.training.coverage import SOURCES
-from workbench import change_view, check_view, coverage_view, quantities, theme
+from workbench import change_view, check_view, coverage_view, quantities, theme, what_if, what_if_view
 from workbench.change_state import known_fields
 from workbench.change_view import KEPT_STATE, state_of
 from workbench.changes import PARTS, Changes
 from workbench.coverage_view import NEVER, Summary
-from workbench.figure.recipe import ChangesTable, CoverageTable, Panel, SurfaceTable
+from workbench.figure.recipe import ChangesTable, CoverageTable, FrustumTable, Panel, SurfaceTable, WhatIfTable
 from workbench.inputs import InputError
 from workbench.quantities import Quantity
+from workbench.section_work import PARAMETERS, Parameters
 from workbench.snapshot import Snapshot
 from workbench.view_state import ViewState
+from workbench.what_if import Difference
 
 PANELS = {"changes": change_view.PANEL, "coverage": coverage_view.PANEL, "surface": check_view.PANEL}
-"""The tab of each table of a recipe."""
+"""The tab of each table of a recipe, apart from what-ifs, which are shown whatever the tab."""
+
+HELD = (*PANELS.values(), "what-ifs")
+"""What a recipe can hold of view.findings."""
 
 Legend = Iterator[tuple[str, theme.Colour]]
+Table = ChangesTable | CoverageTable | SurfaceTable | WhatIfTable
 
 
 def choose(view: ViewState, panel: Panel) -> None:
@@ -39,9 +46,18 @@ def choose(view: ViewState, panel: Panel) -> None:
         own.mark, own.within = table.mark, table.within
     if panel.surface is not None:
         view.check.parts = {kind: kind in panel.surface.show for kind in check_view.KINDS}
+    if panel.what_if is not None:
+        own, table = view.what_ifs, panel.what_if
+        own.shown, own.category, own.meshes_wanted = True, table.category, table.meshes
+        own.parts = {part: part in table.show for part in what_if.PARTS}
 
 
 # What a source must have
+
+
+def fields(panel: Panel) -> set[str]:
+    """What it takes beyond what the scene asks for."""
+    return {"voxels", *PARAMETERS} if panel.what_if is not None and panel.what_if.meshes else set()
 
 
 def fields_of_state(snapshot: Snapshot) -> frozenset[str]:
@@ -58,10 +74,13 @@ def check(panel: Panel, snapshot: Snapshot, where: str) -> None:
         needed["coverage"] = {"voxels": "voxels", **dict.fromkeys(_counters(panel.coverage), "voxel")}
     if panel.surface is not None:
         needed["surface"] = {"voxels": "voxels", check_view.SDF: "corner"}
-    for table, fields in needed.items():
-        lacking = [name for name, kind in fields.items() if snapshot.field_kinds.get(name) != kind]
+    if panel.what_if is not None:
+        kinds = {name: "corner" if name.startswith("corner") else "voxel" for name in PARAMETERS}
+        needed["what_if"] = {"voxels": "voxels", **(kinds if panel.what_if.meshes else {})}
+    for table, names in needed.items():
+        lacking = [name for name, kind in names.items() if snapshot.field_kinds.get(name) != kind]
         if lacking:
-            raise InputError(f"{where}: {table} needs the fields {', '.join(fields)}, and {snapshot.run_name} has no "
+            raise InputError(f"{where}: {table} needs the fields {', '.join(names)}, and {snapshot.run_name} has no "
                              f"{', '.join(lacking)}")
 
 
@@ -96,6 +115,11 @@ def find(view: ViewState, snapshot: Snapshot, panel: Panel, before: Snapshot | N
             raise InputError(f"{where}: surface can't be checked at iteration {snapshot.iteration} of "
                              f"{snapshot.run_name}: {view.check.note or 'there are no voxels with an SDF'}")
         view.check.chosen = _framed(view, panel.surface, f"{where}: surface.frame")
+    if panel.what_if is not None:
+        view.what_ifs.update(view, snapshot.fields.get("voxels"), Parameters.of(snapshot), False)
+        if view.what_ifs.difference is None:
+            raise InputError(f"{where}: what_if needs voxels, and {snapshot.run_name} has none at iteration "
+                             f"{snapshot.iteration}")
 
 
 def _find_changes(view: ViewState, snapshot: Snapshot, before: Snapshot, where: str) -> None:
@@ -134,6 +158,8 @@ def notes(view: ViewState) -> Iterator[str]:
     changes, check_ = view.changes.in_scene(view), view.check.in_scene(view)
     if changes is not None and changes.note:
         yield changes.note
+    if view.what_ifs.with_meshes:
+        yield from (f"section {name}: {note}" for name, note in view.what_ifs.notes.items() if note)
     if check_ is not None:
         shown = [kind for kind in check_view.KINDS if view.check.parts[kind]]
         if check_.holes is None and set(shown) & {"holes", "turned"}:
@@ -148,12 +174,26 @@ def notes(view: ViewState) -> Iterator[str]:
 def legend(view: ViewState) -> Legend:
     """All that is marked, with numbers and colours."""
     changes, coverage, check_ = view.changes.in_scene(view), view.coverage.in_scene(view), view.check.in_scene(view)
+    if view.what_ifs.in_scene is not None:
+        yield from _legend_of_what_ifs(view, view.what_ifs.in_scene)
     if changes is not None:
         yield from _legend_of_changes(view, changes)
     if coverage is not None:
         yield from _legend_of_coverage(view, coverage)
     if check_ is not None:
         yield from _legend_of_surface(view, check_)
+
+
+def _legend_of_what_ifs(view: ViewState, found: Difference) -> Legend:
+    own = view.what_ifs
+    counts, category = found.counts(own.category), what_if_view.CATEGORY_LABELS[own.category]
+    for part in what_if.PARTS:
+        if own.parts[part] and counts[part]:
+            yield f"{category} {what_if_view.PART_LABELS[part]} {counts[part]:,}", what_if_view.COLOURS[part]
+    for name, part in zip(what_if_view.NAMES, what_if.PARTS, strict=False):
+        mesh = own.meshes.get(name) if own.with_meshes else None
+        if mesh is not None:
+            yield f"section of {name}, {len(mesh.faces):,} faces", what_if_view.COLOURS[part]
 
 
 def _legend_of_changes(view: ViewState, found: Changes) -> Legend:
@@ -194,6 +234,11 @@ def points(view: ViewState) -> list[Float[np.ndarray, "P 3"]]:
     """Points of all that is marked, which a picture must hold."""
     changes, coverage, check_ = view.changes.in_scene(view), view.coverage.in_scene(view), view.check.in_scene(view)
     found = [] if coverage is None else [coverage.voxels.centers.numpy()]
+    differ = view.what_ifs.in_scene
+    if differ is not None:
+        rows = [differ.rows(view.what_ifs.category, part) for part in what_if.PARTS if view.what_ifs.parts[part]]
+        found += [differ.voxels.centers.numpy()[some] for some in rows]
+        found += [mesh.vertices for mesh in view.what_ifs.meshes.values() if view.what_ifs.with_meshes]
     if changes is not None:
         own = view.changes
         for part in (part for part in PARTS if own.layers[part]):
@@ -212,9 +257,33 @@ def points(view: ViewState) -> list[Float[np.ndarray, "P 3"]]:
 # What a window shows
 
 
-def tables_of(view: ViewState) -> dict[str, ChangesTable | CoverageTable | SurfaceTable]:
+def caption(view: ViewState) -> str:
+    """What is compared with what, as the window calls them; "" where nothing is."""
+    changes, looks = view.changes.in_scene(view), view.what_ifs
+    if looks.in_scene is not None:
+        return "; ".join(f"{name}: {look.label}{f', {look.planes}' if look.planes else ''}"
+                         for name, look in zip(what_if_view.NAMES, (looks.a, looks.b), strict=True))
+    return "" if changes is None else f"From {changes.a.label} to {changes.b.label}"
+
+
+def frustum_table(camera: Camera) -> FrustumTable:
+    """The camera with its planes."""
+    eye = camera.eye_world.numpy()
+    return FrustumTable(
+        eye=tuple(eye.tolist()), target=tuple((eye + camera.forward_world.numpy()).tolist()),
+        up=tuple(camera.up_world.tolist()), fov_y_degrees=camera.fov_y_degrees,
+        aspect=min(max(camera.aspect, 0.1), 10.0), near=camera.near, far=camera.far,
+    )
+
+
+def tables_of(view: ViewState) -> dict[str, Table]:
     """The tables that show what the window's scene does."""
-    found: dict[str, ChangesTable | CoverageTable | SurfaceTable] = {}
+    found: dict[str, Table] = {}
+    looks = view.what_ifs
+    if looks.in_scene is not None:
+        found["what_if"] = WhatIfTable(
+            frustum_table(looks.a.camera), frustum_table(looks.b.camera), looks.category,
+            tuple(part for part in what_if.PARTS if looks.parts[part]), looks.meshes_wanted, looks.a.rings)
     changes, coverage, check_ = view.changes.in_scene(view), view.coverage.in_scene(view), view.check.in_scene(view)
     if changes is not None:
         shown = tuple(name for name in change_view.LAYERS if view.changes.layers[name])

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from sparseflex.camera import Camera
 from workbench import products, quantities, theme
 from workbench.colour_maps import Scale
 from workbench.figure import findings
 from workbench.figure.recipe import CameraTable, Panel, Recipe
 from workbench.figure.subject import earlier, gather
-from workbench.figure.view import aim_frustum, view_of
+from workbench.figure.view import aim_frustum, keep_looks, view_of
 from workbench.inputs import InputError
 from workbench.layout import view_axes
 from workbench.plate import framed
@@ -133,6 +134,8 @@ def prepare(recipe: Recipe, folder: Path) -> list[Ready]:
     ready = [Ready(*parts) for parts in zip(recipe.panels, snapshots, views, strict=True)]
     for number, one in enumerate(ready):
         if one.panel.plot is None:
+            if one.panel.what_if is not None:
+                keep_looks(one.view, one.panel.what_if, one.snapshot, f"panel {number + 1}")
             aim_frustum(one.view, one.panel.frustum, one.snapshot)
             one.view.field.update(one.view, one.snapshot)
             one.view.surfaces.update(one.view, one.snapshot)
@@ -164,7 +167,7 @@ def _snapshots(
             return products.run_names(shown, findings.fields_of_state(shown))
         _check_names(panel, shown, where)
         findings.check(panel, shown, where)
-        return products.run_names(shown, views[number].scene_fields(shown))
+        return products.run_names(shown, views[number].scene_fields(shown) | findings.fields(panel))
 
     found = [products.seen(snapshot, panels[number].stage)
              for snapshot, number in zip(gather(sources, folder, names_for), numbers, strict=True)]
@@ -279,8 +282,9 @@ def points_of(ready: Ready) -> Float[np.ndarray, "P 3"]:
         plane = view.field.plane
         found = [part[part @ np.array(plane.normal) <= plane.offset] for part in found]
     if ready.panel.camera.frame == "all":
-        if view.layers["frustum"] and view.split.camera is not None:
-            found.append(_frustum_points(view))
+        looks = view.what_ifs
+        drawn = [view.split.camera] if looks.in_scene is None else [looks.a.camera, looks.b.camera]
+        found += [_frustum_points(camera) for camera in drawn if view.layers["frustum"] and camera is not None]
         if view.layers["cameras"]:
             found += [known.camera.eye_world.numpy()[None] for known in snapshot.cameras]
     points = np.concatenate([part.astype(np.float64).reshape(-1, 3) for part in found]) if found else np.zeros((0, 3))
@@ -289,9 +293,8 @@ def points_of(ready: Ready) -> Float[np.ndarray, "P 3"]:
     return points if len(points) else box
 
 
-def _frustum_points(view: ViewState) -> Float[np.ndarray, "8 3"]:
+def _frustum_points(camera: Camera) -> Float[np.ndarray, "8 3"]:
     from workbench.scene_parts.frusta import drawn_planes
 
-    camera = view.split.camera
     near, far = drawn_planes(camera)[:2]
     return camera.frustum_corners_world(max(near - 0.3, 0.1 * near), far).numpy()

@@ -24,6 +24,7 @@ from workbench.figure.recipe import (
     Recipe,
     SourceTable,
     SurfaceTable,
+    WhatIfTable,
 )
 
 if sys.version_info >= (3, 11):
@@ -35,8 +36,8 @@ MAX_BYTES, MAX_PANELS = 1 << 20, 64
 
 _TABLES = {"source": SourceTable, "camera": CameraTable, "cut": CutTable, "colouring": Colouring,
            "frustum": FrustumTable, "changes": ChangesTable, "coverage": CoverageTable, "surface": SurfaceTable,
-           "plot": PlotTable}
-_OPTIONAL = ("changes", "coverage", "surface")
+           "what_if": WhatIfTable, "plot": PlotTable}
+_OPTIONAL = ("changes", "coverage", "surface", "what_if")
 """What `false` takes away again."""
 
 _PANEL_KEYS = tuple(field.name for field in dataclasses.fields(Panel))
@@ -83,7 +84,11 @@ def _panel(table: dict[str, Any], where: str) -> Panel:
         if name in _OPTIONAL and found.get(name) is False:
             del found[name]
         if name in found:
-            found[name] = from_table(kind, _table(found[name], f"{where} [{name}]"), f"{where} [{name}]")
+            table = dict(_table(found[name], f"{where} [{name}]"))
+            for look in ("a", "b") if kind is WhatIfTable else ():
+                place = f"{where} [{name}.{look}]"
+                table[look] = from_table(FrustumTable, _table(table.get(look, {}), place), place)
+            found[name] = from_table(kind, table, f"{where} [{name}]")
     layers = _table(found.get("layers", {}), f"{where} [layers]")
     found["layers"] = {}
     for name, layer in layers.items():

@@ -18,6 +18,7 @@ from workbench.figure.recipe import (
     LayerTable,
     Panel,
     SourceTable,
+    WhatIfTable,
 )
 from workbench.inputs import InputError
 from workbench.layer_view import DEFAULT_SIZES
@@ -26,6 +27,7 @@ from workbench.quantities import SDF
 from workbench.snapshot import Snapshot
 from workbench.split import CATEGORIES
 from workbench.view_state import LAYERS, ViewState
+from workbench.what_if_view import NAMES
 from workbench.worker import Worker, WorkFailed, same_token
 
 OWN_KIND = "figure"
@@ -91,6 +93,17 @@ def aim_frustum(view: ViewState, table: FrustumTable, snapshot: Snapshot) -> Non
     frustum.update(view, snapshot)
 
 
+def keep_looks(view: ViewState, table: WhatIfTable, snapshot: Snapshot, where: str) -> None:
+    """Keeps both frusta of a what-if as A and B; view.frustum is another's afterwards."""
+    for name, look in zip(NAMES, (table.a, table.b), strict=True):
+        if _run_camera(look, snapshot) is None:
+            raise InputError(f"{where}: what_if.{name.lower()} needs an eye, as {snapshot.run_name} has no cameras at "
+                             f"iteration {snapshot.iteration}")
+        aim_frustum(view, look, snapshot)
+        kept = view.frustum.look.kept(view.frustum.look.known.label)
+        view.what_ifs.kept[name] = dataclasses.replace(kept, rings=table.halo)
+
+
 def _run_camera(table: FrustumTable, snapshot: Snapshot) -> RunCamera | None:
     if table.eye:
         height = 25600  # so that the width can be any share of it
@@ -117,13 +130,12 @@ def panel_of(view: ViewState, source: SourceTable, camera: CameraTable, stage: s
     found, seen by `camera`; of an inference, that stage."""
     away = {*CATEGORIES, "target"} if view.check.alone(view) else {POINTS} if view.points.shown is None else ()
     layers = {name: _layer(view, name) for name in LAYERS if view.layers[name] and name not in away}
-    found, changes = findings.tables_of(view), view.changes.in_scene(view)
+    found = findings.tables_of(view)
     source = dataclasses.replace(source, section_only=view.section_only, look=view.pruning.chosen or 0,
                                  level=view.pruning.level or 0)
     return Panel(source=source, camera=camera, stage=stage, side_by_side=view.side_by_side, layers=layers,
                  cut=_cut(view), colouring=_colouring(view), frustum=_frustum(view), ranges=_ranges(view),
-                 caption="" if changes is None else f"From {changes.a.label} to {changes.b.label}", legend=bool(found),
-                 **found)
+                 caption=findings.caption(view), legend=bool(found), **found)
 
 
 def _layer(view: ViewState, name: str) -> LayerTable:
@@ -167,11 +179,4 @@ def _ranges(view: ViewState) -> dict[str, tuple[float, float]]:
 def _frustum(view: ViewState) -> FrustumTable:
     """The camera that splits the voxels, with its planes."""
     camera = view.split.camera
-    if camera is None:
-        return FrustumTable(off=True)
-    eye = camera.eye_world.numpy()
-    return FrustumTable(
-        eye=tuple(eye.tolist()), target=tuple((eye + camera.forward_world.numpy()).tolist()),
-        up=tuple(camera.up_world.tolist()), fov_y_degrees=camera.fov_y_degrees,
-        aspect=min(max(camera.aspect, 0.1), 10.0), near=camera.near, far=camera.far,
-    )
+    return FrustumTable(off=True) if camera is None else findings.frustum_table(camera)

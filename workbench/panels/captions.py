@@ -9,12 +9,12 @@ from jaxtyping import Float
 
 from workbench import theme
 from workbench.layout import N_PLACES, Rect
-from workbench.panels.what_if import CATEGORY_LABELS
 from workbench.pruning_view import KINDS
 from workbench.snapshot import Snapshot
 from workbench.split import CATEGORIES
 from workbench.ui import Ui, count, packed
 from workbench.view_state import ViewState
+from workbench.what_if_view import CATEGORY_LABELS
 
 _FAR_OUTSIDE = 1e5  # pixels; also of what is behind the eye
 _HALF = 0.6  # world units from a place's middle to where its label stands

@@ -14,11 +14,12 @@ from workbench.frustum_view import PLANES, FrustumView
 from workbench.look_work import Look, Search
 from workbench.map_colours import rim_picture
 from workbench.panels import what_if
-from workbench.panels.what_if import CATEGORY_LABELS, HALO_TIP, LABEL_EM
+from workbench.panels.what_if import HALO_TIP, LABEL_EM
 from workbench.section_work import PARAMETERS, Rim, Section
 from workbench.snapshot import Snapshot
 from workbench.ui import Ui, count
 from workbench.view_state import ViewState
+from workbench.what_if_view import CATEGORY_LABELS
 from workbench.worker import WorkFailed
 
 CATEGORY_TIPS = {

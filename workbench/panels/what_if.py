@@ -12,10 +12,8 @@ from workbench.snapshot import Snapshot
 from workbench.ui import Ui, count
 from workbench.view_state import ViewState
 from workbench.what_if import ABOUT, MAX_AHEAD, MAX_FOV, MAX_TILT, MAX_TURN, MIN_FOV, PARTS, Kept, Move, depth_limits
-from workbench.what_if_view import COLOURS, NAMES
+from workbench.what_if_view import CATEGORY_LABELS, COLOURS, NAMES, PART_LABELS
 
-CATEGORY_LABELS = {"active": "active", "outside": "outside", "near_cut": "near-cut", "far_cut": "far-cut"}
-PART_LABELS = {"only_a": "only in A", "only_b": "only in B", "both": "in both", "neither": "in neither"}
 HALO_TIP = "Voxels added around the active ones, so that the quads at the rim of the section find their four voxels"
 ABOUT_TIPS = ("The copy goes around what it looks at", "The copy looks around from where it stands")
 DEGREES_A_PIXEL = 0.4
