@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import gc
 import json
+import re
 import time
 import weakref
 from pathlib import Path
@@ -215,7 +216,7 @@ def test_a_recording_gives_any_two_iterations(view: ViewState, tmp_path: Path) -
         ui = FakeUi()
         own.iteration = 4
         assert [type(command) for command in panel.draw(ui, view, shown)] == [LookUpFields]
-        assert ui.says("Iteration") and ui.says("B: iteration 8")
+        assert ui.says("Iteration") and ui.says("after: iteration 8")
     finally:
         assert replay.stop()
 
@@ -284,7 +285,7 @@ def test_a_run_without_delta_or_corners(view: ViewState) -> None:
 def test_the_panel_tells_what_changed(view: ViewState, steps: list[Snapshot]) -> None:
     view.changes.update(view, steps[0])
     ui = FakeUi()
-    assert panel.draw(ui, view, steps[0]) == [] and ui.says("what a step changes") and ui.says("A: –")
+    assert panel.draw(ui, view, steps[0]) == [] and ui.says("what a step changes") and ui.says("before: –")
     view.changes.update(view, steps[1])
     ui, found = FakeUi(), view.changes.found
     panel.draw(ui, view, steps[1])
@@ -297,16 +298,18 @@ def test_the_panel_tells_what_changed(view: ViewState, steps: list[Snapshot]) ->
     ijk = rows[0][0]
     panel.draw(FakeUi({f"{ijk[0]}, {ijk[1]}, {ijk[2]}##changed": True}), view, steps[1])
     assert view.network.picked == Picked(ijk, 16)
-    panel.draw(FakeUi({"##moved by": 1e-5, "Keep B as A": True, "moved##changes moved": True,
+    panel.draw(FakeUi({"##moved by": 1e-5, "Keep this state": True, "moved##changes moved": True,
                        "##changes same": False}), view, steps[1])
     own = view.changes
     assert own.threshold == 0.0 and own.kept is own.b and own.listed == "moved" and own.layers["same"] is False
     for typed, known in ((7.0, MAX_THRESHOLD), (-1.0, 0.0)):
         panel.draw(FakeUi({"##moved by": typed}), view, steps[1])
         assert own.threshold == known
-    ui = FakeUi({"Drop A (0 MB)": True, "Export the lists (.csv)": False})
+    ui = FakeUi({"Drop it (0 MB)": True, "Export the lists (.csv)": False})
     panel.draw(ui, view, steps[1])
-    assert ui.says(f"VOXEL {ijk[0]}, {ijk[1]}, {ijk[2]}") and ui.says("in both") and own.kept is None
+    assert ui.says(f"VOXEL {ijk[0]}, {ijk[1]}, {ijk[2]}") and ui.says("there before and after") and own.kept is None
+    said = [text for call in ui.calls for text in call if isinstance(text, str)]
+    assert not [text for text in (*said, *ui.texts) if re.search(r"\b[AB]\b", text)]  # of two runs, and of what-ifs
     for slot, values in enumerate(panel.corner_rows(found, *(state.voxels.find(torch.tensor([ijk])).item()
                                                              for state in (found.a, found.b)))):
         row = int(found.b.voxels.voxel_corners[found.b.voxels.find(torch.tensor([ijk])).item(), slot])
@@ -315,7 +318,7 @@ def test_the_panel_tells_what_changed(view: ViewState, steps: list[Snapshot]) ->
     view.network.picked = Picked((0, 0, 0), 16)
     ui = FakeUi({"Let go##voxel": True})
     panel.draw(ui, view, steps[1])
-    assert ui.says("neither A nor B") and view.network.picked is None
+    assert ui.says("neither before nor after") and view.network.picked is None
 
 
 def test_the_panel_across_levels(view: ViewState) -> None:
@@ -333,7 +336,7 @@ def test_the_panel_across_levels(view: ViewState) -> None:
     assert ui.says("16³: a voxel is compared with the cell that holds it") and ui.says("PRUNED, THE FIRST")
     labels = {call[1] for call in ui.calls if call[0] == "Selectable"}
     assert "in both##changes same" in labels and "born##changes born" in labels
-    assert ui.says("in both") and not ui.says("neither") and not ui.says("FACES")
+    assert ui.says("there before and after") and not ui.says("neither") and not ui.says("FACES")
 
 
 def test_lists_are_written_from_the_window(view: ViewState, steps: list[Snapshot], tmp_path: Path) -> None:
@@ -355,7 +358,7 @@ def test_the_palette_keeps_drops_and_shows(view: ViewState, steps: list[Snapshot
     window = type("Window", (), {"view": view, "snapshot": steps[0]})()
     found = {action.name: action.does for action in actions.ACTIONS if action.name.startswith("Changes:")}
     keep, drop, flip = (found[f"Changes: {name}"] for name in (
-        "keep this iteration as A", "drop A", "in the scene or not"))
+        "keep this iteration to compare with", "drop the kept iteration", "in the scene or not"))
     view.tabs["left"] = "Layers"
     keep(window)
     assert view.tabs["left"] == PANEL and "opened" in view.notice and view.changes.kept is None
@@ -408,7 +411,7 @@ def test_the_command_compares_recorded_iterations(recorded: Path, tmp_path: Path
                                                   ) -> None:
     assert cli.main(["diff", str(recorded), "--from", "2", "--json", "--out", str(tmp_path / "new")]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["a"]["iteration"], told["b"]["iteration"]) == (2, 4) and told["corners"]["touched"] > 0
+    assert (told["before"]["iteration"], told["after"]["iteration"]) == (2, 4) and told["corners"]["touched"] > 0
     assert json.loads((tmp_path / "new" / "changes.json").read_text()) == told
     assert (tmp_path / "new" / "changes.csv").is_file() and (tmp_path / "new" / "changes.npz").is_file()
     with Recording(recorded) as recording:
@@ -417,7 +420,9 @@ def test_the_command_compares_recorded_iterations(recorded: Path, tmp_path: Path
     assert told["corners"]["touched"] == compare(*states).n_corners_of[CHANGED]
     assert cli.main(["diff", str(recorded), str(recorded), "--to", "0"]) == 0
     out = capsys.readouterr().out
-    assert "iteration 4: " in out.splitlines()[0] and "iteration 0: " in out.splitlines()[1] and "moved" in out
+    first, second, *_ = out.splitlines()
+    assert first.startswith("before  ") and "iteration 4: " in first and "moved" in out
+    assert second.startswith("after   ") and "iteration 0: " in second
 
 
 def test_the_command_says_where_the_file_knows_nothing(recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture

@@ -183,7 +183,7 @@ def _keep_state(window: Window) -> None:
     view = window.view
     if view.changes.b is None:
         view.tabs["left"], view.show_panels = change_view.PANEL, True
-        view.notice = "the Changes tab is opened: once it shows B, that can be kept"
+        view.notice = "the Changes tab is opened: once it shows this iteration, it can be kept"
     else:
         view.changes.keep()
 
@@ -234,8 +234,8 @@ ACTIONS: tuple[Action, ...] = (
     Action("What-if: move a copy of the camera, or not", "", _move),
     *(Action(f"What-if: keep as {name}", "", _keep(name)) for name in NAMES),
     Action("What-if: drop A and B", "", _drop_kept),
-    Action("Changes: keep this iteration as A", "", _keep_state),
-    Action("Changes: drop A", "", lambda w: w.view.changes.drop()),
+    Action("Changes: keep this iteration to compare with", "", _keep_state),
+    Action("Changes: drop the kept iteration", "", lambda w: w.view.changes.drop()),
     Action("Changes: in the scene or not", "", lambda w: setattr(w.view.changes, "shown", not w.view.changes.shown)),
     Action("Export the mesh as it is drawn (.ply)", "", _export(".ply")),
     Action("Export the scalars (.csv)", "", _export(".csv")),

@@ -20,7 +20,7 @@ FACES = ("gained", "lost", "turned")
 
 def summary(found: Changes, threshold: float) -> dict[str, Any]:
     """All counts, as JSON takes them; corners and quads are null where they can't be compared. Lengths are in voxel
-    widths of B."""
+    widths of the state after."""
     def state(which: Any) -> dict[str, Any]:
         return {"label": which.label, "iteration": which.iteration, "voxels": which.voxels.n_voxels,
                 "resolution": which.voxels.resolution}
@@ -29,10 +29,10 @@ def summary(found: Changes, threshold: float) -> dict[str, Any]:
         "common": len(found.flags), **{name: found.n_corners_of[bit] for name, bit in CORNER_BITS.items()},
         "largest_sdf_change": _largest(found.d_sdf), "largest_deform_change": _largest(found.d_deform)}
     quads = None if found.gained is None else {
-        "a": len(found.a.quads.keys), "b": len(found.b.quads.keys),
+        "before": len(found.a.quads.keys), "after": len(found.b.quads.keys),
         **{name: len(getattr(found, name)) for name in FACES},
         "gained_by_sign": found.n_gained_by_sign, "lost_by_sign": found.n_lost_by_sign}
-    return {"a": state(found.a), "b": state(found.b), "threshold": threshold, "note": found.note,
+    return {"before": state(found.a), "after": state(found.b), "threshold": threshold, "note": found.note,
             "voxels": {**found.counts(threshold), "left_out": found.n_left_out,
                        "weights_spoiled": found.n_weights_spoiled}, "corners": corners, "quads": quads}
 
@@ -46,8 +46,8 @@ def _largest(values: np.ndarray | None) -> float | None:
 
 def text_of(told: dict[str, Any]) -> str:
     """A summary as lines to read."""
-    lines = [f"{name}  {state['label']}: {state['voxels']:,} voxels of {state['resolution']}³"
-             for name, state in (("A", told["a"]), ("B", told["b"]))]
+    lines = [f"{name:<6}  {state['label']}: {state['voxels']:,} voxels of {state['resolution']}³"
+             for name, state in (("before", told["before"]), ("after", told["after"]))]
     lines += [told["note"]] if told["note"] else []
     voxels, corners, quads = told["voxels"], told["corners"], told["quads"]
     parts = ("born", "pruned", "same") if told["note"] else PARTS
@@ -80,9 +80,9 @@ def _rows(head: str, counts: list[tuple[int, str]]) -> list[str]:
 def table_of(found: Changes, threshold: float) -> dict[str, np.ndarray]:
     """Every voxel that isn't as before, corner that flipped or became (or ceased to be) NaN, and quad that came, went
     or turned, as columns: kind (n,) uint8, an index of kinds, such as "voxel born", "corner outward", "quad lost"; ijk
-    (n, 3) of the voxel, the corner, or the edge's lower corner, of pruned voxels on A's lattice, else on B's; axis (n,)
-    of edges, else −1; d_deform, d_sdf (n,) in voxel widths (of voxels the greatest of their corners), NaN where
-    unknown."""
+    (n, 3) of the voxel, the corner, or the edge's lower corner, of pruned voxels on the lattice before, else on that
+    after; axis (n,) of edges, else −1; d_deform, d_sdf (n,) in voxel widths (of voxels the greatest of their corners),
+    NaN where unknown."""
     kinds, parts = [], []
 
     def add(kind: str, ijk: np.ndarray, axis: Any = -1, deform: Any = None, sdf: Any = None) -> None:

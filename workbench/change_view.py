@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 PANEL = "Changes"
 BEFORE, KEPT_STATE, ITERATION = "before", "kept", "iteration"
-"""Where A comes from: the stop (of a recording the snapshot) before B, a state that was kept, a recorded iteration."""
+"""Where the state before comes from: the last stop (of a recording the snapshot before), a state that was kept, a
+recorded iteration."""
 
 FLIPS = {"outward": OUTWARD, "inward": INWARD}
 LAYERS = (*PARTS, *FLIPS, *FACES)
@@ -55,10 +56,10 @@ _COMPARE, _FACES, _SAVE = "changes", "changes' faces", "changes' lists"
 
 @dataclasses.dataclass
 class ChangeView:
-    """mode: one of BEFORE, KEPT_STATE, ITERATION; iteration: the recorded one that is A; kept: the state that was kept;
+    """mode: one of BEFORE, KEPT_STATE, ITERATION; iteration: the recorded one before; kept: the state that was kept;
     threshold in voxel widths; shown: the scene shows what changed; layers: which of LAYERS; listed: which of PARTS the
-    list shows. Derived: a and b (None where nothing can be compared), found, faces by their layer, note: why nothing is
-    found, waiting: what is found is of A and B before."""
+    list shows. Derived: a and b, the states before and after (None where nothing can be compared), found, faces by
+    their layer, note: why nothing is found, waiting: what is found is of other states than these."""
 
     KEPT: ClassVar[tuple[str, ...]] = ("threshold", "layers")
 
@@ -104,7 +105,7 @@ class ChangeView:
     # What the user does
 
     def keep(self) -> None:
-        """Keeps B as the A of what comes."""
+        """Keeps the state after as the one before what comes."""
         if self.b is not None:
             self.kept, self.mode, self.shown = self.b, KEPT_STATE, True
 
@@ -135,7 +136,7 @@ class ChangeView:
         self.answers = Mailbox(FoundFields())
 
     def requests(self, snapshot: Snapshot) -> list[LookUpFields]:
-        """What has to be asked of a recording for A, once."""
+        """What has to be asked of a recording for the state before, once."""
         wanted = self._wanted(snapshot)
         if wanted is None or wanted == self._asked:
             return []
@@ -230,7 +231,7 @@ class ChangeView:
     # Of a recording
 
     def _wanted(self, snapshot: Snapshot) -> tuple[int, frozenset[str]] | None:
-        """The iteration and the names that A is to be read of."""
+        """The iteration and the names that the state before is to be read of."""
         if snapshot.source == "live" or snapshot.past.oldest is None or self.b is None or self.mode == KEPT_STATE:
             return None
         wanted = self.b.iteration - 1 if self.mode == BEFORE else self.iteration
@@ -329,7 +330,7 @@ def state_of(snapshot: Snapshot) -> State:
 
 
 def changed_faces(found: Changes) -> dict[str, MeshArrays]:
-    """The triangles of FACES: lost ones as A had them, the others as B has them."""
+    """The triangles of FACES: lost ones as they were before, the others as they are after."""
     return {"gained": faces_of(found.b, found.gained), "lost": faces_of(found.a, found.lost),
             "turned": faces_of(found.b, found.turned)}
 

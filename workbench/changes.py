@@ -29,7 +29,7 @@ BINS = np.logspace(-6, 1, 29)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Changes:
-    """What differs from A to B.
+    """What differs between a state before, a, and one after, b; A and B in what follows.
 
     born: rows of B's voxels, pruned: of A's; common_a, common_b: the rows of those in both. Where the resolutions
     differ, a voxel counts as in both where the other holds its cell or a part of it; n_left_out is how many cells of

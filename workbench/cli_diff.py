@@ -25,9 +25,9 @@ class Diff:
     other: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[WHAT2]")] = ""
     """What to compare it with; of one recording alone two iterations are compared."""
     from_iteration: Annotated[int | None, tyro.conf.arg(name="from")] = None
-    """Of a recording: the iteration that is A; its first where it is compared with itself, else its last."""
+    """Of a recording: the iteration before; its first where it is compared with itself, else its last."""
     to_iteration: Annotated[int | None, tyro.conf.arg(name="to")] = None
-    """The iteration that is B, its last where not given."""
+    """The iteration after, its last where not given."""
     threshold: float = 0.01
     """How far δ must move a corner, or its SDF change, to count; in voxel widths, 0 for anything that differs."""
     out: Path | None = None

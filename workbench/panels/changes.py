@@ -29,7 +29,7 @@ from workbench.view_state import ViewState
 
 SMALL = 0.88
 TIPS = {
-    "born": "Voxels of B that A hasn't", "pruned": "Voxels of A that B hasn't",
+    "born": "Voxels that are there after, and were not before", "pruned": "Voxels that were there before, not after",
     "spoiled": "SDF or δ of a corner, or α, β or γ of the voxel, is NaN or infinite now, and was a number",
     "flipped": "The SDF of a corner changed its sign: the surface may pass elsewhere",
     "moved": "No sign flipped; δ moved a corner at least so far as the slider says",
@@ -38,7 +38,7 @@ TIPS = {
     "outward": "Corners whose SDF went from negative (inside) to positive or zero, as extraction counts it",
     "inward": "Corners whose SDF went from positive or zero to negative (inside)",
     "gained": "Quads of the surface around edges of the lattice that had none. Each quad is two triangles",
-    "lost": "Quads around edges that have none now, drawn as A had them",
+    "lost": "Quads around edges that have none now, drawn as they were before",
     "turned": "Quads around the same edges, facing the other way: the surface is turned inside out there",
 }
 _CORNER_NAMES = ("000", "100", "010", "110", "001", "101", "011", "111")
@@ -81,15 +81,15 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
 
 
 def _draw_states(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
-    """Where A comes from, what A and B are, and the button that keeps B."""
+    """Where the state before comes from, what both are, and the button that keeps the one after."""
     own, recorded = view.changes, snapshot.source != "live"
-    ui.heading("From A to B")
-    modes = {BEFORE: ("Snapshot before" if recorded else "Last stop", "A is the snapshot that was recorded before B" if
-                      recorded else "A is where the run stood still before: step, and see what the step changed")}
+    ui.heading("Before and after")
+    modes = {BEFORE: ("Snapshot before", "Before: the snapshot that was recorded before the one shown") if recorded else
+             ("Last stop", "Before: where the run stood still last. Step, and see what the step changed")}
     if recorded:
-        modes[ITERATION] = "Iteration", "A is any recorded iteration; B the one that is shown"
+        modes[ITERATION] = "Iteration", "Before: any recorded iteration; after: the one that is shown"
     if own.kept is not None:
-        modes[KEPT_STATE] = "Kept", f"A is {own.kept.label}, which you kept"
+        modes[KEPT_STATE] = "Kept", f"Before: {own.kept.label}, which you kept"
     names = list(modes)
     at = names.index(own.mode) if own.mode in names else 0
     chosen = names[at]
@@ -101,18 +101,18 @@ def _draw_states(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
     if chosen == ITERATION and snapshot.past.oldest is not None:
         low, high = snapshot.past.oldest, max(snapshot.past.reached, snapshot.past.oldest)
         ui.im.SetNextItemWidth(ui.width)
-        _, at = ui.im.SliderInt("##A of changes", min(max(own.iteration, low), high), low, high, "A: iteration %d",
-                                int(ui.im.ImGuiSliderFlags_AlwaysClamp))
+        _, at = ui.im.SliderInt("##before of changes", min(max(own.iteration, low), high), low, high,
+                                "before: iteration %d", int(ui.im.ImGuiSliderFlags_AlwaysClamp))
         own.iteration = int(at)
-    _draw_state(ui, "A", own.a)
-    _draw_state(ui, "B", own.b)
+    _draw_state(ui, "before", own.a)
+    _draw_state(ui, "after", own.b)
     half, gap = (ui.width - 0.4 * ui.em) / 2, 0.4 * ui.em
-    if ui.button("Keep B as A", half, own.b is not None,
-                 tip="Keeps the voxels and their corners as they are now: all that comes is compared with them"):
+    if ui.button("Keep this state", half, own.b is not None,
+                 tip="Keeps voxels and corners as they are now, as the state before all that comes"):
         own.keep()
     ui.im.SameLine(0.0, gap)
-    if ui.button(f"Drop A ({megabytes(own.kept.n_bytes)})" if own.kept is not None else "Drop A", half,
-                 own.kept is not None, tip="Forgets what was kept"):
+    if ui.button(f"Drop it ({megabytes(own.kept.n_bytes)})" if own.kept is not None else "Drop it", half,
+                 own.kept is not None, tip="Forgets the state that was kept"):
         own.drop()
 
 
@@ -141,7 +141,7 @@ def _draw_row(ui: Ui, view: ViewState, name: str, number: int, lists: bool = Fal
     own = view.changes
     label, tip = label_of(name, own.found), TIPS[name]
     if label == "in both":
-        tip = "Voxels of B whose cell A has too, whole or in part"
+        tip = "Voxels whose cell was there before, too, whole or in part"
     _, own.layers[name] = ui.im.Checkbox(f"##changes {name}", own.layers[name])
     ui.tip(f"{tip}.\nShown in the scene, or not")
     ui.im.SameLine(0.0, 0.4 * ui.em)
@@ -266,7 +266,7 @@ def _draw_list(ui: Ui, view: ViewState, found: Changes) -> None:
 
 
 def _draw_picked(ui: Ui, view: ViewState, found: Changes) -> None:
-    """The eight corners of the picked voxel in A and B."""
+    """The eight corners of the picked voxel before and after."""
     picked = view.network.picked
     if picked is None:
         return
@@ -278,24 +278,24 @@ def _draw_picked(ui: Ui, view: ViewState, found: Changes) -> None:
     ui.im.SameLine(0.0, gap)
     if ui.button("Let go##voxel", half, tip="Or click beside all voxels"):
         view.network.picked = None
-    rows = {name: picked.row_of(state.voxels) for name, state in (("A", found.a), ("B", found.b))}
+    rows = {name: picked.row_of(state.voxels) for name, state in (("before", found.a), ("after", found.b))}
     if max(rows.values()) < 0:
-        ui.text("It is in neither A nor B.", theme.MUTED)
+        ui.text("It is there neither before nor after.", theme.MUTED)
         return
-    where = {(True, True): "in both", (True, False): "in A, pruned", (False, True): "born, in B"}
-    ui.text(where[rows["A"] >= 0, rows["B"] >= 0], theme.MUTED)
+    where = {(True, True): "there before and after", (True, False): "there before, pruned", (False, True): "born"}
+    ui.text(where[rows["before"] >= 0, rows["after"] >= 0], theme.MUTED)
     if (found.a.sdf is None and found.b.sdf is None) or not found.one_lattice:
         return
     with ui.sized(SMALL):
         if not ui.im.BeginTable("corners of changes", 4, int(ui.im.ImGuiTableFlags_SizingStretchProp)):
             return
         try:
-            for heading, tip in (("corner", "Its place in the voxel: x, y, z"), ("SDF A", "In voxel widths"),
-                                 ("SDF B", "In voxel widths"), ("|Δδ|", "In voxel widths")):
+            for heading, tip in (("corner", "Its place in the voxel: x, y, z"), ("SDF before", "In voxel widths"),
+                                 ("after", "Its SDF after, in voxel widths"), ("|Δδ|", "In voxel widths")):
                 ui.im.TableNextColumn()
                 ui.text(heading, theme.MUTED)
                 ui.tip(tip)
-            for values in corner_rows(found, rows["A"], rows["B"]):
+            for values in corner_rows(found, rows["before"], rows["after"]):
                 for text, colour in values:
                     ui.im.TableNextColumn()
                     ui.text(text, colour)
@@ -304,7 +304,7 @@ def _draw_picked(ui: Ui, view: ViewState, found: Changes) -> None:
 
 
 def corner_rows(found: Changes, row_a: int, row_b: int) -> list[list[tuple[str, theme.Colour]]]:
-    """Of each corner its name, its SDF in A and B in voxel widths, and how far δ went; "–" where it isn't there."""
+    """Of each corner its name, its SDF before and after in voxel widths, how far δ went; "–" where it isn't there."""
     table: list[list[tuple[str, theme.Colour]]] = []
     for slot, name in enumerate(_CORNER_NAMES):
         values, places = [], []
