@@ -141,6 +141,9 @@ def test_changes_are_counted_and_drawn(folder: Path, tmp_path: Path) -> None:
         f"quads turned over {sum(old[key] != new[key] for key in old.keys() & new.keys())}"]
     some = RECIPE + '[changes]\nsince = 1\nshow = ["lost", "pruned"]\n'
     assert [label.split()[0] for label in labels(some, folder)] == ["pruned", "quads"]
+    none = RECIPE.replace("[camera]", "iteration = 2\n[camera]") + "[changes]\nsince = 1\n"
+    assert len(labels(none, folder)) == 1  # all as before
+    assert labels(none + 'show = ["born", "lost"]\n', folder) == ["born 0", "quads lost 0"]
     nothing = drawn_there(folder, tmp_path, RECIPE + "[changes]\nsince = 1\nshow = []\n")
     marked = drawn_there(folder, tmp_path, some)
     assert nothing[:200].min() == 255 and near(marked[:200], COLOURS["pruned"]) > 20
@@ -193,9 +196,13 @@ def test_faults_of_the_surface_are_counted_and_framed(folder: Path, tmp_path: Pa
     ready = prepare(parse_recipe(text, "r"), folder)[0]
     assert (ready.view.check.chosen.kind, list(ready.view.check.chosen.low)) == ("holes", lacking)
     assert labels(RECIPE + "[surface]\nshow = ['bad']\n", folder) == found[2:]
+    at_1 = RECIPE.replace("[camera]", "iteration = 1\n[camera]")
+    assert labels(at_1 + "[surface]\n", folder) == []
+    some = at_1 + "[surface]\nshow = ['turned', 'holes']\n"
+    assert labels(some, folder) == ["holes, 0 voxels", "inside out, 0 voxels"]
     turned = drawn_there(folder, tmp_path, RECIPE + "[surface]\nshow = ['turned']\n")
     assert near(turned[:200], theme.FAR_CUT) > 200
-    other = parse_recipe(RECIPE.replace("[camera]", "iteration = 1\n[camera]") + "[surface]\n", "r")
+    other = parse_recipe(at_1 + "[surface]\n", "r")
     assert any("nothing is wrong with the surface" in note for note in prepare(other, folder)[0].notes)
     with pytest.raises(InputError, match=r"panel 1: surface.frame must be a voxel of a region .*, got \[0, 0, 0\]"):
         prepare(parse_recipe(RECIPE + "[surface]\nframe = [0, 0, 0]\n", "r"), folder)
@@ -222,8 +229,7 @@ b = {eye = [0.2, 0.3, 2.0], visibility_ratio = 0.3, anchor = "back"}
     a, b = sets
     numbers = (("only in A", len(a - b)), ("only in B", len(b - a)), ("in both", len(a & b)),
                ("in neither", voxels.n_voxels - len(a | b)))
-    assert [entry.label for entry in ready.legend] == [f"active {name} {n:,}" for name, n in numbers if n]
-    assert len(ready.legend) >= 3
+    assert [entry.label for entry in ready.legend] == [f"active {name} {n:,}" for name, n in numbers]
     # the picture holds both frusta, and not that of the panel itself
     far = max(look.camera.far for look in ready.view.what_ifs.kept.values())
     assert points_of(ready)[:, 2].min() < 2.0 - far + 0.3
@@ -267,6 +273,15 @@ def test_a_fit_keeps_the_earlier_state_on_its_way(tmp_path: Path) -> None:
     assert labels(lone + "[surface]\n", tmp_path)[-1].startswith("inside out, ")
     with pytest.raises(InputError, match="panel 1: changes needs two states, and c.safetensors holds one: name a rec"):
         prepare(parse_recipe(lone + "[changes]\nsince = 1\n", "r"), tmp_path)
+
+
+def test_between_two_levels_faces_are_not_compared(tmp_path: Path) -> None:
+    levels = "fit = {resolution = 16, start_resolution = 8, iterations = 4, image_size = 32}"
+    text = RECIPE.replace('"run.h5"', f'"house"\niteration = 4\n{levels}')
+    ready = prepare(parse_recipe(text + '[changes]\nsince = 1\nshow = ["same", "gained"]\n', "r"), tmp_path)[0]
+    n_both, gained = (entry.label for entry in ready.legend)
+    assert n_both.startswith("in both ") and gained == "quads gained –"
+    assert any(note.startswith("8³ and 16³: ") for note in ready.notes)
 
 
 @pytest.mark.parametrize(("change", "said"), [

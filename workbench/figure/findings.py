@@ -168,7 +168,8 @@ def notes(view: ViewState) -> Iterator[str]:
             yield f"nothing is wrong with the surface ({', '.join(check_view.TITLES[kind].lower() for kind in shown)})"
 
 
-# The legend, in the words and the order of the window
+# The legend, in the words and the order of the window. What a recipe names is told with 0, too, and so in every frame
+# of a time-lapse; where it shows all there may be, only what there is.
 
 
 def legend(view: ViewState) -> Legend:
@@ -188,7 +189,7 @@ def _legend_of_what_ifs(view: ViewState, found: Difference) -> Legend:
     own = view.what_ifs
     counts, category = found.counts(own.category), what_if_view.CATEGORY_LABELS[own.category]
     for part in what_if.PARTS:
-        if own.parts[part] and counts[part]:
+        if own.parts[part]:
             yield f"{category} {what_if_view.PART_LABELS[part]} {counts[part]:,}", what_if_view.COLOURS[part]
     for name, part in zip(what_if_view.NAMES, what_if.PARTS, strict=False):
         mesh = own.meshes.get(name) if own.with_meshes else None
@@ -200,11 +201,12 @@ def _legend_of_changes(view: ViewState, found: Changes) -> Legend:
     own, voxels = view.changes, view.changes.counts()
     numbers = {name: ("", voxels[name]) for name in PARTS}
     numbers |= {name: ("corners ", found.n_corners_of[bit]) for name, bit in change_view.FLIPS.items()}
-    if found.gained is not None:
-        numbers |= {name: ("quads ", len(getattr(found, name))) for name in change_view.FACES}
+    numbers |= {name: ("quads ", None if found.gained is None else len(getattr(found, name)))
+                for name in change_view.FACES}
     for name, (what, number) in numbers.items():
-        if number and own.layers[name]:
-            yield f"{what}{change_view.label_of(name, found)} {number:,}", change_view.COLOURS[name]
+        if own.layers[name] and (number or not all(own.layers.values())):
+            told = "–" if number is None else f"{number:,}"  # of two resolutions faces aren't compared
+            yield f"{what}{change_view.label_of(name, found)} {told}", change_view.COLOURS[name]
 
 
 def _legend_of_coverage(view: ViewState, found: Summary) -> Legend:
@@ -218,14 +220,13 @@ def _legend_of_coverage(view: ViewState, found: Summary) -> Legend:
     label += ", with a surface" if own.mark == NEVER and found.n_surface is not None else ""
     n_marked = int(found.marked.sum())
     yield f"{label} {n_marked:,}", coverage_view.MARKED
-    if n_marked < found.voxels.n_voxels:
-        yield f"other voxels {found.voxels.n_voxels - n_marked:,}", coverage_view.FAINT
+    yield f"other voxels {found.voxels.n_voxels - n_marked:,}", coverage_view.FAINT
 
 
 def _legend_of_surface(view: ViewState, found: SurfaceCheck) -> Legend:
     for kind in check_view.KINDS:
         regions = getattr(found, kind) if view.check.parts[kind] else None
-        if regions is not None and regions.n:
+        if regions is not None and (regions.n or not all(view.check.parts.values())):
             number = regions.voxels.n_voxels
             yield f"{check_view.TITLES[kind].lower()}, {number:,} voxel{'s' * (number != 1)}", check_view.COLOURS[kind]
 
