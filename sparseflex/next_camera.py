@@ -50,7 +50,8 @@ _CLOSE_SECOND = 0.8
 """Others than the best are looked at where they may be the best, by this share of what the best is thought to see."""
 
 Progress = Callable[[int, int], None]
-"""Is told how many views have been looked at, and how many it will be at most; what it raises ends the search."""
+"""Is told how many views have been looked at, and how many it will be at most, 0 while that isn't known; what it raises
+ends the search."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -101,6 +102,8 @@ def suggest_cameras(flex: SparseFlex, seen: Bool[Tensor, "N"], target: Mesh, *, 
     """
     with torch.no_grad():
         surface = SeenSurface.of(flex, torch.ones(flex.voxels.n_voxels, dtype=torch.bool, device=flex.voxels.device))
+        if progress is not None:
+            progress(0, 0)
         unseen = surface.has_face & ~seen
         n_unseen, n_bare = int(unseen.sum()), int((~seen & ~surface.has_face).sum())
         if not n_unseen or not target.n_faces:
@@ -108,6 +111,8 @@ def suggest_cameras(flex: SparseFlex, seen: Bool[Tensor, "N"], target: Mesh, *, 
         coarse = CoarseSurface.of(surface, unseen, flex.voxels.resolution)
         del surface  # takes memory, and isn't looked at again
         n_looked = min(max(_LOOKED_VOXELS // flex.voxels.n_voxels, 1), _MOST_LOOKED)
+        if progress is not None:
+            progress(0, 0)
         search = _Search(coarse, flex.voxels.resolution, target, clearance, (width, height), n_looked, progress)
         found = []
         for sort, candidates in search.candidates().items():

@@ -206,10 +206,10 @@ def _draw_suggestions(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Comma
     tip = ("Looks for the camera that would see most of the voxels that are unseen and have a surface:\n"
            "in rooms, around the object, and with a near plane that cuts it. Takes seconds, beside the run")
     if own.busy(view):
-        done = own.progress(view)
+        done, total = own.progress(view) or (0, 0)
         if ui.button("Cancel", ui.width, tip="Ends the search; what the one before found shows again"):
             own.cancel(view)
-        ui.text("Looking …" if done is None else f"Looking: {count(done[0])} of {count(done[1])} views", theme.MUTED)
+        ui.text(f"Looking: {count(done)} of {count(total)} views" if total else "Looking …", theme.MUTED)
     elif ui.button("Suggest a camera", ui.width, tip=tip):
         own.ask()
     found = own.suggestions(view)
