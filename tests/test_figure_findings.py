@@ -414,20 +414,15 @@ def test_f_saves_what_holds_the_findings(window: tuple, folder: Path, tmp_path: 
     assert "none holds planes that are crossed" in Figures().save(view, snapshot, source, screen, shot)
     view.what_ifs.shown = False
     in_front(view, PANEL, snapshot)
-    source.recording = RecordStatus(folder / "run.h5", FINAL)
-    assert "drawing" in Figures().save(view, snapshot, source, screen, shot)
-    newest = max(tmp_path.glob("*.toml"), key=lambda path: path.stat().st_mtime_ns)
-    panel = open_recipe(newest).panels[0]
-    assert (tmp_path / panel.source.path).resolve() == (folder / "run.h5").resolve()
-    assert (panel.source.iteration, panel.changes.since) == (FINAL, 1)
+    source.recording = RecordStatus(folder / "run.h5", FINAL)  # which may have other states, and not every iteration
     kept = view.changes.kept
     sdf = kept.arrays["corner_sdf"].copy()
-    sdf[0] = np.nextafter(sdf[0], np.float32(1))  # one that was gone back over, say
+    sdf[0] = np.nextafter(sdf[0], np.float32(1))
     view.changes.kept = State(kept.voxels, {**kept.arrays, "corner_sdf": sdf}, 1, "iteration 1")
     follow(view, snapshot)
     assert "drawing" in Figures().save(view, snapshot, source, screen, shot)
     newest = max(tmp_path.glob("*.toml"), key=lambda path: path.stat().st_mtime_ns)
-    assert open_recipe(newest).panels[0].source == SourceTable(newest.with_suffix(".h5").name, FINAL)  # one of its own
+    assert open_recipe(newest).panels[0].source == SourceTable(newest.with_suffix(".h5").name, FINAL)
     view.worker.wait_for(f"states of {newest.stem}", WAIT_SECS)
     again = prepare(open_recipe(newest), tmp_path)[0]
     assert again.view.changes.found.counts(0.0) == view.changes.found.counts(0.0)
@@ -441,6 +436,17 @@ def test_f_saves_what_holds_the_findings(window: tuple, folder: Path, tmp_path: 
     assert "not from iteration 77 to iteration 3" in Figures().save(view, snapshot, source, screen, shot)
     source.recording_path = folder / "run.h5"
     assert "doesn't hold iteration 77" in Figures().save(view, snapshot, source, screen, shot)
+    other = kept.voxels.prune(torch.arange(kept.voxels.n_voxels) > 0)
+    view.changes.kept = State(other, {}, 1, "pass 1, encoder 1")
+    follow(view, snapshot)
+    assert "doesn't hold pass 1, encoder 1" in Figures().save(view, snapshot, source, screen, shot)
+    view.changes.kept = kept
+    follow(view, snapshot)
+    assert "drawing" in Figures().save(view, snapshot, source, screen, shot)
+    newest = max(tmp_path.glob("*.toml"), key=lambda path: path.stat().st_mtime_ns)
+    panel = open_recipe(newest).panels[0]
+    assert (tmp_path / panel.source.path).resolve() == (folder / "run.h5").resolve()
+    assert (panel.source.iteration, panel.changes.since) == (FINAL, 1)
     assert not list(tmp_path.glob(".*"))  # nothing half done
 
 

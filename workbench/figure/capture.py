@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -28,7 +27,7 @@ from workbench.figure.subject import RECORDING
 from workbench.figure.two_states import write_states
 from workbench.figure.view import panel_of
 from workbench.layout import Rect
-from workbench.moment import Moment, of_recording
+from workbench.moment import of_recording
 from workbench.recording.reader import Recording
 from workbench.snapshot import Snapshot
 from workbench.view_state import ViewState
@@ -181,32 +180,31 @@ def _source_of(
         return None, None, "none holds the camera that Coverage suggests"
     changes = view.changes.in_scene(view)
     shown = getattr(source, "recording_path", None)
+    if changes is not None and not ("voxels" in snapshot.fields
+                                    and same_token(state_of(snapshot).token, changes.b.token)):
+        return None, None, "the run moves on while Changes compares: pause it first"
     if shown is not None:
         table = SourceTable(os.path.relpath(shown, stem.parent), snapshot.iteration)
-        return (table, None, "") if changes is None else _holding(changes, snapshot, shown, table)
-    if snapshot.run_name == FIT and changes is None:
+        return (table, None, "") if changes is None else _holding(changes.a, snapshot, shown, table)
+    if changes is not None and not snapshot.products.stages:
+        return _states_of(changes, snapshot, stem)
+    if snapshot.run_name == FIT:
         checkpoint = stem.with_suffix(CHECKPOINT)
         return SourceTable(checkpoint.name), checkpoint, ""
     recording = getattr(source, "recording", None) or snapshot.recording  # the snapshot's is of when it was made
     if recording is not None and recording.iteration >= 0:
         at = min(recording.iteration, snapshot.iteration)
         table = SourceTable(os.path.relpath(recording.path, stem.parent), at)
-        if changes is None or _holding(changes, snapshot, recording.path, table)[0] is not None:
-            return table, None, ""
-    if changes is not None:
-        return _states_of(changes, snapshot, stem)
+        return (table, None, "") if changes is None else _holding(changes.a, snapshot, recording.path, table)
     return None, None, "a run of this kind must be recorded for that"
 
 
 def _states_of(changes: Changes, snapshot: Snapshot, stem: Path) -> tuple[SourceTable | None, Path | None, str]:
-    """A recording that is to be written first, of both states and no more."""
+    """A recording that is to be written first, of both states and no more: a checkpoint has one, and the run's own
+    recording not every iteration."""
     a, b = changes.a, changes.b
     if not a.iteration < b.iteration:
         return None, None, f"a recipe goes from an iteration to a later one, not from {a.label} to {b.label}"
-    if snapshot.products.stages:
-        return None, None, "the recording doesn't hold what Changes compares of these stages"
-    if not same_token(state_of(snapshot).token, b.token):
-        return None, None, "the run moves on while Changes compares: pause it first"
     path = stem.with_suffix(RECORDING)
     return SourceTable(path.name, snapshot.iteration), path, ""
 
@@ -222,24 +220,19 @@ def _write(job: _Job, snapshot: Snapshot, before: State) -> None:
 
 
 def _holding(
-    changes: Changes, snapshot: Snapshot, path: Path, table: SourceTable
+    before: State, snapshot: Snapshot, path: Path, table: SourceTable
 ) -> tuple[SourceTable | None, None, str]:
-    """The table where the recording has both states that are compared, to the bit."""
-    states = ((changes.a, changes.a.iteration), (changes.b, table.iteration))
+    """The table where the recording has the state before as it is compared: one that was kept may be of another stage,
+    or of a pass that was gone back over. Its voxels tell that; to read all of its arrays would hold the window up."""
     with Recording(path, cache_bytes=0) as recording:
-        for state, iteration in states:
-            if iteration not in recording.iterations or not _same(state, of_recording(recording, iteration), snapshot):
-                return None, None, f"the recording doesn't hold {state.label} as Changes compares it"
+        voxels = None
+        if before.iteration in recording.iterations:
+            name = next(iter(products.run_names(snapshot, ("voxels",))))
+            voxels = of_recording(recording, before.iteration).field(name)
+        if voxels is None or voxels.resolution != before.voxels.resolution or not torch.equal(
+                voxels.voxel_ijk, before.voxels.voxel_ijk):
+            return None, None, f"the recording doesn't hold {before.label} as Changes compares it"
     return table, None, ""
-
-
-def _same(state: State, moment: Moment, snapshot: Snapshot) -> bool:
-    """Whether the moment has the state's voxels and arrays; snapshot: one that tells what the run calls them."""
-    own = {name: moment.field(next(iter(products.run_names(snapshot, (name,))))) for name in ("voxels", *state.arrays)}
-    voxels = own.pop("voxels")
-    return (voxels is not None and voxels.resolution == state.voxels.resolution
-            and torch.equal(voxels.voxel_ijk, state.voxels.voxel_ijk)
-            and all(np.array_equal(own[name], array, equal_nan=True) for name, array in state.arrays.items()))
 
 
 def recipe_of_screen(view: ViewState, source: SourceTable, screen: Screen, stage: str = "") -> Recipe:

@@ -13,16 +13,17 @@ from sparseflex.voxels import SparseVoxels
 from workbench.change_state import State
 from workbench.recording.codec import header_of
 from workbench.recording.layout import CAMERAS, OWN_STREAMS, SCHEMA, VERSION
-from workbench.recording.values import Cameras, cameras_value
+from workbench.recording.values import Cameras, cameras_value, events_value
 from workbench.snapshot import MeshArrays, Snapshot
 
-_KINDS = ("voxels", "voxel", "corner", "mesh")
+_KINDS = ("voxels", "voxel", "corner", "mesh", "prune")
 _LIMIT_BYTES, _RESERVE_BYTES = 1e12, 64e6
 
 
 def write_states(path: Path, snapshot: Snapshot, before: State) -> None:
-    """A recording of two iterations: `before`, and what the snapshot shows, so far as its fields are of voxels, corners
-    and meshes. It is there whole, or not at all. Raises OSError and ValueError, Full where the disk has no room."""
+    """A recording of two iterations: `before`, and what the snapshot shows, so far as its fields are of voxels,
+    corners, meshes and prunings. It is there whole, or not at all. Raises OSError, ValueError, and Full where the disk
+    has no room."""
     from workbench.recording.writer import RecordingFile
 
     fields = {name: value for name, value in snapshot.fields.items()
@@ -37,10 +38,12 @@ def write_states(path: Path, snapshot: Snapshot, before: State) -> None:
     try:
         for iteration, values in (
             (before.iteration, {"voxels": before.voxels, **before.arrays}),
-            (snapshot.iteration, {CAMERAS: cameras, **fields}),
+            (snapshot.iteration, fields),
         ):
-            known = {name: value for name, value in values.items() if name in streams}
-            _commit(file, iteration, {streams.index(name): _value(value) for name, value in known.items()})
+            known = {streams.index(name): _value(value) for name, value in values.items() if name in streams}
+            if values is fields:
+                known[streams.index(CAMERAS)] = cameras
+            _commit(file, iteration, known)
         file.close()
         file.path.replace(path)
     finally:
@@ -51,7 +54,9 @@ def _value(value: Any) -> Any:
     """A field as a recording has it."""
     if isinstance(value, SparseVoxels):
         return {"keys": value.keys.numpy(), "resolution": value.resolution}
-    return {"vertices": value.vertices, "faces": value.faces} if isinstance(value, MeshArrays) else value
+    if isinstance(value, MeshArrays):
+        return {"vertices": value.vertices, "faces": value.faces}
+    return value if isinstance(value, np.ndarray) else events_value(value)
 
 
 def _commit(file: Any, iteration: int, values: dict[int, Any]) -> None:
