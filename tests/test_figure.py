@@ -84,6 +84,7 @@ def test_a_figure_is_the_same_in_another_process_and_from_its_own_picture(tmp_pa
     assert done.returncode == 0, done.stderr
     first = (tmp_path / "a.png").read_bytes()
     assert open_recipe(tmp_path / "a.png") == open_recipe(tmp_path / "a.toml")
+    drawn(tmp_path, SMALL + "[layers]\nactive = true\n", "other.png")  # what was drawn before mustn't show
     assert cli.main(["figure", str(tmp_path / "a.png"), "--out", str(tmp_path / "again.png")]) == 0
     assert (tmp_path / "again.png").read_bytes() == first
     assert_matches_golden(tmp_path / "a.png", "figure_recipe")

@@ -6,6 +6,8 @@ import atexit
 import os
 import sys
 
+import numpy as np
+
 from workbench import system_check, theme
 from workbench.system_check import WINDOW_NEEDS, install_command, missing, package_manager
 
@@ -67,6 +69,9 @@ def start_polyscope(title: str, headless: bool = False) -> None:
     ps.set_bounding_box((-0.5, -0.5, -0.5), (0.5, 0.5, 0.5))
     ps.set_transparency_mode("none")
     ps.set_background_color(theme.linear(theme.BACKGROUND))
+    # Voxel grids leave OpenGL culling faces, and lines, drawn first the next time, then lack pixels. Surface meshes set
+    # it back and are drawn last: one without an area sees to it that every picture begins alike.
+    ps.register_surface_mesh("drawn last", np.zeros((3, 3)), np.array([[0, 1, 2]]))
 
 
 def default_size(screen: tuple[int, int] | None) -> tuple[int, int]:
