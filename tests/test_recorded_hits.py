@@ -13,7 +13,7 @@ from test_breakpoints import Planted, hit_of
 from test_engine import StartEngine, at_rest, start  # noqa: F401 - a fixture
 
 from workbench import cli
-from workbench.commands import ChangeSetting, GoTo, NextStage, Play, RunIterations, StepBack
+from workbench.commands import ChangeSetting, GoTo, NextStage, Play, RunIterations, SetBreakpoint, StepBack
 from workbench.engine import Engine
 from workbench.panels import breakpoints as panel
 from workbench.recording.policy import About
@@ -104,6 +104,24 @@ def test_a_change_within_an_iteration_drops_what_was_hit_in_it_later(
     at_rest(engine, 2, "b")
     engine.send(ChangeSetting("speed", 1.0))
     assert in_file(engine, tmp_path) == []
+
+
+def test_a_hit_that_is_found_on_going_back_outlives_a_change_after_it(
+    record: Callable[..., Engine], tmp_path: Path
+) -> None:
+    """It is entered where the file ends then, and that is replaced."""
+    engine = record("iteration == 10")
+    play_to_hit(engine, 1)
+    engine.send(GoTo(4))
+    at_rest(engine, 4, "a")
+    engine.send(SetBreakpoint("iteration == 5"))
+    play_to_hit(engine, 2)
+    engine.send(GoTo(7))
+    at_rest(engine, 7, "a")
+    engine.send(ChangeSetting("speed", 1.0))
+    engine.send(RunIterations(2))
+    at_rest(engine, 9, "a")
+    assert in_file(engine, tmp_path) == [("iteration == 5", "c", 5)]
 
 
 @pytest.mark.parametrize("spoil", [

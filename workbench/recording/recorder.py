@@ -70,8 +70,8 @@ class Recorder:
         self._cost: dict[str, tuple[float, float]] = {}  # seconds that it took last, and when
         self._first = self._reached = self._committed = run.iteration  # recorded up to; iteration of the latest commit
         self._changes: list[dict[str, Any]] = []
-        self._hits: list[dict[str, Any]] = []  # all of this way
-        self._n_hits_entered = 0  # so many of them are in the file
+        self._hits: list[Hit] = []  # all of this way
+        self._entered: dict[tuple[str, int, int], int] = {}  # those in the file, and the iteration of their commit
         self._within = False  # an iteration has begun
         self._needs_keyframe = self._finished = False
         self._latest: dict[str, int] = {}  # by kind of part: the iteration that it was recorded of
@@ -122,8 +122,7 @@ class Recorder:
         here = self._run.iteration
         place = here, n_stages  # what was changed beyond is no longer the run's future, nor what was recorded
         self._changes = [kept for kept in self._changes if (kept["iteration"], kept["n_stages"]) <= place]
-        self._hits = [kept for kept in self._hits if (kept["iteration"] - 1, kept["n_stages"]) <= place]
-        self._n_hits_entered = min(self._n_hits_entered, len(self._hits))
+        self._hits = [kept for kept in self._hits if (kept.iteration - 1, kept.n_stages) <= place]
         if here < self._reached:
             self._reached = here
             self._forget(here)
@@ -133,8 +132,8 @@ class Recorder:
     @_guarded
     def hit(self, hits: Sequence[Hit]) -> None:
         """Breakpoints stopped the run. Within an iteration that waits until it has ended, or all has."""
-        known = {(hit["expression"], hit["iteration"], hit["n_stages"]) for hit in self._hits}  # by going back
-        self._hits += [hit_value(hit) for hit in hits if (hit.expression, hit.iteration, hit.n_stages) not in known]
+        known = {_key(hit) for hit in self._hits}  # by going back
+        self._hits += [hit for hit in hits if _key(hit) not in known]
         if not self._within:
             self._commit_hits()
 
@@ -203,7 +202,7 @@ class Recorder:
             self._forget(self._committed)
             return
         if not addition and iteration <= self._committed:  # it replaces that one and all after it
-            self._n_hits_entered = sum(hit["iteration"] < iteration for hit in self._hits)
+            self._entered = {key: at for key, at in self._entered.items() if at < iteration}
         self._changes, self._committed = later, iteration
         if not addition:
             self._commit_hits()
@@ -211,10 +210,10 @@ class Recorder:
 
     def _commit_hits(self) -> None:
         """Adds those that wait to the last commit."""
-        due = self._hits[self._n_hits_entered :]
+        due = [hit for hit in self._hits if _key(hit) not in self._entered]
         if due and self._committed == self._reached and self._outlet.put(
-                self._committed, {self._sources.row(HITS): due}, None, True):
-            self._n_hits_entered = len(self._hits)
+                self._committed, {self._sources.row(HITS): [hit_value(hit) for hit in due]}, None, True):
+            self._entered |= {_key(hit): self._committed for hit in due}
 
     def _changes_by(self, iteration: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Changes not yet in the file: those made up to the end of an iteration, and those made after it."""
@@ -333,6 +332,11 @@ def state_at(path: Path, iteration: int, uid: str) -> Any:
         if found is None or found[0] != iteration:
             raise ValueError("it is not in the file")
         return found[1]
+
+
+def _key(hit: Hit) -> tuple[str, int, int]:
+    """What tells a hit from others of a run."""
+    return hit.expression, hit.iteration, hit.n_stages
 
 
 def _number(value: Any) -> float:
