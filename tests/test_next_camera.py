@@ -265,6 +265,23 @@ def test_after_cancel_what_was_found_before_shows_again(view: ViewState, slow: S
     assert view.coverage.suggestions(view) == first and view.worker.idle
 
 
+def test_cancel_of_a_search_that_ends_at_that_very_moment(
+    view: ViewState, slow: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn(view, Suggest_a_camera=True)
+    slow.arrive()
+    cancel = view.worker.cancel
+
+    def too_late(key: str) -> None:
+        slow.go.release(7)
+        view.worker.wait_for(key, WAIT_SECS)
+        cancel(key)
+
+    monkeypatch.setattr(view.worker, "cancel", too_late)
+    view.coverage.cancel(view)
+    assert view.coverage.suggestions(view)[0].n_bare == 1 and not view.coverage.busy(view)
+
+
 @pytest.mark.parametrize("end", ["stop_workers", "forget_found"])
 def test_a_window_that_closes_or_another_run_ends_the_search(view: ViewState, slow: Slow, end: str) -> None:
     drawn(view, Suggest_a_camera=True)

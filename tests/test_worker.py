@@ -177,6 +177,17 @@ def test_a_job_says_how_far_it_is_and_ends_at_its_next_report_when_cancelled(wor
     assert worker.wait_for("a", 10) == (2, "done") and worker.progress("a") is None and worker.result("b") is None
 
 
+@pytest.mark.parametrize("end", ["cancel", "clear", "forget"])
+def test_what_was_cancelled_never_shows_though_it_reports_no_more(worker: Worker, end: str) -> None:
+    go, begun, next_one = threading.Event(), threading.Event(), threading.Event()
+    worker.ask("a", 1, lambda: (begun.set(), go.wait(10)))
+    assert begun.wait(10)
+    worker.clear() if end == "clear" else getattr(worker, end)("a")
+    worker.ask("a", 2, lambda: (next_one.set(), go.wait(10), worker.result("a"))[2])  # of another run, say
+    go.set()
+    assert next_one.wait(10) and worker.wait_for("a", 10) == (2, None)
+
+
 @pytest.mark.parametrize("end", ["stop", "clear", "forget"])
 def test_who_is_not_waited_for_any_more_ends(worker: Worker, end: str) -> None:
     go, at = threading.Semaphore(0), threading.Semaphore(0)

@@ -260,8 +260,8 @@ class CoverageView:
 
     def cancel(self, view: ViewState) -> None:
         """Ends the search; what was found before it shows again."""
-        if self._searching(view):
-            view.worker.cancel(_SUGGEST)
+        view.worker.cancel(_SUGGEST)
+        if self._searching(view):  # else it ended just now, and shows
             self._asked, self._before = self._before, ()
         self.wanting = False
 

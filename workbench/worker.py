@@ -186,7 +186,8 @@ class Worker:
             ended = time.monotonic()
             with self._changed:
                 self._costs[key] = (ended - started, ended)
-                if key in self._asked and not ended_early:  # else it was forgotten meanwhile
+                # else it was forgotten meanwhile, and may have been asked for anew
+                if key in self._asked and not ended_early and not self._cancelled:
                     self._results[key] = (job.token, value)
                 self._running = None
                 self._n_finished += 1
