@@ -278,9 +278,11 @@ def test_a_fit_keeps_the_earlier_state_on_its_way(tmp_path: Path) -> None:
 def test_between_two_levels_faces_are_not_compared(tmp_path: Path) -> None:
     levels = "fit = {resolution = 16, start_resolution = 8, iterations = 4, image_size = 32}"
     text = RECIPE.replace('"run.h5"', f'"house"\niteration = 4\n{levels}')
-    ready = prepare(parse_recipe(text + '[changes]\nsince = 1\nshow = ["same", "gained"]\n', "r"), tmp_path)[0]
-    n_both, gained = (entry.label for entry in ready.legend)
-    assert n_both.startswith("in both ") and gained == "quads gained –"
+    text += '[changes]\nsince = 1\nshow = ["same", "moved", "outward", "gained"]\n'
+    ready = prepare(parse_recipe(text, "r"), tmp_path)[0]
+    moved, n_both, outward, gained = (entry.label for entry in ready.legend)
+    assert moved == "moved –" and n_both.startswith("in both ") and gained == "quads gained –"
+    assert outward.removeprefix("corners now outside ").isdigit()
     assert any(note.startswith("8³ and 16³: ") for note in ready.notes)
 
 
@@ -289,6 +291,9 @@ def test_between_two_levels_faces_are_not_compared(tmp_path: Path) -> None:
     ("[coverage]\nmark = 'unseen'", "mark must be one of never seen, orbit"),
     ("[coverage]\nvalues = 'camera_count'", "panel 1: coverage needs the fields voxels, seen_count, camera_count, and "
                                             "fake sphere has no camera_count"),
+    ("[coverage]\n[what_if]\n", "panel 1: what_if must not be given beside coverage, whose place it takes"),
+    ("[what_if]\nb = {far = 0.001}", "panel 1: what_if.b.near must be below far, got"),
+    ("[what_if]\na = {camera = 99}", "panel 1: what_if.a.camera must be below"),
     ("[source]\npath = 'house'\n[changes]\nsince = 9", "panel 1: changes needs source.iteration, as far as house is"),
     ("[source]\npath = 'house'\niteration = 9\n[changes]\nsince = 9",
      "panel 1: changes.since must be below source.iteration (9), as far as house is fitted, got 9"),

@@ -66,7 +66,12 @@ def fields_of_state(snapshot: Snapshot) -> frozenset[str]:
 
 
 def check(panel: Panel, snapshot: Snapshot, where: str) -> None:
-    """Raises InputError where the run has no fields, by their kinds, that its tables need."""
+    """Raises InputError where its tables exclude each other, or the run has no fields, by their kinds, that they need.
+    """
+    beside = [name for name in ("changes", "coverage") if getattr(panel, name) is not None]
+    if panel.what_if is not None and beside:
+        raise InputError(f"{where}: what_if must not be given beside {' or '.join(beside)}, whose place it takes; "
+                         f"{beside[0]} = false takes that away")
     needed = {}
     if panel.changes is not None:
         needed["changes"] = {"voxels": "voxels"}
@@ -201,12 +206,21 @@ def _legend_of_changes(view: ViewState, found: Changes) -> Legend:
     own, voxels = view.changes, view.changes.counts()
     numbers = {name: ("", voxels[name]) for name in PARTS}
     numbers |= {name: ("corners ", found.n_corners_of[bit]) for name, bit in change_view.FLIPS.items()}
-    numbers |= {name: ("quads ", None if found.gained is None else len(getattr(found, name)))
+    numbers |= {name: ("quads ", 0 if found.gained is None else len(getattr(found, name)))
                 for name in change_view.FACES}
+    unknown = _not_compared(found)
     for name, (what, number) in numbers.items():
         if own.layers[name] and (number or not all(own.layers.values())):
-            told = "–" if number is None else f"{number:,}"  # of two resolutions faces aren't compared
+            told = "–" if name in unknown else f"{number:,}"
             yield f"{what}{change_view.label_of(name, found)} {told}", change_view.COLOURS[name]
+
+
+def _not_compared(found: Changes) -> set[str]:
+    """Which layers say nothing: of two resolutions, or of a run that lacks the field."""
+    names = set() if found.one_lattice else {"spoiled", "flipped", "moved", "sdf"}
+    names |= {"flipped", "sdf", *change_view.FLIPS} if found.d_sdf is None else set()
+    names |= {"moved"} if found.d_deform is None else set()
+    return names | (set(change_view.FACES) if found.gained is None else set())
 
 
 def _legend_of_coverage(view: ViewState, found: Summary) -> Legend:

@@ -78,9 +78,9 @@ def _set_field(view: ViewState, panel: Panel) -> None:
         view.cap_colour = theme.rgb(cut.cap)
 
 
-def aim_frustum(view: ViewState, table: FrustumTable, snapshot: Snapshot) -> None:
+def aim_frustum(view: ViewState, table: FrustumTable, snapshot: Snapshot, where: str = "frustum") -> None:
     """Brings view.frustum and view.split up to date with a snapshot, for the camera that the table means."""
-    known = None if table.off else _run_camera(table, snapshot)
+    known = None if table.off else _run_camera(table, snapshot, where)
     if known is None:
         view.pinned = None
         view.split.update(snapshot.fields.get("voxels"), None)
@@ -96,15 +96,16 @@ def aim_frustum(view: ViewState, table: FrustumTable, snapshot: Snapshot) -> Non
 def keep_looks(view: ViewState, table: WhatIfTable, snapshot: Snapshot, where: str) -> None:
     """Keeps both frusta of a what-if as A and B; view.frustum is another's afterwards."""
     for name, look in zip(NAMES, (table.a, table.b), strict=True):
-        if _run_camera(look, snapshot) is None:
-            raise InputError(f"{where}: what_if.{name.lower()} needs an eye, as {snapshot.run_name} has no cameras at "
-                             f"iteration {snapshot.iteration}")
-        aim_frustum(view, look, snapshot)
+        which = f"{where}: what_if.{name.lower()}"
+        if _run_camera(look, snapshot, which) is None:
+            raise InputError(f"{which} needs an eye, as {snapshot.run_name} has no cameras at iteration "
+                             f"{snapshot.iteration}")
+        aim_frustum(view, look, snapshot, which)
         kept = view.frustum.look.kept(view.frustum.look.known.label)
         view.what_ifs.kept[name] = dataclasses.replace(kept, rings=table.halo)
 
 
-def _run_camera(table: FrustumTable, snapshot: Snapshot) -> RunCamera | None:
+def _run_camera(table: FrustumTable, snapshot: Snapshot, where: str) -> RunCamera | None:
     if table.eye:
         height = 25600  # so that the width can be any share of it
         found = RunCamera(Camera.look_at(table.eye, table.target, table.up, fov_y_degrees=table.fov_y_degrees,
@@ -114,11 +115,11 @@ def _run_camera(table: FrustumTable, snapshot: Snapshot) -> RunCamera | None:
     elif table.camera == 0:
         return None  # a run that hasn't begun has no cameras yet
     else:
-        raise InputError(f"frustum.camera must be below {len(snapshot.cameras)}, the number of cameras of "
+        raise InputError(f"{where}.camera must be below {len(snapshot.cameras)}, the number of cameras of "
                          f"{snapshot.run_name} at iteration {snapshot.iteration}, got {table.camera}")
     near, far = table.near or found.camera.near, table.far or found.camera.far
     if not near < far:
-        raise InputError(f"frustum.near must be below frustum.far, got {near:g} and {far:g}")
+        raise InputError(f"{where}.near must be below far, got {near:g} and {far:g}")
     return dataclasses.replace(found, camera=found.camera.with_planes(near, far))
 
 
