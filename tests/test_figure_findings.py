@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -469,3 +470,16 @@ def test_states_that_cannot_be_written_are_told(window: tuple, tmp_path: Path, m
     view.worker.wait_for("states of figure_000003", WAIT_SECS)
     assert figures.poll(snapshot) == f"no figure: {tmp_path / 'figure_000003.h5'} can't be written: no room"
     assert figures.idle
+
+
+def test_states_that_nobody_writes_any_more_are_told(window: tuple) -> None:
+    view, screen, snapshot = window
+    in_front(view, PANEL, snapshot)
+    figures, begun, go = Figures(), threading.Event(), threading.Event()
+    view.worker.ask("long", 1, lambda: (begun.set(), go.wait(WAIT_SECS)))
+    assert begun.wait(WAIT_SECS)
+    assert "drawing" in figures.save(view, snapshot, FakeSource(), screen, Shot())
+    assert figures.poll(snapshot) == "" and not figures.idle
+    view.forget_found()  # another run is opened
+    go.set()
+    assert figures.poll(snapshot) == "no figure: the states that Changes compares were not saved" and figures.idle

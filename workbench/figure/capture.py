@@ -45,13 +45,13 @@ _FONT_PT = 8.0
 
 @dataclasses.dataclass
 class _Job:
-    """A figure under way: its recipe, the file that must be there first (or None), then the process. of_run: the file
-    is a checkpoint, which the run's thread saves; failure: why it can't be written otherwise."""
+    """A figure under way: its recipe, the file that must be there first (or None), then the process. writing: whether a
+    worker is at the file; None: the run's thread is, for a checkpoint. failure: why it can't be written."""
 
     recipe: Path
     awaited: Path | None
     answers: int
-    of_run: bool = True
+    writing: Callable[[], bool] | None = None
     failure: str = ""
     process: subprocess.Popen | None = None
 
@@ -103,12 +103,13 @@ class Figures:
             recipe.write_text(recipe_text(recipe_of_screen(view, table, screen, snapshot.products.stage)), "utf-8")
         except (OSError, ValueError) as error:
             return f"no figure: {error}"
-        job = _Job(recipe, awaited, snapshot.serial, awaited is None or awaited.suffix == CHECKPOINT)
-        if awaited is not None and job.of_run:
+        job = _Job(recipe, awaited, snapshot.serial)
+        if awaited is not None and awaited.suffix == CHECKPOINT:
             source.send(SaveCheckpoint(awaited))
         elif awaited is not None:
-            before = view.changes.found.a
-            view.worker.ask(f"states of {stem.name}", recipe, lambda: _write(job, snapshot, before))
+            before, worker, key = view.changes.found.a, view.worker, f"states of {stem.name}"
+            job.writing = lambda: worker.busy(key)
+            worker.ask(key, recipe, lambda: _write(job, snapshot, before))
         self._jobs.append(job)
         return f"drawing {recipe.with_suffix('.png')} …"
 
@@ -116,10 +117,13 @@ class Figures:
         """Starts what can be started; what became of a figure that has ended, or ""."""
         for job in self._jobs:
             if job.process is None:
+                writing = job.writing is not None and job.writing()  # first: what it wrote until then is there
                 if job.awaited is not None and not job.awaited.exists():
                     if job.failure:
                         return self._ended(job, f"no figure: {job.failure}")
-                    if not job.of_run:
+                    if job.writing is not None:
+                        if not writing:  # another run was opened, say
+                            return self._ended(job, "no figure: the states that Changes compares were not saved")
                         continue
                     if snapshot.notice.startswith("not saved:") and snapshot.serial > job.answers:
                         return self._ended(job, f"no figure: the checkpoint was {snapshot.notice}")
