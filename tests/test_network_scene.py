@@ -126,6 +126,9 @@ def test_voxels_beyond_the_attended_window_are_dots_in_a_structure_of_their_own(
     show(scene, dataclasses.replace(attended, serial=99), view)
     assert drawn == (scene._drawn["active"].structures, scene._drawn["beside"].structures)  # not drawn anew
     assert drawn[0][0].n_painted == inside.sum()
+    other = frozen({**attended.fields, f"{stage}/attention": attention * 0.5})
+    show(scene, dataclasses.replace(attended, fields=other, serial=100), view)  # elsewhere than before, in one window
+    assert drawn == (scene._drawn["active"].structures, scene._drawn["beside"].structures)
     view.layers["active"] = False
     show(scene, attended, view)
     assert not dots.is_enabled()

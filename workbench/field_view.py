@@ -184,12 +184,17 @@ class FieldView:
 
     @property
     def concerned(self) -> tuple[Bool[np.ndarray, "N"], Bool[np.ndarray, "N"]] | tuple[None, None]:
-        """The voxels that what they are coloured by concerns, and the others; None where it concerns all."""
+        """The voxels that what they are coloured by concerns, and the others; None where it concerns all. The same
+        arrays as long as they are equal, so that nothing is drawn anew but colours."""
         shown = self.voxel
         if shown is None or not shown.has_beside or not shown.n_nan:
             return None, None
-        beside = self._once("beside", (shown,), lambda: np.isnan(shown.values))
-        return self._once("concerned", (shown,), lambda: ~beside), beside
+
+        def told() -> tuple[Bool[np.ndarray, "N"], Bool[np.ndarray, "N"]]:
+            beside, (_, before) = np.isnan(shown.values), self._known.get("concerned", (None, None))
+            return before if before is not None and np.array_equal(before[1], beside) else (~beside, beside)
+
+        return self._once("concerned", (shown,), told)
 
     def slice_colours(self) -> Float[np.ndarray, "H W 3"] | None:
         """The image of the slice; None where there is none."""
