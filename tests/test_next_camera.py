@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -24,7 +27,7 @@ from sparseflex.training.config import FitConfig
 from sparseflex.training.fit import FitRun
 from workbench import coverage_view
 from workbench.panels import coverage as panel
-from workbench.snapshot import Snapshot
+from workbench.snapshot import Snapshot, frozen
 from workbench.view_state import ViewState
 
 SIZE, WAIT_SECS = 64, 60.0
@@ -263,6 +266,25 @@ def test_after_cancel_what_was_found_before_shows_again(view: ViewState, slow: S
     slow.go.release()
     view.worker.wait_for("next camera", WAIT_SECS)
     assert view.coverage.suggestions(view) == first and view.worker.idle
+
+
+def test_the_voxels_of_a_search_before_are_let_go(view: ViewState, slow: Slow) -> None:
+    slow.go.release(14)
+    for turn in range(2):
+        known, asked = fitted().fields["voxels"], view.coverage._asked
+        voxels = sf.SparseVoxels(known.voxel_ijk, known.resolution)
+        snapshot = dataclasses.replace(fitted(), fields=frozen({**fitted().fields, "voxels": voxels}))
+        held = weakref.ref(voxels) if turn == 0 else held
+        view.coverage.ask()
+        view.coverage.update(view, snapshot)
+        assert view.coverage._asked is not asked
+        view.worker.wait_for("next camera", WAIT_SECS)
+    view.tabs["left"] = "Layers"
+    view.coverage.update(view, snapshot)
+    view.coverage.summary, view.coverage._token = None, ()  # small sets stay counted
+    del voxels, snapshot, asked
+    gc.collect()
+    assert held() is None and view.coverage.suggestions(view)[0].n_bare == 2
 
 
 def test_cancel_of_a_search_that_ends_at_that_very_moment(

@@ -146,6 +146,7 @@ class CoverageView:
 
         snapshot: one with the scene's fields.
         """
+        self._before = self._before if self._searching(view) else ()  # it holds its voxels
         if not view.in_front(PANEL):
             self._let_go(view)
             return
@@ -233,8 +234,7 @@ class CoverageView:
         parameters, target = Parameters.of(snapshot), snapshot.fields.get("target")
         if parameters is None or target is None or np.shape(snapshot.fields.get(SEEN)) != (parameters.voxels.n_voxels,):
             return
-        seen = self.seen(snapshot)
-        self.wanting = False
+        seen, self.wanting = self.seen(snapshot), False
         camera = snapshot.cameras[0].camera if snapshot.cameras else None
         size = (camera.width, camera.height) if camera else (_IMAGE_SIZE, _IMAGE_SIZE)
         halo = snapshot.settings.get("halo")
