@@ -80,6 +80,8 @@ class TriangleTree:
 
     def distance(self, points: Points) -> Float[Tensor, "n"]:
         """Distance of each point to the surface, float64 on the CPU; inf for a mesh without faces."""
+        if points.ndim != 2 or points.shape[1] != 3:
+            raise ValueError(f"points must have shape (n, 3), got {tuple(points.shape)}")
         queries = points.detach().to("cpu", torch.float64)
         best = torch.full((queries.shape[0],), torch.inf, dtype=torch.float64)
         if self._tree is None or queries.shape[0] == 0:
@@ -115,6 +117,4 @@ def point_to_triangle_distance(points: Points, mesh: Mesh) -> Float[Tensor, "n"]
 
     Candidates come from a tree over centroids and are tried until no other triangle can be nearer.
     """
-    if points.ndim != 2 or points.shape[1] != 3:
-        raise ValueError(f"points must have shape (n, 3), got {tuple(points.shape)}")
     return TriangleTree(mesh).distance(points)

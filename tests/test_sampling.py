@@ -21,6 +21,7 @@ from sparseflex.sampling import (
     interior_places,
     orbit_camera,
     orbit_distance,
+    require_clearance,
     zoom_camera,
 )
 from sparseflex.training.config import FitConfig
@@ -156,6 +157,8 @@ def test_places_in_an_open_target_and_where_nothing_fits():
         interior_places(shells(), 0.6)
     with pytest.raises(ValueError, match="clearance must be above 0, got 0"):
         interior_places(shells(), 0.0)
+    with pytest.raises(ValueError, match=r"points must have shape \(n, 3\), got \(1, 2\)"):
+        require_clearance((0.1, 0.1), shells(), 0.03)
     sampler = CameraSampler(sheet(), settings(interior_share=0.5), clearance=5.0)
     generator = torch.Generator().manual_seed(0)
     assert sampler.places is None
