@@ -28,6 +28,7 @@ from workbench.change_view import COLOURS, KEPT_STATE, PANEL, state_of
 from workbench.coverage_view import MARKED
 from workbench.figure.capture import Figures, Screen, recipe_of_screen
 from workbench.figure.make import open_recipe
+from workbench.figure.page import lay_out
 from workbench.figure.prepare import Ready, points_of, poses, prepare
 from workbench.figure.recipe import ChangesTable, CoverageTable, Panel, SourceTable, SurfaceTable
 from workbench.figure.recipe_file import parse_recipe, recipe_text
@@ -186,6 +187,21 @@ def test_coverage_is_counted_and_drawn(folder: Path, tmp_path: Path) -> None:
     assert near(marked[:200], MARKED) > 500
     ranged = at_2 + "[coverage]\nvalues = 'viewing_angle'\n[ranges]\nviewing_angle = [0, 90]\n"
     assert prepare(parse_recipe(ranged, "r"), folder)[0].bars[0].scale.high == 90.0
+
+
+def test_a_long_entry_of_the_legend_goes_on_in_another_line(folder: Path) -> None:
+    """Three panels of a page as wide as text: it was cut off at the page's sides, and ran into its neighbours."""
+    text = RECIPE + 3 * "[[panels]]\ncoverage.within = 1000\n"
+    text = text.replace("width = 240", "width_mm = 170\ndpi = 110")
+    recipe = parse_recipe(text, "r")
+    ready = prepare(recipe, folder)
+    for one, cell in zip(ready, lay_out(recipe, ready).cells, strict=True):
+        x, _, wide, _ = cell.picture
+        assert all(x <= placed.x and placed.x + placed.width <= x + wide for placed in cell.legend)
+        told = [placed.what.label for placed in cell.legend]
+        assert " ".join(told) == " ".join(entry.label for entry in one.legend) and len(told) == 3
+        assert [placed.what.colour is None for placed in cell.legend] == [False, True, False]
+        assert cell.legend[0].x == cell.legend[1].x and cell.legend[0].y < cell.legend[1].y < cell.legend[2].y
 
 
 def test_faults_of_the_surface_are_counted_and_framed(folder: Path, tmp_path: Path) -> None:

@@ -174,7 +174,8 @@ class _Paper:
         entry, em = placed.what, self._em
         assert isinstance(entry, Entry)
         side = 0.62 * em
-        self._rectangle(placed.x, placed.y + 0.36 * em, side, side, entry.colour)
+        if entry.colour is not None:
+            self._rectangle(placed.x, placed.y + 0.36 * em, side, side, entry.colour)
         self._text(placed.x + 1.0 * em, placed.y + 0.98 * em, entry.label, _SMALL, colour=self._faint)
 
     def _scale_bar(self, cell: Cell, length: float, world: float, label: str) -> None:

@@ -150,16 +150,18 @@ def _letters(number: int) -> str:
 
 
 def _flowed(entries: Sequence[Entry], em: float, width: float) -> list[list[tuple[Entry, float]]]:
-    """Entries with their widths, in lines that fit."""
+    """Entries with their widths, in lines that fit; what doesn't fit in one goes on in the next."""
     lines: list[list[tuple[Entry, float]]] = []
     used = width + 1
     for entry in entries:
-        own = width_of(entry.label, 0.9 * em) + 1.1 * em
-        if used + em + own > width:
+        parts = wrapped(entry.label, 0.9 * em, width - 1.1 * em)
+        own = max(width_of(part, 0.9 * em) for part in parts) + 1.1 * em
+        if used + em + own > width or len(parts) > 1:
             lines.append([])
             used = -em
-        lines[-1].append((entry, own))
-        used += em + own
+        lines[-1].append((dataclasses.replace(entry, label=parts[0]), own))
+        lines += [[(Entry(part, None), own)] for part in parts[1:]]
+        used = used + em + own if len(parts) == 1 else width + 1
     return lines
 
 

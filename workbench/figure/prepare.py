@@ -44,10 +44,10 @@ class Bar:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A line of a legend."""
+    """A line of a legend; colour: None where it goes on with the line before."""
 
     label: str
-    colour: theme.Colour
+    colour: theme.Colour | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
