@@ -324,6 +324,20 @@ def test_refused_in_one_line(change: str, said: str, folder: Path, capsys: pytes
     assert said in refused(capsys, "figure", str(folder / "a.toml"))
 
 
+def test_a_field_that_does_not_fit_its_voxels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Spoiled(Planted):
+        def read_field(self, name: str) -> Any:
+            value = super().read_field(name)
+            return value[:-3] if name == "seen_count" else value
+
+    builder = RunBuilder(tmp_path / "run.h5", Spoiled(), snapshot_every=1)
+    builder.iterate(1)
+    builder.close()
+    (tmp_path / "a.toml").write_text(RECIPE + "[coverage]\n")
+    assert "seen_count at iteration 1: seen_count must have 704 rows, got 701" in refused(
+        capsys, "figure", str(tmp_path / "a.toml"))
+
+
 def test_a_source_without_counters_or_voxels(tmp_path: Path) -> None:
     for name, run in (("ball", FakeRun(8)), ("bare", FakeRun(only_scalars=True)), ("net", FakeInference(8, 600))):
         builder = RunBuilder(tmp_path / f"{name}.h5", run, snapshot_every=1)

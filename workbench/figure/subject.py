@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sparseflex.scene import scene_names
 from workbench.figure.recipe import Panel, SourceTable
-from workbench.inputs import InputError, Opened, network_file, open_what, scene_folders
+from workbench.inputs import InputError, Opened, input_errors, network_file, open_what, scene_folders
 from workbench.moment import Moment, of_opened, open_moment
 from workbench.snapshot import Snapshot, frozen
 
@@ -135,7 +135,8 @@ def _snapshot(moment: Moment, number: int, names_for: NamesFor) -> Snapshot:
         history=moment.history, field_kinds=frozen(moment.kinds),
     )
     names = names_for(number, bare)
-    fields = {name: moment.field(name) for name in sorted(names)}
+    with input_errors():  # a recording may be damaged
+        fields = {name: moment.field(name) for name in sorted(names)}
     for name, older in sorted(moment.older.items()):
         if name in names:
             print(f"{moment.name}: {name} is of iteration {older}, the last before {moment.iteration} recorded",
