@@ -502,6 +502,16 @@ def test_states_that_cannot_be_written_are_told(window: tuple, tmp_path: Path, m
     assert figures.idle
 
 
+def test_states_of_a_figure_that_is_gone_are_not_taken_for_others(window: tuple, tmp_path: Path) -> None:
+    view, screen, snapshot = window
+    in_front(view, PANEL, snapshot)
+    (tmp_path / "figure_000003.h5").write_text("old")
+    (tmp_path / "figure_000003-2.safetensors").write_text("old")
+    assert Figures().save(view, snapshot, FakeSource(), screen, Shot()) == f"drawing {tmp_path}/figure_000003-3.png …"
+    view.worker.wait_for("states of figure_000003-3", WAIT_SECS)
+    assert (tmp_path / "figure_000003-3.h5").is_file() and (tmp_path / "figure_000003.h5").read_text() == "old"
+
+
 def test_states_that_nobody_writes_any_more_are_told(window: tuple) -> None:
     view, screen, snapshot = window
     in_front(view, PANEL, snapshot)

@@ -161,10 +161,10 @@ def _crop(picture: Path, screen: Screen) -> None:
 
 
 def _free_stem(folder: Path, name: str) -> Path:
-    """The name, or the first of NAME-2, NAME-3 and so on that no figure has yet."""
+    """The name, or the first of NAME-2, NAME-3 and so on that no figure has yet, nor what one was made from."""
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     return next(folder / one for one in names if not any(
-        (folder / f"{one}{suffix}").exists() for suffix in (".toml", ".png")))
+        (folder / f"{one}{suffix}").exists() for suffix in (".toml", ".png", CHECKPOINT, RECORDING)))
 
 
 def _source_of(
