@@ -27,7 +27,7 @@ help:
 	@echo 'make clean    remove .venv and caches'
 
 demo: install
-	@$(BIN)/python -m workbench.cli demo
+	@$(BIN)/python -m workbench demo
 
 test: $(INSTALLED_TESTS)
 	@$(PYTHON) -I workbench/system_check.py --tests
@@ -38,7 +38,7 @@ lint: $(INSTALLED_TESTS)
 	@$(BIN)/lint-imports
 
 bench: $(INSTALLED_TESTS)
-	@$(BIN)/python -m workbench.cli bench
+	@$(BIN)/python -m workbench bench
 
 # MESHES="a.obj b.obj": fits each and writes the table and pictures of workbench/docs/results.md
 results: $(INSTALLED_TESTS)
@@ -50,7 +50,7 @@ pictures: $(INSTALLED_TESTS)
 	@$(BIN)/python tests/benchmarks/figure_examples.py
 
 doctor: install
-	@$(BIN)/python -m workbench.cli doctor
+	@$(BIN)/python -m workbench doctor
 
 install: $(INSTALLED)
 	@$(PYTHON) -I workbench/system_check.py

@@ -341,7 +341,12 @@ def test_typing_completing_and_adding() -> None:
     assert commands == [] and ui.says("unknown name 'nope'") and ui.says("^")
     ui, commands = used({"##breakpoint1": "loss > 1", "IsItemActive": True, "IsKeyPressed": True}, view)
     assert commands == [SetBreakpoint("loss > 1")] and view.breakpoints.text == ""
-    _, commands = used({"##breakpoint2": " faces == 0 ", "Add": True}, view)
+    assert view.breakpoints.focus  # what is typed next is the next condition, and no key of the window's
+    used({"IsItemActive": True}, view)
+    _, commands = used({"##breakpoint2": "loss >", "IsItemActive": True, "IsKeyPressed": True}, view)
+    assert commands == [] and view.breakpoints.focus and view.breakpoints.text == "loss >"
+    used({"IsItemActive": True}, view)
+    _, commands = used({"##breakpoint3": " faces == 0 ", "Add": True}, view)
     assert commands == [SetBreakpoint("faces == 0")]
 
 

@@ -33,6 +33,7 @@ from workbench import coverage_view
 from workbench.commands import ChangeCameras, RequestFields, RunIterations
 from workbench.coverage_view import NEVER, CoverageView, only_by, summarise, surface_of
 from workbench.panels import coverage as panel
+from workbench.quantities import bin_edges
 from workbench.recording.reader import Recording
 from workbench.recording.values import Cameras, cameras_of, cameras_value
 from workbench.section_work import PARAMETERS
@@ -552,3 +553,17 @@ def test_recorded_cameras_keep_what_they_saw_and_old_ones_are_read() -> None:
     value["listed"] = value["listed"][:, :5]
     with pytest.raises(ValueError, match="8 columns"):
         cameras_of(value)
+
+
+@pytest.mark.parametrize("high", [0, 1, 31, 32, 33, 64, 500])
+def test_bins_of_counts_hold_as_many_whole_numbers_each(high: int) -> None:
+    """Else a smooth histogram has gaps and peaks."""
+    counts, edges = np.histogram(np.arange(high + 1.0), bin_edges(np.arange(high + 1.0), 32))
+    assert counts.sum() == high + 1 and len(counts) <= 32
+    assert (counts[:-1] == counts[0]).all() and counts[-1] <= counts[0]
+
+
+def test_bins_of_lengths_cover_them() -> None:
+    for values in ([0.25], [-1.5, 2.0], [1e-30, 3e-30]):
+        edges = bin_edges(np.array(values), 32)
+        assert len(edges) == 33 and edges[0] == min(0.0, values[0]) and edges[-1] >= max(values)

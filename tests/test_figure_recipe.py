@@ -116,7 +116,7 @@ def test_whole_numbers_and_fractions_are_one_recipe():
     (SOURCE + "[colouring]\nmesh = 'rainbow'", "mesh must be one of clay, normal, field, distance, got 'rainbow'"),
     (SOURCE + "[frustum]\nnear = 2\nfar = 1", "near must be below far"),
     (SOURCE + "[plot]\nscalars = []", "scalars must name at least one scalar"),
-    (SOURCE + "[changes]", "[changes]: since must be given, an iteration from 0, to compare with, got -1"),
+    (SOURCE + "[changes]", "[changes]: since must be given: an iteration from 0, to compare with"),
     (SOURCE + "[changes]\nsince = 1.5", "since must be a whole number in [-1, 10000000], got 1.5"),
     (SOURCE + "[changes]\nsince = 1\nshow = ['new']", "show must be a list of some of born, pruned"),
     (SOURCE + "[changes]\nsince = 1\nshow = 'born'", "show must be a list of texts, got 'born'"),

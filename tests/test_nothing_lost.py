@@ -93,7 +93,7 @@ def test_a_real_process_without_opengl_ends_in_one_line(tmp_path):
     """Polyscope, left half-initialized, must not crash the process on its way out."""
     (tmp_path / "small.toml").write_text(SMALL)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "__EGL_VENDOR_LIBRARY_FILENAMES": "/dev/null"}
-    command = [sys.executable, "-m", "workbench.cli", "view", "small.toml", "--headless"]
+    command = [sys.executable, "-m", "workbench", "view", "small.toml", "--headless"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100)
     assert done.returncode == 1, done.stderr
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("no figure.png: OpenGL did not start: ")
@@ -178,7 +178,7 @@ def test_a_signal_between_stages_leaves_everything(tmp_path, figures, capsys, nu
 def test_ctrl_c_of_a_real_process(tmp_path):
     """A whole process, as a user has it: 130, a checkpoint that opens, no traceback."""
     (tmp_path / "small.toml").write_text(SMALL.replace("iterations = 4", "iterations = 100000"))
-    command = [sys.executable, "-m", "workbench.cli", "fit", str(tmp_path / "small.toml"), "--headless", "--out", "o"]
+    command = [sys.executable, "-m", "workbench", "fit", str(tmp_path / "small.toml"), "--headless", "--out", "o"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     with open(tmp_path / "err", "w") as errors:
         process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=errors)

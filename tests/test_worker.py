@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 import weakref
@@ -202,3 +205,28 @@ def test_a_report_from_elsewhere_is_nobodys(worker: Worker) -> None:
     worker.stop()
     worker.report(1, 2)
     assert worker.progress("a") is None
+
+
+def test_a_process_ends_with_its_exit_code_while_the_worker_is_still_at_it() -> None:
+    """Python alone would tear the thread out of torch, and abort with 134."""
+    script = textwrap.dedent("""
+        import threading, torch
+        import workbench.__main__ as process
+        from workbench.worker import Worker
+
+        def main():
+            worker, begun = Worker(), threading.Event()
+            def work():
+                begun.set()
+                while True:
+                    torch.rand(1_000_000).sort()
+            worker.ask("long", 1, work)
+            assert begun.wait(20) and not worker.stop(0.1)
+            print("said")
+            return 5
+
+        process.main = main
+        process.run()
+    """)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (5, "said\n", "")

@@ -164,6 +164,13 @@ class ChangeView:
         """What the scene is to show; what-ifs go before it."""
         return self.found if self.shown and self.wants(view) and view.what_ifs.in_scene is None else None
 
+    @property
+    def labels(self) -> tuple[str, str]:
+        """What the two states that are shown are called now: the same arrays may be those of another iteration, too."""
+        found, (a, b) = self.found, (self.a, self.b)
+        same = a is not None and b is not None and same_token((a.token, b.token), self._compared)
+        return (a.label, b.label) if same else (found.a.label, found.b.label)
+
     def update(self, view: ViewState, snapshot: Snapshot) -> None:
         """Brings all that is derived up to date with a snapshot that has the scene's fields."""
         if not self.wants(view):

@@ -351,17 +351,12 @@ def summarise(voxels: SparseVoxels, arrays: dict[str, Any], seen: Bool[np.ndarra
     shown = quantities.of_values(name, "", quantities.unit_of(name), False,
                                  quantities.one_column(name, values, quantities.parts_of(name, values)[0]))
     finite = shown.values[np.isfinite(shown.values)].astype(np.float64)  # bins of the tiniest numbers need it
-    counts, edges = np.histogram(finite, N_BINS, _limits(finite)) if len(finite) else (None, None)
+    counts, edges = np.histogram(finite, quantities.bin_edges(finite, N_BINS)) if len(finite) else (None, None)
     return Summary(
         voxels, None if active is None else int((active > 0).sum()), int(seen.sum()), int((~seen).sum()),
         None if surface is None else int((~seen & surface).sum()), None if surface is None else int(surface.sum()),
         added(by, views, KINDS), added(by, views, PLANES), mark, marked, shown, counts, edges,
     )
-
-
-def _limits(finite: Float[np.ndarray, "n"]) -> tuple[float, float]:
-    low, high = min(float(finite.min()), 0.0), float(finite.max())
-    return low, high if high > low else low + 1.0
 
 
 def added(seen_by: Int[np.ndarray, "N"] | None, views: Float[np.ndarray, "8 3"] | None, group: tuple[str, ...]

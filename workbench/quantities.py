@@ -225,3 +225,12 @@ def of_values(name: str, part: str, unit: str, signed: bool, values: Float[np.nd
 def _goes_below_zero(values: Float[np.ndarray, "n"]) -> bool:
     """Values of magnitudes and weights never do."""
     return bool(np.less(values, 0).any())
+
+
+def bin_edges(finite: Float[np.ndarray, "n"], most: int) -> Float[np.ndarray, "edges"]:
+    """Of a histogram from 0, or the least value, to the greatest; of whole numbers every bin has as many of them."""
+    low, high = min(float(finite.min()), 0.0), float(finite.max())
+    if (finite == np.rint(finite)).all():
+        wide = -(-(high - low + 1) // most)
+        return np.arange(low, high + 1 + wide, wide) - 0.5
+    return np.linspace(low, high if high > low else low + 1.0, most + 1)

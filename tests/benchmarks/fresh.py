@@ -27,7 +27,8 @@ def run_job(module: str, job: str, *arguments: object, wait_policy: str | None =
 
 
 def serve(jobs: dict[str, Callable[..., dict]]) -> None:
-    print(json.dumps(jobs[sys.argv[1]](*json.loads(sys.argv[2]))))
+    print(json.dumps(jobs[sys.argv[1]](*json.loads(sys.argv[2]))), flush=True)
+    os._exit(0)  # what a window's worker is still at mustn't be torn out of torch: the process would abort
 
 
 def _status_bytes(key: str) -> int:

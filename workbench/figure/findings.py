@@ -278,7 +278,7 @@ def caption(view: ViewState) -> str:
     if looks.in_scene is not None:
         return "; ".join(f"{name}: {look.label}{f', {look.planes}' if look.planes else ''}"
                          for name, look in zip(what_if_view.NAMES, (looks.a, looks.b), strict=True))
-    return "" if changes is None else f"From {changes.a.label} to {changes.b.label}"
+    return "" if changes is None else "From {} to {}".format(*view.changes.labels)
 
 
 def frustum_table(camera: Camera) -> FrustumTable:

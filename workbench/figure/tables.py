@@ -112,7 +112,7 @@ class ChangesTable(Checked):
 
     def _check(self) -> None:
         if self.since < 0:
-            raise ValueError(f"since must be given, an iteration from 0, to compare with, got {self.since}")
+            raise ValueError("since must be given: an iteration from 0, to compare with")
         object.__setattr__(self, "show", texts("show", self.show, change_view.LAYERS))
 
 

@@ -70,12 +70,14 @@ def _draw_entry(ui: Ui, entry: BreakpointView, snapshot: Snapshot) -> list[Comma
     error = _error(entry.text, known)
     im.SameLine(0.0, 0.4 * ui.em)
     able = bool(entry.text.strip()) and error is None
-    entered = ui.button("Add", 3.2 * ui.em, able, tip="The run stops where this holds. Enter")
-    entered |= typing and able and bool(im.IsKeyPressed(im.ImGuiKey_Enter) or im.IsKeyPressed(im.ImGuiKey_KeypadEnter))
-    if entered and able:
+    clicked = ui.button("Add", 3.2 * ui.em, able, tip="The run stops where this holds. Enter")
+    enter = typing and bool(im.IsKeyPressed(im.ImGuiKey_Enter) or im.IsKeyPressed(im.ImGuiKey_KeypadEnter))
+    if able and (clicked or enter):
         text = entry.text.strip()
-        entry.put("", typing=False)
+        entry.put("", typing=enter)
         return [SetBreakpoint(text)]
+    if enter:  # what is typed next is to correct it, and no key of the window's
+        entry.put(entry.text, typing=True)
     names = complete(entry.text, len(entry.text), known.names)
     _draw_completions(ui, entry, snapshot, names)
     # what isn't finished yet is no mistake

@@ -84,7 +84,7 @@ def _draw_states(ui: Ui, view: ViewState, snapshot: Snapshot) -> None:
     """Where the state before comes from, what both are, and the button that keeps the one after."""
     own, recorded = view.changes, snapshot.source != "live"
     ui.heading("Before and after")
-    modes = {BEFORE: ("Snapshot before", "Before: the snapshot that was recorded before the one shown") if recorded else
+    modes = {BEFORE: ("Previous", "Before: the snapshot that was recorded before the one shown") if recorded else
              ("Last stop", "Before: where the run stood still last. Step, and see what the step changed")}
     if recorded:
         modes[ITERATION] = "Iteration", "Before: any recorded iteration; after: the one that is shown"
@@ -120,11 +120,12 @@ def _draw_state(ui: Ui, name: str, state: State | None) -> None:
     if state is None:
         ui.text(f"{name}: –", theme.MUTED)
         return
-    size = f"{count(state.voxels.n_voxels)} of {state.voxels.resolution}³"
-    ui.text(ui.shortened(f"{name}: {state.label}", ui.width - ui.im.CalcTextSize(size)[0] - 0.6 * ui.em))
-    ui.tip(state.label)
-    ui.text_right(size, theme.MUTED)
-    ui.tip("Voxels, and their resolution")
+    label, size = f"{name}: {state.label}", f"{count(state.voxels.n_voxels)} of {state.voxels.resolution}³"
+    ui.text(ui.shortened(label, ui.width))
+    ui.tip(f"{state.label}\n{size} voxels")
+    if ui.im.CalcTextSize(label)[0] + ui.im.CalcTextSize(size)[0] + 0.6 * ui.em <= ui.width:
+        ui.text_right(size, theme.MUTED)
+        ui.tip("Voxels, and their resolution")
 
 
 def _draw_scene_choice(ui: Ui, view: ViewState) -> None:

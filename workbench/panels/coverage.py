@@ -60,8 +60,8 @@ def draw(ui: Ui, view: ViewState, snapshot: Snapshot) -> list[Command]:
     _draw_counts(ui, own, found, snapshot)
     _draw_scene(ui, view, snapshot, found)
     _draw_added(ui, own, found)
-    _draw_blind(ui, view, snapshot)
     commands = _draw_suggestions(ui, view, snapshot)
+    _draw_blind(ui, view, snapshot)  # comes and goes while the run plays: nothing to be clicked shall move by it
     _draw_picked(ui, view, snapshot)
     return commands
 
@@ -236,6 +236,9 @@ def _draw_found(ui: Ui, view: ViewState, snapshot: Snapshot, found: Suggestions,
         ui.tip(f"{_SORT_TIPS[each.sort]}.\nThe best of its sort of {count(found.n_tried)} cameras tried, by the "
                f"surface at the end of iteration {count(iteration)}; green in the scene, with what it would see.\n"
                "Unseen: as above, and with a triangle there; where a neighbour lacks there is none to see")
+    if iteration < snapshot.iteration:
+        ui.text(f"of iteration {count(iteration)}", theme.MUTED)
+        ui.tip("The run has gone on since: what is unseen now may be less")
     chosen = own.suggestion(view)
     half, gap = (ui.width - 0.4 * ui.em) / 2, 0.4 * ui.em
     there = chosen.camera in own.added
