@@ -450,3 +450,13 @@ def test_the_command_refuses_in_a_line(recorded: Path, words: list[str], says: s
     assert cli.main(["diff", *(str(recorded) if word == "RUN" else word for word in words)]) == 2
     said = capsys.readouterr().err
     assert says in said and said.count("\n") == 1
+
+
+def test_states_are_called_what_they_are_now_though_their_arrays_were_compared_before() -> None:
+    """Of a recording two iterations may have the same fields: nothing is compared anew, but the names are others."""
+    own, a, b = ViewState().changes, random_state(0), random_state(1)
+    own.a, own.b, own.found = a, dataclasses.replace(b, label="iteration 18"), compare(a, b)
+    own._compared = (a.token, b.token)
+    assert own.labels == (a.label, "iteration 18")
+    own.b = random_state(2)  # not compared yet: what is shown is still of the one before
+    assert own.labels == (a.label, b.label)

@@ -184,10 +184,10 @@ class FieldView:
 
     @property
     def concerned(self) -> tuple[Bool[np.ndarray, "N"], Bool[np.ndarray, "N"]] | tuple[None, None]:
-        """The voxels that what they are coloured by concerns, and the others; None where it concerns all. The same
-        arrays as long as they are equal, so that nothing is drawn anew but colours."""
+        """By attention the voxels of the attended one's window, and those beyond, which would hide them; else None.
+        The same arrays as long as they are equal, so that nothing is drawn anew but colours."""
         shown = self.voxel
-        if shown is None or not shown.has_beside or not shown.n_nan:
+        if shown is None or shown.name != quantities.ATTENTION or not shown.n_nan:
             return None, None
 
         def told() -> tuple[Bool[np.ndarray, "N"], Bool[np.ndarray, "N"]]:

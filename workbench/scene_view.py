@@ -36,7 +36,7 @@ PAIR_FOV_DEGREES = 12.0
 
 OF_PARTS, OF_MESHES = {part: f"what-if {part}" for part in PARTS}, {name: f"what-if mesh {name}" for name in NAMES}
 OF_CHECK = {kind: f"check {kind}" for kind in KINDS_OF_CHECK}
-OF_BESIDE = "beside"  # active voxels that what they are coloured by doesn't concern
+OF_BESIDE = "beside"  # voxels beyond the window of attention
 CAN_BE_CUT = {*CATEGORIES, OF_BESIDE, *KINDS, "mesh", "target", "sdf", "points", *OF_PARTS.values(),
               *OF_MESHES.values(), *changes.NAMES.values(), *coverage.NAMES, *gradients.NAMES, *OF_CHECK.values()}
 
@@ -107,7 +107,7 @@ class SceneView:
         self._update_check(view)
 
     def _update_voxels(self, view: ViewState) -> None:
-        """Voxels by category, the active ones in a field's colours; those that it doesn't concern are dots then."""
+        """Voxels by category, the active ones in a field's colours; beyond the window of attention they are dots."""
         colours = view.field.colours("voxel") if view.field.voxels_coloured else None
         if colours is not None and len(colours) != view.split.n_voxels:
             colours = None
