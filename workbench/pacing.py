@@ -8,7 +8,7 @@ import dataclasses
 UI_SHARE, SCENE_SHARE = 0.04, 0.08
 """Most of the time that redraws may take while the run trains and nobody touches the window: panels, whole scene."""
 
-MOST_SECS, MOST_SCENE_SECS = 1.5, 3.0
+MOST_SECS, MOST_SCENE_SECS = 2.0, 4.0
 """The longest pause between two redraws all the same, and between two of the scene: a redraw waits for a processor that
 the training has, so that what it takes of the time is more than it takes from it, and a still window looks hung."""
 
