@@ -151,6 +151,10 @@ def test_while_the_run_plays_one_row_is_brought_up_to_date_a_redraw(view: ViewSt
     ui.textures.shown.clear()
     shown(view, with_fields(fitted, rendered_depth=fitted.fields["rendered_depth"] + 0), ui)
     assert len(ui.textures.shown) == 9  # at rest, all at once
+    view.redraw.ui_secs = 2 * panel.SLOW_SECS  # redraws are rare: no row may be of another camera for seconds
+    ui.textures.shown.clear()
+    shown(view, with_fields(playing, rendered_depth=fitted.fields["rendered_depth"] + 0), ui)
+    assert len(ui.textures.shown) == 9
 
 
 def test_small_pictures_leave_out_pixels_that_would_not_be_drawn(view: ViewState, fitted: Snapshot) -> None:

@@ -20,6 +20,8 @@ __all__ = ["PANEL", "draw", "draw_large", "fields"]
 
 _BAR_STEPS = 24
 _LARGEST_TEXTURE = 2048
+SLOW_SECS = 0.05
+"""A redraw of the panels that takes longer comes a few times a second at most."""
 Region = tuple[int, int, int, int]  # top, left, height, width in pixels
 
 
@@ -70,6 +72,7 @@ def _draw_grid(ui: Ui, view: ViewState, maps: MapSet, marked: np.ndarray | None,
     """Rows of depth, normal and mask; the pixel under the mouse.
 
     To colour all of them takes longer than a redraw may: while the run plays, one row is brought up to date at a time.
+    Where redraws are slow they are rare too, and rows of three cameras would stand beside each other for seconds.
     """
     columns = ORIGINS if view.show_difference else ORIGINS[:2]
     gap = 0.4 * ui.em
@@ -82,8 +85,9 @@ def _draw_grid(ui: Ui, view: ViewState, maps: MapSet, marked: np.ndarray | None,
         ui.text(column, theme.MUTED, size=0.9)
     hover = None
     view.maps.turn = (view.maps.turn + 1) % len(maps.names)
+    in_turns = playing and view.redraw.ui_secs < SLOW_SECS
     for row, name in enumerate(maps.names):
-        keep = playing and row != view.maps.turn
+        keep = in_turns and row != view.maps.turn
         for index, origin in enumerate(columns):
             if index:
                 ui.im.SameLine(0.0, gap)
