@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from sparseflex.voxels import SparseVoxels
 from workbench.change_state import State
-from workbench.recording.codec import header_of
+from workbench.recording.commits import Commit, message_of
 from workbench.recording.layout import CAMERAS, OWN_STREAMS, SCHEMA, VERSION
 from workbench.recording.values import Cameras, cameras_value, events_value
 from workbench.snapshot import MeshArrays, Snapshot
@@ -43,7 +42,10 @@ def write_states(path: Path, snapshot: Snapshot, before: State) -> None:
             known = {streams.index(name): _value(value) for name, value in values.items() if name in streams}
             if values is fields:
                 known[streams.index(CAMERAS)] = cameras
-            _commit(file, iteration, known)
+            message = message_of(Commit(iteration, known, {"iteration": float(iteration)}))
+            if message.left_out:
+                raise ValueError("; ".join(message.left_out.values()))
+            file.commit(message.head, message.arrays)
         file.close()
         file.path.replace(path)
     finally:
@@ -57,17 +59,3 @@ def _value(value: Any) -> Any:
     if isinstance(value, MeshArrays):
         return {"vertices": value.vertices, "faces": value.faces}
     return value if isinstance(value, np.ndarray) else events_value(value)
-
-
-def _commit(file: Any, iteration: int, values: dict[int, Any]) -> None:
-    arrays: list[np.ndarray] = []
-
-    def store(array: np.ndarray) -> list:
-        arrays.append(np.ascontiguousarray(array))
-        return [array.dtype.str, list(array.shape), len(arrays) - 1]
-
-    entries = [(stream, json.loads(header_of(value, store))) for stream, value in values.items()]
-    place = len(arrays)
-    arrays.append(np.array([float(iteration)], "<f8"))
-    file.commit({"iteration": iteration, "addition": 0, "entries": entries, "names": ["iteration"], "scalars": place},
-                arrays)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import workbench
-from workbench.recording.codec import header_of
+from workbench.recording.commits import Commit, message_of
 from workbench.recording.policy import RecordPolicy, RecordStatus
 
 _ROOT = str(Path(workbench.__file__).resolve().parent.parent)
@@ -28,18 +28,6 @@ SPARE_BYTES = 16_000_000
 """Beyond the queue's bound: small values (scalars, cameras) still find room where large ones don't."""
 
 _OBJECT_BYTES = 64
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Commit:
-    """What an iteration adds to the file: values by the numbers of their streams, and scalars, None where it adds none.
-    addition: see layout.COMMIT. Nobody changes any of it afterwards."""
-
-    iteration: int
-    values: Mapping[int, Any]
-    scalars: dict[str, float] | None
-    addition: bool
-    n_bytes: int
 
 
 class Outlet:
@@ -130,8 +118,10 @@ class Outlet:
         try:
             _write(stream, self._first, [])
             while (commit := self._next()) is not None:
-                message, arrays = self._message(commit)
-                _write(stream, message, arrays)
+                message = message_of(commit)
+                for number, why in message.left_out.items():
+                    self.note(f"{self._first['meta']['streams'][number]} is left out: {why}")
+                _write(stream, message.head, message.arrays)
                 with self._lock:
                     self._n_bytes = max(self._n_bytes - commit.n_bytes, 0)
             # closing needn't end the stream: processes that the run has forked hold it open as well
@@ -148,27 +138,6 @@ class Outlet:
         with self._lock:
             self._lock.wait_for(lambda: self._waiting or self._ending)
             return self._waiting.popleft() if self._waiting else None
-
-    def _message(self, commit: Commit) -> tuple[dict[str, Any], list[np.ndarray]]:
-        arrays: list[np.ndarray] = []
-
-        def store(array: np.ndarray) -> list:
-            arrays.append(array)
-            return [array.dtype.str, list(array.shape), len(arrays) - 1]
-
-        entries, names, scalars = [], [], None
-        for stream, value in commit.values.items():
-            n_before = len(arrays)
-            try:
-                entries.append((stream, json.loads(header_of(value, store))))
-            except ValueError as error:
-                del arrays[n_before:]
-                self.note(f"{self._first['meta']['streams'][stream]} is left out: {error}")
-        if commit.scalars is not None:
-            names, scalars = list(commit.scalars), len(arrays)
-            arrays.append(np.array(list(commit.scalars.values()), "<f8"))
-        return {"iteration": commit.iteration, "addition": int(commit.addition), "entries": entries,
-                "names": names, "scalars": scalars}, arrays
 
     def _listen(self) -> None:
         """Takes what the writer says until it has ended."""
@@ -216,7 +185,6 @@ def size_of(value: Any) -> int:
 
 
 def _write(stream: Any, message: dict[str, Any], arrays: list[np.ndarray]) -> None:
-    arrays = [np.ascontiguousarray(array) for array in arrays]
     message = message | {"arrays": [(array.dtype.str, array.size) for array in arrays]}
     text = json.dumps(message, separators=(",", ":")).encode()
     stream.write(len(text).to_bytes(8, "little") + text)
